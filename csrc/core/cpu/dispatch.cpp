@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public CPU entry points: tables and work space are prepared here, then the kernels of the
+// chosen instruction set run.
+
+#include "dispatch.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include "../dct.h"
+#include "../frequency_split.h"
+#include "../heat_conduction.h"
+#include "../spectral_l1.h"
+#include "jobs.h"
+#include "plan.h"
+
+namespace rsvheat {
+namespace {
+
+const Kernels* kernels_of(CpuCapability capability) {
+  switch (capability) {
+#if defined(RSVHEAT_X86_KERNELS)
+    case CpuCapability::kAvx512:
+      return &kKernelsAvx512;
+    case CpuCapability::kAvx2:
+      return &kKernelsAvx2;
+#endif
+    default:
+      return &kKernelsGeneric;
+  }
+}
+
+constexpr const char* kNames[] = {"generic", "avx2", "avx512"};
+
+CpuCapability best_capability() {
+  for (auto capability : {CpuCapability::kAvx512, CpuCapability::kAvx2}) {
+    if (cpu_capability_available(capability)) return capability;
+  }
+  return CpuCapability::kGeneric;
+}
+
+struct Choice {
+  std::atomic<CpuCapability> capability;
+  std::string warning;
+
+  Choice() : capability(best_capability()) {
+    const char* requested = std::getenv("RSVHEAT_CPU_CAPABILITY");
+    if (!requested || !*requested) return;
+    CpuCapability wanted;
+    if (!parse_cpu_capability(requested, &wanted)) {
+      warning = std::string("RSVHEAT_CPU_CAPABILITY=") + requested +
+                " is unknown; expected generic, avx2 or avx512";
+    } else if (!cpu_capability_available(wanted)) {
+      warning = std::string("RSVHEAT_CPU_CAPABILITY=") + requested +
+                " is not available in this build or on this CPU";
+    } else {
+      capability = wanted;
+    }
+  }
+};
+
+Choice& choice() {
+  static Choice instance;
+  return instance;
+}
+
+const Kernels& kernels() { return *kernels_of(cpu_capability()); }
+
+// Work space of finished calls, kept for the next one: fresh pages cost more than a transform of
+// the tile that they hold. At most kMaxKept bytes a slot stay allocated.
+class WorkspaceLease {
+ public:
+  WorkspaceLease(int slots, size_t slot_bytes) : slot_bytes_((slot_bytes + 4095) / 4096 * 4096) {
+    const size_t bytes = slot_bytes_ * slots;
+    {
+      const std::lock_guard lock(mutex());
+      auto& kept = kept_block();
+      if (kept.bytes >= bytes) std::swap(block_, kept);
+    }
+    if (block_.bytes < bytes) {
+      release(block_);
+      block_.data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096}));
+      block_.bytes = bytes;
+    }
+    slots_ = slots;
+  }
+  WorkspaceLease(const WorkspaceLease&) = delete;
+  WorkspaceLease& operator=(const WorkspaceLease&) = delete;
+  ~WorkspaceLease() {
+    if (block_.bytes <= kMaxKept * slots_) {
+      const std::lock_guard lock(mutex());
+      if (kept_block().bytes < block_.bytes) std::swap(block_, kept_block());
+    }
+    release(block_);
+  }
+
+  Workspace workspace() const { return {block_.data, slot_bytes_, slots_}; }
+
+ private:
+  static constexpr size_t kMaxKept = size_t{16} << 20;
+
+  struct Block {
+    std::byte* data = nullptr;
+    size_t bytes = 0;
+  };
+  static std::mutex& mutex() {
+    static std::mutex instance;
+    return instance;
+  }
+  static Block& kept_block() {
+    static Block block;
+    return block;
+  }
+  static void release(Block& block) {
+    if (block.data) ::operator delete(block.data, std::align_val_t{4096});
+    block = {};
+  }
+
+  Block block_;
+  size_t slot_bytes_;
+  int slots_ = 0;
+};
+
+bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; }
+
+// Runs kernel(job) with the plans, the tile and `extra_registers(tile)` more registers a slot.
+// `parts` is how many work items can run side by side at most.
+template <class KernelJob, class Result, class ExtraRegisters>
+Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& job, DType dtype,
+                  Shape shape, Layout layout, const ParallelFor& parallel,
+                  const ExtraRegisters& extra_registers) {
+  const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+  const size_t vector_bytes = kernels().vector_bytes;
+  job.shape = shape;
+  job.tile = make_tile(shape, layout, static_cast<int64_t>(vector_bytes / element));
+  job.parallel = &parallel;
+  const int64_t registers =
+      tile_registers(job.tile) + line_registers(job.tile) + extra_registers(job.tile);
+  const WorkspaceLease lease(std::max(parallel.num_threads, 1), registers * vector_bytes);
+  job.workspace = lease.workspace();
+  const auto run = [&](const auto& height_plan, const auto& width_plan) {
+    job.height_plan = height_plan.get();
+    job.width_plan = width_plan.get();
+    return by_dtype[static_cast<int>(dtype)](job);
+  };
+  return dtype == DType::kFloat64
+             ? run(get_plan<double>(shape.height), get_plan<double>(shape.width))
+             : run(get_plan<float>(shape.height), get_plan<float>(shape.width));
+}
+
+constexpr auto kNoExtra = [](Tile) { return int64_t{0}; };
+
+}  // namespace
+
+CpuCapability cpu_capability() { return choice().capability.load(std::memory_order_relaxed); }
+
+bool cpu_capability_available(CpuCapability capability) {
+#if defined(RSVHEAT_X86_KERNELS)
+  switch (capability) {
+    case CpuCapability::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case CpuCapability::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
+    default:
+      return true;
+  }
+#else
+  return capability == CpuCapability::kGeneric;
+#endif
+}
+
+bool set_cpu_capability(CpuCapability capability) {
+  if (!cpu_capability_available(capability)) return false;
+  choice().capability = capability;
+  return true;
+}
+
+const char* cpu_capability_name(CpuCapability capability) {
+  return kNames[static_cast<int>(capability)];
+}
+
+bool parse_cpu_capability(const char* name, CpuCapability* capability) {
+  for (int i = 0; i < 3; ++i) {
+    if (std::strcmp(name, kNames[i]) == 0) {
+      *capability = static_cast<CpuCapability>(i);
+      return true;
+    }
+  }
+  return false;
+}
+
+const char* cpu_capability_warning() {
+  return choice().warning.empty() ? nullptr : choice().warning.c_str();
+}
+
+void dct2d_cpu(const void* x, void* y, DType dtype, Shape shape, Layout layout, bool inverse,
+               const ParallelFor& parallel) {
+  if (is_empty(shape)) return;
+  DctJob job{};
+  job.x = x;
+  job.y = y;
+  job.inverse = inverse;
+  const auto& by_dtype = layout == Layout::kNhwc ? kernels().dct2d_nhwc : kernels().dct2d_nchw;
+  run_kernel(by_dtype, job, dtype, shape, layout, parallel, kNoExtra);
+}
+
+bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction kind, void* y,
+                         DType dtype, Shape shape, const ParallelFor& parallel) {
+  if (is_empty(shape)) return true;
+  HeatJob job{};
+  job.x = x;
+  job.coefficients = coefficients;
+  job.kind = kind;
+  job.y = y;
+  // Room for one channel block's filter, which a batch shares.
+  return run_kernel(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, parallel,
+                    [&](Tile) { return shape.batch > 1 ? shape.height * shape.width : 0; });
+}
+
+void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficients coefficients,
+                                  Conduction kind, void* grad_x, void* grad_coefficients,
+                                  DType dtype, Shape shape, const ParallelFor& parallel) {
+  if (is_empty(shape)) {
+    if (grad_coefficients) {
+      const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+      std::memset(grad_coefficients, 0, shape.height * shape.width * shape.channels * element);
+    }
+    return;
+  }
+  HeatBackwardJob job{};
+  job.grad_y = grad_y;
+  job.x = x;
+  job.coefficients = coefficients;
+  job.kind = kind;
+  job.grad_x = grad_x;
+  job.grad_coefficients = grad_coefficients;
+  // A second tile for x and the sums over the batch.
+  run_kernel(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, parallel,
+             [&](Tile tile) {
+               return grad_coefficients ? tile_registers(tile) + shape.height * shape.width : 0;
+             });
+}
+
+void sector_ranges(double radius, double angle_0, double angle_1, int64_t height, int64_t width,
+                   ColumnRange* ranges) {
+  constexpr double kTolerance = 1e-9;
+  const double radius_sq =
+      radius * radius * static_cast<double>(height * height + width * width) * (1 + kTolerance);
+  const double to_radians = std::numbers::pi / 180;
+  const double cos_0 = std::cos(angle_0 * to_radians), sin_0 = std::sin(angle_0 * to_radians);
+  const double cos_1 = std::cos(angle_1 * to_radians), sin_1 = std::sin(angle_1 * to_radians);
+  for (int64_t n = 0; n < height; ++n) {
+    const auto keeps = [&](int64_t m) {
+      const double y = static_cast<double>(n), x = static_cast<double>(m);
+      const double slack = kTolerance * (y + x);
+      return (n == 0 && m == 0) || (y * y + x * x <= radius_sq && y * cos_0 - x * sin_0 >= -slack &&
+                                    y * cos_1 - x * sin_1 <= slack);
+    };
+    // A convex sector meets a row in one run; DC is a part of it or of its own.
+    int64_t begin = 0;
+    while (begin < width && !keeps(begin)) ++begin;
+    int64_t end = begin;
+    while (end < width && keeps(end)) ++end;
+    ranges[n] = {static_cast<int32_t>(begin), static_cast<int32_t>(end)};
+  }
+}
+
+void frequency_split_cpu(const void* x, const double* radius, const double* angles, void* low,
+                         void* high, DType dtype, Shape shape, const ParallelFor& parallel) {
+  if (is_empty(shape)) return;
+  std::vector<ColumnRange> ranges(shape.batch * shape.height);
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    sector_ranges(radius[b], angles[2 * b], angles[2 * b + 1], shape.height, shape.width,
+                  ranges.data() + b * shape.height);
+  }
+  SplitJob job{};
+  job.x = x;
+  job.ranges = ranges.data();
+  job.low = low;
+  job.high = high;
+  run_kernel(kernels().frequency_split, job, dtype, shape, Layout::kNchw, parallel, kNoExtra);
+}
+
+void spectral_l1_cpu(const void* pred, const void* target, double* sums, void* grad, DType dtype,
+                     Shape shape, const ParallelFor& parallel) {
+  sums[0] = sums[1] = 0;
+  if (is_empty(shape)) return;
+  const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+  const int64_t lanes = static_cast<int64_t>(kernels().vector_bytes / element);
+  const int64_t row_groups = (shape.height + lanes - 1) / lanes;
+  const int64_t column_groups = (shape.width + lanes - 1) / lanes;
+  const int64_t planes = shape.batch * shape.channels;
+  std::vector<double> partial_sums(planes * (row_groups + column_groups));
+  SpectralL1Job job{};
+  job.pred = pred;
+  job.target = target;
+  job.partial_sums = partial_sums.data();
+  job.grad = grad;
+  run_kernel(kernels().spectral_l1, job, dtype, shape, Layout::kNchw, parallel, kNoExtra);
+  const double* next = partial_sums.data();
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    for (int64_t i = 0; i < row_groups; ++i) sums[0] += *next++;
+    for (int64_t i = 0; i < column_groups; ++i) sums[1] += *next++;
+  }
+}
+
+}  // namespace rsvheat

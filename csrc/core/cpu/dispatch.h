@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Chooses, once per process, which instruction set the CPU kernels run with.
+#pragma once
+
+#include <cstddef>
+
+#include "../export.h"
+
+namespace rsvheat {
+
+enum class CpuCapability : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// The capability in use: the best one that this build and this CPU have, or what
+// RSVHEAT_CPU_CAPABILITY=generic|avx2|avx512 asked for when the library was first used.
+RSVHEAT_API CpuCapability cpu_capability();
+
+// Whether this build and this CPU can run `capability`.
+RSVHEAT_API bool cpu_capability_available(CpuCapability capability);
+
+// Overrides the choice for later calls; false, and no change, if it is not available.
+RSVHEAT_API bool set_cpu_capability(CpuCapability capability);
+
+// "generic", "avx2", "avx512".
+RSVHEAT_API const char* cpu_capability_name(CpuCapability capability);
+
+// Parses a name as above; false if it is not one of them.
+RSVHEAT_API bool parse_cpu_capability(const char* name, CpuCapability* capability);
+
+// Non-null if RSVHEAT_CPU_CAPABILITY held something unknown or unavailable (it was then ignored).
+RSVHEAT_API const char* cpu_capability_warning();
+
+// Transform plans (twiddle tables, by size and precision) are built on first use and kept.
+struct PlanCacheInfo {
+  size_t plans, bytes;
+};
+RSVHEAT_API PlanCacheInfo cpu_plan_cache_info();
+RSVHEAT_API void
+clear_cpu_plan_cache();  // safe at any time; plans in use are freed when their call ends
+
+}  // namespace rsvheat

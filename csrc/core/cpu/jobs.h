@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What dispatch.cpp hands to the kernels of the chosen instruction set: operands, tables and work
+// space, prepared where the C++ library may be used freely.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../frequency_split.h"
+#include "../heat_conduction.h"
+#include "../types.h"
+
+namespace rsvheat {
+
+// Work space: `slots` equal, cache-line aligned parts; at most one thread uses a part at a time.
+struct Workspace {
+  std::byte* data;
+  size_t slot_bytes;
+  int slots;
+};
+
+// Extents of the tile that holds a plane, in elements and registers: a row of an NHWC plane is one
+// register a pixel, a row of an NCHW plane is cut into registers.
+struct Tile {
+  int64_t rows, row_registers;
+  int64_t line;  // the longest line, in registers
+};
+
+struct Job {
+  Shape shape;
+  Tile tile;
+  const void *height_plan, *width_plan;  // const Plan<T>*, T the compute type
+  Workspace workspace;
+  const ParallelFor* parallel;
+};
+
+struct DctJob : Job {
+  const void* x;
+  void* y;
+  bool inverse;
+};
+
+struct HeatJob : Job {
+  const void* x;
+  Coefficients coefficients;
+  Conduction kind;
+  void* y;
+};
+
+struct HeatBackwardJob : Job {
+  const void* grad_y;
+  const void* x;
+  Coefficients coefficients;
+  Conduction kind;
+  void* grad_x;
+  void* grad_coefficients;
+};
+
+struct SplitJob : Job {
+  const void* x;
+  const ColumnRange* ranges;  // (batch, height)
+  void* low;
+  void* high;
+};
+
+struct SpectralL1Job : Job {
+  const void* pred;
+  const void* target;
+  // Partial sums of |d| by row group and of |dct2d(d)| by column group, (batch * channels, row
+  // groups + column groups): a group is as many rows or columns as a register has lanes.
+  double* partial_sums;
+  void* grad;
+};
+
+// Kernels of one instruction set, by DType. Slot sizes are in vector registers of vector_bytes.
+struct Kernels {
+  size_t vector_bytes;
+  void (*dct2d_nhwc[4])(const DctJob&);
+  void (*dct2d_nchw[4])(const DctJob&);
+  bool (*heat_conduction[4])(const HeatJob&);
+  void (*heat_conduction_backward[4])(const HeatBackwardJob&);
+  void (*frequency_split[4])(const SplitJob&);
+  void (*spectral_l1[4])(const SpectralL1Job&);
+};
+
+extern const Kernels kKernelsGeneric;
+extern const Kernels kKernelsAvx2;
+extern const Kernels kKernelsAvx512;
+
+// Odd row lengths keep the elements of a column on different cache sets.
+constexpr Tile make_tile(Shape s, Layout layout, int64_t lanes) {
+  const int64_t row = layout == Layout::kNhwc ? s.width : (s.width + lanes - 1) / lanes;
+  const int64_t longest = s.height > s.width ? s.height : s.width;
+  return {s.height, row | 1, layout == Layout::kNhwc ? longest : longest + lanes - 1};
+}
+constexpr int64_t tile_registers(Tile t) { return t.rows * t.row_registers; }
+// Three lines and the line transforms' scratch.
+constexpr int64_t transform_scratch_registers(int64_t n) { return 4 * n + 64; }
+constexpr int64_t line_registers(Tile t) {
+  return 3 * t.line + transform_scratch_registers(t.line);
+}
+
+}  // namespace rsvheat
