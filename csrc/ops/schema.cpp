@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every op of the namespace. Kernels register themselves for their device; autograd, autocast and
+// fake kernels are in rsvheat/ops.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(rsvheat, m) {
+  m.def("dct2d(Tensor x, bool channels_last) -> Tensor");
+  m.def("idct2d(Tensor x, bool channels_last) -> Tensor");
+  m.def("heat_conduction(Tensor x, Tensor k) -> Tensor");
+  m.def(
+      "_heat_conduction_backward(Tensor grad_y, Tensor x, Tensor k, bool need_x, bool need_k)"
+      " -> (Tensor, Tensor)");
+  m.def("apply_heat_filter(Tensor x, Tensor filter) -> Tensor");
+  m.def(
+      "_apply_heat_filter_backward(Tensor grad_y, Tensor x, Tensor filter, bool need_x,"
+      " bool need_filter) -> (Tensor, Tensor)");
+  m.def("frequency_split(Tensor x, Tensor radius, Tensor angles) -> (Tensor, Tensor)");
+  m.def("spectral_l1(Tensor pred, Tensor target, bool with_grad) -> (Tensor, Tensor, Tensor)");
+}
