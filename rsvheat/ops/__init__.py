@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators of RS-vHeat: DCTs, heat conduction, frequency masking and the multi-domain losses.
+
+Each function runs a native kernel where one is loaded for the tensor's device and its pure-torch
+twin from :mod:`rsvheat.ops.reference`, with the same signature, elsewhere.
+"""
+
+from rsvheat.ops import _registration  # noqa: F401  (attaches autograd, fakes, autocast, FLOPs)
+from rsvheat.ops._types import MultiDomainLoss
+from rsvheat.ops.functional import (
+    apply_heat_filter,
+    dct2d,
+    frequency_split,
+    heat_conduction,
+    heat_filter,
+    idct2d,
+    multi_domain_loss,
+    spectral_l1_loss,
+)
+
+__all__ = [
+    "MultiDomainLoss",
+    "apply_heat_filter",
+    "dct2d",
+    "frequency_split",
+    "heat_conduction",
+    "heat_filter",
+    "idct2d",
+    "multi_domain_loss",
+    "spectral_l1_loss",
+]

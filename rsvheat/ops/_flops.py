@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLOP formulas for ``torch.utils.flop_counter``.
+
+Counted are the fast transforms at 2.5 * N * log2(N) per line of N points, the cost of a real FFT
+of that length, whatever algorithm a kernel uses for that N, and one for each multiplication or
+addition per coefficient around them. Exponentials, signs and absolute values are not counted. The
+pure-torch twins count as the matrix products that they are.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+
+def register() -> None:
+    """Attach the formulas to the native ops."""
+    formulas: dict[str, Callable[..., int]] = {
+        "dct2d": _transform,
+        "idct2d": _transform,
+        "heat_conduction": _filtered,
+        "apply_heat_filter": _filtered,
+        "_heat_conduction_backward": _heat_conduction_backward,
+        "_apply_heat_filter_backward": _apply_heat_filter_backward,
+        "frequency_split": _frequency_split,
+        "spectral_l1": _spectral_l1,
+    }
+    for name, formula in formulas.items():
+        register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
+
+
+def _cost(shape: Sequence[int], rows: int, transforms: float, pointwise: int) -> int:
+    """Cost of transforms over axes ``rows`` and ``rows + 1`` and of pointwise work on ``shape``."""
+    lines = 2.5 * math.log2(shape[rows] * shape[rows + 1])
+    return round(math.prod(shape) * (transforms * lines + pointwise))
+
+
+def _transform(x: Sequence[int], channels_last: bool, *_: Any, **__: Any) -> int:
+    return _cost(x, 1 if channels_last else 2, 1, 0)
+
+
+def _filtered(x: Sequence[int], coefficients: Sequence[int], *_: Any, **__: Any) -> int:
+    return _cost(x, 1, 2, 1)
+
+
+def _heat_conduction_backward(*args: Any, **_: Any) -> int:
+    k = args[2]
+    # dE/dk from E: a product with -|omega|^2, once for the whole batch.
+    return _apply_heat_filter_backward(*args) + (2 * math.prod(k) if args[4] else 0)
+
+
+def _apply_heat_filter_backward(*args: Any, **_: Any) -> int:
+    x, need_x, need_coefficients = args[1], args[3], args[4]
+    transforms = 1 + need_x + need_coefficients
+    return _cost(x, 1, transforms, need_x + 2 * need_coefficients)
+
+
+def _frequency_split(x: Sequence[int], *_: Any, **__: Any) -> int:
+    return _cost(x, 2, 2, 1)
+
+
+def _spectral_l1(
+    pred: Sequence[int], target: Sequence[int], with_grad: bool, *_: Any, **__: Any
+) -> int:
+    return _cost(pred, 2, 2 if with_grad else 1, 3)

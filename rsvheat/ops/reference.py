@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure-torch twins of the operators, by matrix products with the DCT matrix.
+
+They run on any device that torch has, are differentiated by plain autograd any number of times,
+and are what the native kernels are compared with. Each has the signature of its public function
+in :mod:`rsvheat.ops`, whose docstring applies here. One difference: a tensor ``k`` is not read,
+so negative values pass.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from rsvheat.ops import _autocast, _checks
+from rsvheat.ops._types import (
+    Angles,
+    Features,
+    Layout,
+    MultiDomainLoss,
+    PerSample,
+    Reduction,
+)
+
+# Larger matrices are rebuilt: their cost is small beside that of the product.
+_LARGEST_CACHED = 1024
+
+# The comparisons of a sector's bounds are widened by this much, relative, so that boundaries
+# which are exact in real arithmetic fall inside; as in csrc/core/frequency_split.h.
+_SECTOR_TOLERANCE = 1e-9
+
+
+def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
+    """Twin of :func:`rsvheat.ops.dct2d`."""
+    _checks.layout(layout)
+    _checks.image_batch("x", x, layout)
+    return _transform(x, layout, inverse=False)
+
+
+def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
+    """Twin of :func:`rsvheat.ops.idct2d`."""
+    _checks.layout(layout)
+    _checks.image_batch("x", x, layout)
+    return _transform(x, layout, inverse=True)
+
+
+def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
+    """Twin of :func:`rsvheat.ops.heat_conduction`."""
+    _checks.image_batch("x", x, "nhwc")
+    return _apply(x, exponential_filter(_checks.coefficients("k", k, x)))
+
+
+def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
+    """Twin of :func:`rsvheat.ops.apply_heat_filter`."""
+    _checks.image_batch("x", x, "nhwc")
+    return _apply(x, _checks.coefficients("filter", filter, x))
+
+
+def frequency_split(
+    x: Tensor, radius: PerSample, angles: Angles = (0, 90)
+) -> tuple[Tensor, Tensor]:
+    """Twin of :func:`rsvheat.ops.frequency_split`."""
+    _checks.image_batch("x", x, "nchw")
+    mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), x.shape[2], x.shape[3])
+    if _autocast.enabled(x):
+        x = _autocast.to_float32(x)
+    exact = _autocast.to_float32(x)
+    kept = _transform(exact, "nchw", inverse=False) * mask[:, None].to(x.device, exact.dtype)
+    low = _transform(kept, "nchw", inverse=True)
+    return low.to(x.dtype), (exact - low).to(x.dtype)
+
+
+def spectral_l1_loss(pred: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Twin of :func:`rsvheat.ops.spectral_l1_loss`."""
+    _checks.reduction(reduction)
+    _checks.pair(pred, target)
+    error = _transform(_difference(pred, target), "nchw", inverse=False).abs()
+    return error.mean() if reduction == "mean" else error.sum()
+
+
+def multi_domain_loss(
+    pred: Tensor,
+    target: Tensor,
+    features_a: Features | None = None,
+    features_b: Features | None = None,
+    *,
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> MultiDomainLoss:
+    """Twin of :func:`rsvheat.ops.multi_domain_loss`."""
+    _checks.pair(pred, target)
+    spatial = _difference(pred, target).abs().mean()
+    return weigh(spatial, spectral_l1_loss(pred, target), features_a, features_b, weights)
+
+
+def weigh(
+    spatial: Tensor,
+    spectral: Tensor,
+    features_a: Features | None,
+    features_b: Features | None,
+    weights: tuple[float, float, float],
+) -> MultiDomainLoss:
+    """Add the cosine term to the two L1 terms; the end of every multi-domain loss."""
+    spatial_weight, spectral_weight, cosine_weight = _checks.loss_weights(weights)
+    total = spatial_weight * spatial + spectral_weight * spectral
+    if (features_a is None) != (features_b is None):
+        raise ValueError("features_a and features_b must be given together, got only one of them")
+    if features_a is None or features_b is None or cosine_weight == 0:
+        return MultiDomainLoss(total, spatial, spectral, torch.zeros_like(spatial))
+    pairs = _checks.feature_pairs(features_a, features_b)
+    terms = [1 - _similarity(*pair).mean() for pair in pairs]
+    cosine = torch.stack(terms).mean().to(spatial.device)
+    return MultiDomainLoss(total + cosine_weight * cosine, spatial, spectral, cosine)
+
+
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
+    with _autocast.disabled(a):
+        return cosine_similarity(_autocast.to_float32(a), _autocast.to_float32(b), dim=1)
+
+
+def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
+    """Return omega_h^2 + omega_w^2, (H, W, 1), in the type and on the device of ``k``."""
+    device = _checks.precise_device(k.device)
+    axes = [
+        (torch.arange(n, dtype=torch.float64, device=device) * (math.pi / n)).square()
+        for n in (height, width)
+    ]
+    return (axes[0][:, None] + axes[1])[..., None].to(k.device, k.dtype)
+
+
+def exponential_filter(k: Tensor) -> Tensor:
+    """Return exp(-k * |omega|^2) for a ``k`` of shape (H, W, C)."""
+    return torch.exp(-k * omega_squared(k.shape[0], k.shape[1], k))
+
+
+def sector_mask(radius: Tensor, angles: Tensor, height: int, width: int) -> Tensor:
+    """Return the coefficients that the low band keeps, (B, H, W), boolean.
+
+    The twin of ``rsvheat::sector_ranges`` in csrc/core/frequency_split.h.
+
+    Args:
+        radius: (B,), float64, fraction of the spectrum's diagonal.
+        angles: (B, 2), float64, degrees.
+        height: Rows of the spectrum.
+        width: Columns of the spectrum.
+    """
+    n = torch.arange(height, dtype=torch.float64, device=radius.device)[:, None]
+    m = torch.arange(width, dtype=torch.float64, device=radius.device)
+    limit = radius.square() * (height**2 + width**2) * (1 + _SECTOR_TOLERANCE)
+    cos, sin = angles.deg2rad().cos(), angles.deg2rad().sin()
+    # sin(atan2(n, m) - angle), scaled: positive above the angle's ray.
+    above = n * cos[:, :, None, None] - m * sin[:, :, None, None]
+    slack = _SECTOR_TOLERANCE * (n + m)
+    inside = (above[:, 0] >= -slack) & (above[:, 1] <= slack)
+    return inside & (n * n + m * m <= limit[:, None, None]) | (n + m == 0)
+
+
+def _difference(pred: Tensor, target: Tensor) -> Tensor:
+    return _autocast.to_float32(pred) - _autocast.to_float32(target)
+
+
+def _apply(x: Tensor, gain: Tensor) -> Tensor:
+    if _autocast.enabled(x):
+        x = _autocast.to_lower(x, x.device.type)
+    spectrum = _transform(_autocast.to_float32(x), "nhwc", inverse=False)
+    return _transform(spectrum * gain, "nhwc", inverse=True).to(x.dtype)
+
+
+def _transform(x: Tensor, layout: Layout, *, inverse: bool) -> Tensor:
+    if _autocast.enabled(x):
+        x = _autocast.to_float32(x)
+    exact = _autocast.to_float32(x)
+    height, width = x.shape[2:] if layout == "nchw" else x.shape[1:3]
+    rows, columns = _matrix(height, exact), _matrix(width, exact)
+    if inverse:
+        rows, columns = rows.T, columns.T
+    with _autocast.disabled(x):
+        if layout == "nchw":
+            y = rows @ exact @ columns.T
+        else:
+            batch, channels = x.shape[0], x.shape[3]
+            y = rows @ exact.reshape(batch, height, width * channels)
+            y = columns @ y.reshape(batch, height, width, channels)
+    return y.to(x.dtype)
+
+
+def _matrix(n: int, x: Tensor) -> Tensor:
+    # A matrix that is traced, or made inside a FakeTensorMode, must not outlive its trace.
+    if _checks.is_fake(x) or n > _LARGEST_CACHED:
+        return _dct_matrix(n, x.dtype, x.device)
+    return _cached_dct_matrix(n, x.dtype, x.device)
+
+
+@lru_cache(maxsize=16)
+def _cached_dct_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # or autograd could not save it later
+        return _dct_matrix(n, dtype, device)
+
+
+def _dct_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the orthonormal DCT-II matrix, (n, n); its transpose is the DCT-III."""
+    index = torch.arange(n, device=_checks.precise_device(device))
+    # The angle's numerator is reduced in integers, so no accuracy is lost at large n.
+    turns = (2 * index + 1) * index[:, None] % (4 * n)
+    matrix = torch.cos(turns.double() * (math.pi / (2 * n)))
+    scale = torch.where(index == 0, 1.0, 2.0).double().div(n).sqrt()
+    return (matrix * scale[:, None]).to(device, dtype)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsvheat import _library
+from rsvheat.ops import _backend
+
+# With --import-mode=importlib nothing else lets a test say `from utils import ...`.
+sys.path.insert(0, str(Path(__file__).parent))
+
+CAPABILITIES = ("generic", "avx2", "avx512")
+
+
+def _unavailable(reason: str) -> None:
+    if os.environ.get("RSVHEAT_FAIL_WITHOUT_CUDA") == "1":
+        pytest.fail(f"{reason}, and RSVHEAT_FAIL_WITHOUT_CUDA=1")
+    pytest.skip(reason)
+
+
+def _require_native(device: str) -> None:
+    if not _library.native_available():
+        pytest.skip("the native library is not loaded")
+    if device == "cuda" and not _library.cuda_available():
+        _unavailable("the CUDA kernels are not loaded")
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        _unavailable("torch finds no CUDA device")
+    return torch.device(name)
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> Iterator[None]:
+    """Seed every test alike, give the caller's random state back, and keep TF32 off."""
+    state = torch.random.get_rng_state()
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.random.set_rng_state(state)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device, for claims that hold for the native kernels and for the twins."""
+    return _device(request.param)
+
+
+@pytest.fixture(params=["native", "twin"])
+def implementation(
+    request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The native ops, then the same public functions with the native ops switched off."""
+    if request.param == "native":
+        _require_native(device.type)
+    else:
+        monkeypatch.delenv("RSVHEAT_REQUIRE_NATIVE", raising=False)
+        monkeypatch.setattr(_backend, "NATIVE_DEVICES", frozenset())
+        monkeypatch.setattr(_backend, "_warned", {"cpu", "cuda", "meta"})
+    return request.param
+
+
+@pytest.fixture
+def native(device: torch.device) -> torch.device:
+    """Every device that has native ops."""
+    _require_native(device.type)
+    return device
+
+
+@pytest.fixture(
+    params=[*(f"cpu-{name}" for name in CAPABILITIES), pytest.param("cuda", marks=pytest.mark.cuda)]
+)
+def kernel(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of every set of kernels: each CPU capability, forced, and CUDA."""
+    name, _, capability = request.param.partition("-")
+    device = _device(name)
+    _require_native(name)
+    if name == "cuda":
+        yield device
+        return
+    from rsvheat import _native
+
+    if capability not in _native.available_cpu_capabilities():
+        pytest.skip(f"this build or this CPU has no {capability} kernels")
+    before = _native.cpu_capability()
+    _native.set_cpu_capability(capability)
+    yield device
+    _native.set_cpu_capability(before)
