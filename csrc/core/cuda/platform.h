@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only place where the kernels meet the CUDA toolkit. Under RSVHEAT_CUDA_EMULATION the same
+// kernels are compiled as host C++ against tests/cpp/cuda_emulation/emulation.h, which needs no
+// toolkit: so kernels use launch(), RSVHEAT_DYNAMIC_SHARED and block-wide barriers, and no warp
+// intrinsics.
+#pragma once
+
+#include <cstdint>
+
+#include "status.h"
+
+#if defined(RSVHEAT_CUDA_EMULATION)
+
+#include "emulation.h"
+
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <cufft.h>
+
+#define RSVHEAT_DEVICE __device__ __forceinline__
+#define RSVHEAT_UNROLL _Pragma("unroll")
+#define RSVHEAT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+
+namespace rsvheat::cuda {
+
+// Threads of a block whose size is free, and the rows of a 32-wide transposing block. The emulation
+// starts one host thread for each, so it has smaller ones.
+inline constexpr int kMaxThreads = 256;
+inline constexpr int kTransposeRows = 8;
+
+// An intermediate that one kernel writes and the next reads is cut to this size, so that it stays in
+// the level-2 cache (40 to 50 MiB on the A100 and H100).
+inline constexpr int64_t kCacheBytes = 32 << 20;
+
+// Lanes of a line kernel (line_kernels.cu).
+template <int Half>
+inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
+
+inline Status check(cudaError_t error, const char* what) {
+  return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};
+}
+
+// kernel<<<grid, block, shared_bytes, stream>>>(arguments...), opting in to large shared memory.
+template <typename... Parameters, typename... Arguments>
+Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+              cudaStream_t stream, const Arguments&... arguments) {
+  constexpr size_t kDefaultSharedLimit = 48 * 1024;
+  if (shared_bytes > kDefaultSharedLimit) {
+    const Status status = check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
+        "shared memory limit");
+    if (!status.ok()) return status;
+  }
+  kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
+  return check(cudaGetLastError(), "kernel launch");
+}
+
+}  // namespace rsvheat::cuda
+
+#endif

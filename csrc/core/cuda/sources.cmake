@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+# The CUDA kernels, relative to the top of the tree. The emulation in tests/cpp/cuda_emulation
+# compiles the same list as C++.
+set(RSVHEAT_CUDA_CORE_SOURCES
+    csrc/core/cuda/dct.cu
+    csrc/core/cuda/fft_transform.cu
+    csrc/core/cuda/frequency_split.cu
+    csrc/core/cuda/heat_conduction.cu
+    csrc/core/cuda/line_kernels.cu
+    csrc/core/cuda/matrix_kernels.cu
+    csrc/core/cuda/plan_cache.cu
+    csrc/core/cuda/spectral_l1.cu
+    csrc/core/cuda/tile_kernels.cu
+    csrc/core/cuda/transform.cu)

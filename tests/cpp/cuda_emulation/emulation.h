@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+// Just enough CUDA to run csrc/core/cuda as host C++: one host thread per CUDA thread of a block, a
+// real barrier for __syncthreads, blocks one after the other, shared memory as an exactly sized heap
+// buffer that holds NaNs at each block's start. So AddressSanitizer sees indices out of bounds,
+// ThreadSanitizer sees missing barriers, and a test sees what was read before it was written.
+// Warp intrinsics are not offered: a warp's threads do not run in step here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "status.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+#define RSVHEAT_DEVICE inline
+#define RSVHEAT_UNROLL
+#define RSVHEAT_DYNAMIC_SHARED(name) unsigned char* name = ::emulation::this_thread.shared
+
+struct dim3 {
+  unsigned x, y, z;
+  explicit dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace emulation {
+
+// Settings of the pretended device; tests change them to steer the choice of a path.
+struct Device {
+  int shared_per_block = 232448, shared_per_multiprocessor = 233472;  // an H100's
+  bool capturing = false;
+  size_t fft_plans = 0;  // alive
+};
+inline Device device;
+
+// Index of the __syncthreads call, counted from 0 in each block, that is left out; -1: none. The
+// seeded fault that ThreadSanitizer has to report.
+inline int dropped_barrier() {
+  static const int index = [] {
+    const char* text = std::getenv("RSVHEAT_EMULATION_DROP_BARRIER");
+    return text ? std::atoi(text) : -1;
+  }();
+  return index;
+}
+
+class Barrier {
+ public:
+  explicit Barrier(int threads) : threads_(threads) {}
+  void wait() {
+    std::unique_lock lock(mutex_);
+    const int generation = generation_;
+    if (++waiting_ == threads_) {
+      waiting_ = 0;
+      ++generation_;
+      arrived_.notify_all();
+    } else {
+      arrived_.wait(lock, [&] { return generation != generation_; });
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  const int threads_;
+  int waiting_ = 0, generation_ = 0;
+};
+
+struct ThisThread {
+  unsigned char* shared = nullptr;
+  Barrier* barrier = nullptr;
+  int barriers_passed = 0;
+};
+inline thread_local ThisThread this_thread;
+
+}  // namespace emulation
+
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+inline void __syncthreads() {
+  if (emulation::this_thread.barriers_passed++ != emulation::dropped_barrier())
+    emulation::this_thread.barrier->wait();
+}
+
+// Arithmetic -------------------------------------------------------------------------------------
+
+using std::exp2;
+inline double cospi(double x) {
+  x = std::fmod(std::abs(x), 2.0);
+  if (x > 1.0) x = 2.0 - x;
+  constexpr double kPi = 3.14159265358979323846;
+  return x > 0.25 && x < 0.75 ? std::sin(kPi * (0.5 - x)) : std::cos(kPi * x);
+}
+inline void sincospi(double x, double* sine, double* cosine) {
+  *cosine = cospi(x);
+  *sine = cospi(x - 0.5);
+}
+inline void sincospif(float x, float* sine, float* cosine) {
+  *cosine = float(cospi(x));
+  *sine = float(cospi(double(x) - 0.5));
+}
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+inline float __bfloat162float(__nv_bfloat16 value) {
+  const uint32_t bits = uint32_t(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if (std::isnan(value)) return {0x7fff};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+struct __half {
+  uint16_t bits;
+};
+inline float __half2float(__half value) {
+  const int exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
+  const float magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                          : exponent == 0 ? std::ldexp(float(mantissa), -24)
+                                          : std::ldexp(float(mantissa + 1024), exponent - 25);
+  return value.bits >> 15 ? -magnitude : magnitude;
+}
+inline __half __float2half_rn(float value) {
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  if (std::isnan(value)) return {0x7fff};
+  const float magnitude = std::abs(value);
+  if (magnitude == 0.0f) return {sign};
+  if (magnitude >= 65520.0f) return {uint16_t(sign | 0x7c00)};
+  int exponent = 0;
+  std::frexp(magnitude, &exponent);                // magnitude in [2^(exponent-1), 2^exponent)
+  const int unit = std::max(exponent - 11, -24);   // of the last place
+  const int steps = int(std::nearbyint(std::ldexp(magnitude, -unit)));
+  // A carry out of the mantissa runs into the exponent, as it should.
+  const int bits = unit == -24 ? steps : ((unit + 24) << 10) + steps;
+  return {uint16_t(sign | bits)};
+}
+
+// Runtime ----------------------------------------------------------------------------------------
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaDeviceAttr {
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor
+};
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid argument";
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin
+               ? emulation::device.shared_per_block
+               : emulation::device.shared_per_multiprocessor;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = emulation::device.capturing ? cudaStreamCaptureStatusActive
+                                        : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+
+namespace rsvheat::cuda {
+
+inline constexpr int kMaxThreads = 32;
+inline constexpr int kTransposeRows = 1;
+inline constexpr int64_t kCacheBytes = 4096;  // small images, too, come in several steps
+template <int Half>
+inline constexpr int kLineLanes = 32;
+
+inline Status check(cudaError_t error, const char* what) {
+  return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};
+}
+
+template <typename... Parameters, typename... Arguments>
+Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+              cudaStream_t, const Arguments&... arguments) {
+  if (shared_bytes > size_t(emulation::device.shared_per_block) || grid.x == 0)
+    return check(cudaErrorInvalidValue, "kernel launch");
+  constexpr std::align_val_t kAlignment{16};
+  auto* shared = static_cast<unsigned char*>(operator new(shared_bytes, kAlignment));
+  const int threads = int(block.x * block.y * block.z);
+  emulation::Barrier barrier(threads);
+  const auto run = [&](int index) {
+    threadIdx = dim3(index % block.x, index / block.x % block.y, index / block.x / block.y);
+    blockDim = block;
+    gridDim = grid;
+    for (unsigned b = 0; b < grid.x * grid.y; ++b) {
+      if (index == 0) std::memset(shared, 0xff, shared_bytes);
+      barrier.wait();
+      blockIdx = dim3(b % grid.x, b / grid.x);
+      emulation::this_thread = {shared, &barrier, 0};
+      kernel(Parameters(arguments)...);
+      barrier.wait();
+    }
+  };
+  std::vector<std::thread> pool;
+  for (int i = 0; i < threads; ++i) pool.emplace_back(run, i);
+  for (std::thread& thread : pool) thread.join();
+  operator delete(shared, kAlignment);
+  return {};
+}
+
+}  // namespace rsvheat::cuda
+
+// cuFFT: the calls that the plan cache makes, by the definition ------------------------------------
+
+struct cufftComplex {
+  float x, y;
+};
+struct cufftDoubleComplex {
+  double x, y;
+};
+using cufftReal = float;
+using cufftDoubleReal = double;
+using cufftHandle = int;
+enum cufftResult { CUFFT_SUCCESS = 0, CUFFT_INVALID_PLAN = 1, CUFFT_INVALID_VALUE = 4 };
+enum cufftType { CUFFT_R2C, CUFFT_C2R, CUFFT_D2Z, CUFFT_Z2D };
+
+namespace emulation {
+
+struct FftPlan {
+  int height = 1, width = 1, batch = 0, real_row = 0;
+  bool double_precision = false, inverse = false;
+  unsigned char* work = nullptr;
+};
+inline constexpr size_t kFftWorkBytes = 128;
+inline std::mutex fft_mutex;
+inline std::map<cufftHandle, FftPlan>& fft_plan_table() {
+  static std::map<cufftHandle, FftPlan> table;
+  return table;
+}
+
+// In place, on rows padded to width/2 + 1 complex numbers, unnormalised in both directions.
+template <typename Real>
+void fft(const FftPlan& plan, Real* data) {
+  std::memset(plan.work, 0xff, kFftWorkBytes);
+  const int height = plan.height, width = plan.width, row = plan.real_row, half = width / 2 + 1;
+  constexpr double kTwoPi = 6.28318530717958647693;
+  const auto turn = [&](double sign, int64_t product, int size) {
+    const double angle = sign * kTwoPi * double(product % size) / size;
+    return std::pair{std::cos(angle), std::sin(angle)};
+  };
+  for (int b = 0; b < plan.batch; ++b, data += int64_t(height) * row) {
+    std::vector<double> re(height * half), im(height * half);
+    if (!plan.inverse) {
+      for (int h = 0; h < height; ++h)
+        for (int m = 0; m < half; ++m)
+          for (int w = 0; w < width; ++w) {
+            const auto [c, s] = turn(-1, int64_t(m) * w, width);
+            re[h * half + m] += data[h * row + w] * c;
+            im[h * half + m] += data[h * row + w] * s;
+          }
+    } else {
+      for (int h = 0; h < height; ++h)
+        for (int m = 0; m < half; ++m) {
+          re[h * half + m] = data[h * row + 2 * m];
+          im[h * half + m] = data[h * row + 2 * m + 1];
+        }
+    }
+    std::vector<double> re2(height * half), im2(height * half);
+    for (int n = 0; n < height; ++n)
+      for (int h = 0; h < height; ++h) {
+        const auto [c, s] = turn(plan.inverse ? 1 : -1, int64_t(n) * h, height);
+        for (int m = 0; m < half; ++m) {
+          re2[n * half + m] += re[h * half + m] * c - im[h * half + m] * s;
+          im2[n * half + m] += re[h * half + m] * s + im[h * half + m] * c;
+        }
+      }
+    for (int h = 0; h < height; ++h) {
+      if (!plan.inverse) {
+        for (int m = 0; m < half; ++m) {
+          data[h * row + 2 * m] = Real(re2[h * half + m]);
+          data[h * row + 2 * m + 1] = Real(im2[h * half + m]);
+        }
+        continue;
+      }
+      for (int w = 0; w < width; ++w) {
+        double sum = re2[h * half];
+        for (int m = 1; m < half; ++m) {
+          const auto [c, s] = turn(1, int64_t(m) * w, width);
+          const double term = re2[h * half + m] * c - im2[h * half + m] * s;
+          sum += 2 * m == width ? term : 2 * term;
+        }
+        data[h * row + w] = Real(sum);
+      }
+    }
+  }
+}
+
+}  // namespace emulation
+
+inline cufftResult cufftCreate(cufftHandle* plan) {
+  static int next = 0;
+  std::lock_guard lock(emulation::fft_mutex);
+  *plan = ++next;
+  emulation::fft_plan_table()[*plan] = {};
+  ++emulation::device.fft_plans;
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftDestroy(cufftHandle plan) {
+  std::lock_guard lock(emulation::fft_mutex);
+  emulation::device.fft_plans -= emulation::fft_plan_table().erase(plan);
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftSetAutoAllocation(cufftHandle, int) { return CUFFT_SUCCESS; }
+inline cufftResult cufftMakePlanMany(cufftHandle plan, int rank, int* n, int* inembed, int istride,
+                                     int idist, int* onembed, int ostride, int odist,
+                                     cufftType type, int batch, size_t* work_size) {
+  std::lock_guard lock(emulation::fft_mutex);
+  emulation::FftPlan& p = emulation::fft_plan_table().at(plan);
+  p.height = rank == 2 ? n[0] : 1;
+  p.width = n[rank - 1];
+  p.batch = batch;
+  p.double_precision = type == CUFFT_D2Z || type == CUFFT_Z2D;
+  p.inverse = type == CUFFT_C2R || type == CUFFT_Z2D;
+  const int half = p.width / 2 + 1;
+  p.real_row = 2 * half;
+  // Only the in-place layout is emulated.
+  const int* real = p.inverse ? onembed : inembed;
+  const int* complex = p.inverse ? inembed : onembed;
+  const int real_dist = p.inverse ? odist : idist, complex_dist = p.inverse ? idist : odist;
+  if (istride != 1 || ostride != 1 || real[rank - 1] != 2 * half || complex[rank - 1] != half ||
+      real_dist != p.height * 2 * half || complex_dist != p.height * half)
+    return CUFFT_INVALID_VALUE;
+  *work_size = emulation::kFftWorkBytes;
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftSetStream(cufftHandle, cudaStream_t) { return CUFFT_SUCCESS; }
+inline cufftResult cufftSetWorkArea(cufftHandle plan, void* work) {
+  emulation::fft_plan_table().at(plan).work = static_cast<unsigned char*>(work);
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftExecR2C(cufftHandle plan, cufftReal* in, cufftComplex*) {
+  emulation::fft(emulation::fft_plan_table().at(plan), in);
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftExecC2R(cufftHandle plan, cufftComplex*, cufftReal* out) {
+  emulation::fft(emulation::fft_plan_table().at(plan), out);
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftExecD2Z(cufftHandle plan, cufftDoubleReal* in, cufftDoubleComplex*) {
+  emulation::fft(emulation::fft_plan_table().at(plan), in);
+  return CUFFT_SUCCESS;
+}
+inline cufftResult cufftExecZ2D(cufftHandle plan, cufftDoubleComplex*, cufftDoubleReal* out) {
+  emulation::fft(emulation::fft_plan_table().at(plan), out);
+  return CUFFT_SUCCESS;
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/heat_conduction.h"
+
+#include "kernels.h"
+
+namespace rsvheat::testing {
+namespace {
+
+// A shape, and the shared memory that steers it to one of the paths of transform.h.
+struct Case {
+  Shape shape;
+  int shared_memory = 232448;
+};
+
+constexpr int kForPasses = 33 << 10;
+
+const Case kCases[] = {
+    // Register tiles: square and not, one to three channel groups, a partial last group.
+    {{2, 8, 8, 5}},
+    {{3, 7, 7, 33}},
+    {{1, 14, 16, 3}},
+    {{1, 5, 12, 70}},
+    {{1, 32, 28, 4}},
+    {{1, 25, 18, 2}},
+    {{1, 56, 64, 3}},
+    // Matrix tiles: odd, prime, single rows, columns and points.
+    {{2, 5, 9, 3}},
+    {{1, 13, 17, 5}},
+    {{1, 1, 11, 3}},
+    {{2, 11, 1, 2}},
+    {{3, 1, 1, 4}},
+    {{2, 2, 3, 33}},
+    {{1, 16, 32, 2}},
+    // Passes: register lines on both axes, on one, on none.
+    {{2, 64, 48, 3}, kForPasses},
+    {{1, 56, 100, 2}, kForPasses},
+    {{1, 60, 61, 3}, kForPasses},
+    {{1, 59, 72, 3}, kForPasses},
+    {{1, 67, 71, 2}, kForPasses},
+    {{1, 200, 256, 1}, kForPasses},
+    // cuFFT.
+    {{1, 257, 3, 5}},
+    {{2, 4, 258, 3}},
+    {{1, 1, 300, 2}},
+    {{2, 263, 1, 2}},
+};
+
+TEST(CudaHeatConduction, MatchesItsDefinitionOnEveryPath) {
+  for (const Case& c : kCases) {
+    const SharedMemoryLimit limit(c.shared_memory);
+    const Shape shape = c.shape;
+    const int64_t points = shape.height * shape.width * shape.channels;
+    // Every dtype on the smaller ones.
+    for (DType dtype : kAllDTypes) {
+      if (count(shape) > 4000 && dtype != DType::kFloat32 && dtype != DType::kBFloat16) continue;
+      const Values x = random_values(count(shape), dtype, /*seed=*/1);
+      const Values k = random_uniform(points, 0.0, 3.0, coefficient_dtype(dtype), /*seed=*/2);
+      const Array coefficients(coefficient_dtype(dtype), k);
+      const Coefficients view{coefficients.data(), shape.width * shape.channels, shape.channels, 1};
+      const Array y =
+          heat_conduction(Array(dtype, x), view, Conduction::kDiffusivity, shape);
+      expect_close(y, reference_apply_filter(x, reference_filter(k, shape), shape),
+                   describe(shape));
+    }
+  }
+}
+
+TEST(CudaHeatConduction, TakesPreparedFilters) {
+  for (const Case& c : {kCases[0], kCases[8], kCases[16], kCases[20]}) {
+    const SharedMemoryLimit limit(c.shared_memory);
+    const Shape shape = c.shape;
+    const Values x = random_values(count(shape), DType::kFloat32, /*seed=*/3);
+    const Values filter = random_values(shape.height * shape.width * shape.channels,
+                                        DType::kFloat32, /*seed=*/4);
+    const Array coefficients(DType::kFloat32, filter);
+    const Coefficients view{coefficients.data(), shape.width * shape.channels, shape.channels, 1};
+    const Array y = heat_conduction(Array(DType::kFloat32, x), view, Conduction::kFilter, shape);
+    expect_close(y, reference_apply_filter(x, filter, shape), describe(shape));
+  }
+}
+
+TEST(CudaHeatConduction, BroadcastsDiffusivity) {
+  for (const Case& c : {kCases[0], kCases[8], kCases[16], kCases[20]}) {
+    const SharedMemoryLimit limit(c.shared_memory);
+    const Shape shape = c.shape;
+    const Values x = random_values(count(shape), DType::kFloat32, /*seed=*/5);
+    const Values k = random_uniform(shape.height * shape.width * shape.channels, 0.0, 3.0,
+                                    DType::kFloat32, /*seed=*/6);
+    const Array coefficients(DType::kFloat32, k);
+    const int64_t strides[][3] = {
+        {0, 0, 0}, {0, 0, 1}, {1, 0, 0}, {0, 1, 0}, {shape.width, 1, 0}};
+    for (const auto& s : strides) {
+      Values full(k.size());
+      for (int64_t h = 0, i = 0; h < shape.height; ++h)
+        for (int64_t w = 0; w < shape.width; ++w)
+          for (int64_t channel = 0; channel < shape.channels; ++channel, ++i)
+            full[i] = k[h * s[0] + w * s[1] + channel * s[2]];
+      const Array y = heat_conduction(Array(DType::kFloat32, x),
+                                      {coefficients.data(), s[0], s[1], s[2]},
+                                      Conduction::kDiffusivity, shape);
+      expect_close(y, reference_apply_filter(x, reference_filter(full, shape), shape),
+                   describe(shape));
+    }
+  }
+}
+
+struct Gradients {
+  Array x, coefficients;
+};
+
+Gradients backward(const Array& grad_y, const Array& x, Coefficients coefficients, Conduction kind,
+                   Shape shape, bool need_x, bool need_coefficients) {
+  const DType dtype = x.dtype();
+  Gradients result{Array(dtype, need_x ? count(shape) : 0),
+                   Array(coefficient_dtype(dtype),
+                         need_coefficients ? shape.height * shape.width * shape.channels : 0)};
+  call([&](size_t* bytes) {
+    return heat_conduction_backward_cuda_workspace(shape, dtype, need_coefficients, nullptr, bytes);
+  }, [&](void* workspace) {
+    return heat_conduction_backward_cuda(
+        grad_y.data(), need_coefficients ? x.data() : nullptr, coefficients, kind,
+        need_x ? result.x.data() : nullptr,
+        need_coefficients ? result.coefficients.data() : nullptr, dtype, shape, workspace, nullptr);
+  });
+  return result;
+}
+
+TEST(CudaHeatConductionBackward, MatchesItsDefinitionOnEveryPath) {
+  for (const Case& c : {kCases[0], kCases[1], kCases[4], kCases[7], kCases[11], kCases[12],
+                        kCases[14], kCases[16], kCases[20], kCases[23]}) {
+    const SharedMemoryLimit limit(c.shared_memory);
+    Shape shape = c.shape;
+    shape.batch += 2;  // several steps of the batch, the last one smaller
+    for (DType dtype : kAllDTypes) {
+      if (count(shape) > 4000 && dtype != DType::kFloat32) continue;
+      for (Conduction kind : {Conduction::kDiffusivity, Conduction::kFilter}) {
+        const DType parameter = coefficient_dtype(dtype);
+        const Values grad_y = random_values(count(shape), dtype, /*seed=*/7);
+        const Values x = random_values(count(shape), dtype, /*seed=*/8);
+        const Values k = random_uniform(shape.height * shape.width * shape.channels, 0.0, 2.0,
+                                        parameter, /*seed=*/9);
+        const Array coefficients(parameter, k);
+        const Coefficients view{coefficients.data(), shape.width * shape.channels, shape.channels,
+                                1};
+        const Array g(dtype, grad_y), input(dtype, x);
+        const HeatGradients expected = reference_backward(grad_y, x, k, kind, shape);
+        const Gradients both = backward(g, input, view, kind, shape, true, true);
+        expect_close(both.x, expected.x, "grad_x " + describe(shape));
+        expect_close(both.coefficients, expected.coefficients, "grad_k " + describe(shape));
+        // What is not asked for changes nothing else.
+        const Gradients only_x = backward(g, input, view, kind, shape, true, false);
+        expect_close(only_x.x, expected.x, "grad_x alone " + describe(shape));
+        const Gradients only_k = backward(g, input, view, kind, shape, false, true);
+        EXPECT_TRUE(only_k.coefficients == both.coefficients);
+      }
+    }
+  }
+}
+
+TEST(CudaHeatConductionBackward, OfAnEmptyBatchIsZero) {
+  const Shape shape{0, 4, 5, 3};
+  const Array nothing(DType::kFloat32, 0), k(DType::kFloat32, Values(60, 1.0));
+  const Gradients gradients = backward(nothing, nothing, {k.data(), 15, 3, 1},
+                                       Conduction::kDiffusivity, shape, true, true);
+  EXPECT_EQ(gradients.coefficients.values(), Values(60, 0.0));
+}
+
+TEST(CudaHeatConduction, IsDeterministic) {
+  const Shape shape{5, 8, 8, 5};
+  const Array x(DType::kFloat32, random_values(count(shape), DType::kFloat32, /*seed=*/10));
+  const Array k(DType::kFloat32, random_uniform(320, 0.0, 2.0, DType::kFloat32, /*seed=*/11));
+  const Coefficients view{k.data(), 40, 5, 1};
+  const Gradients first = backward(x, x, view, Conduction::kDiffusivity, shape, true, true);
+  const Gradients second = backward(x, x, view, Conduction::kDiffusivity, shape, true, true);
+  EXPECT_TRUE(first.x == second.x);
+  EXPECT_TRUE(first.coefficients == second.coefficients);
+}
+
+}  // namespace
+}  // namespace rsvheat::testing

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/cuda/plan_cache.h"
+
+#include "kernels.h"
+
+namespace rsvheat::testing {
+namespace {
+
+using cuda::clear_fft_plans;
+using cuda::fft_plan_count;
+
+Status run_dct(Shape shape) {
+  size_t bytes = 0;
+  const Status status =
+      dct2d_cuda_workspace(shape, DType::kFloat32, Layout::kNchw, nullptr, &bytes);
+  if (!status.ok()) return status;
+  Workspace workspace(bytes);
+  const Array x(DType::kFloat32, Values(count(shape), 1.0));
+  Array y(DType::kFloat32, count(shape));
+  return dct2d_cuda(x.data(), y.data(), DType::kFloat32, shape, Layout::kNchw, false,
+                    workspace.data(), nullptr);
+}
+
+TEST(CudaPlanCache, ReusesPlansAndClearsThem) {
+  clear_fft_plans();
+  EXPECT_EQ(emulation::device.fft_plans, 0u);
+  expect_ok(run_dct({1, 6, 7, 2}));
+  const size_t plans = fft_plan_count();
+  EXPECT_EQ(plans, 2u);  // forward and inverse
+  expect_ok(run_dct({2, 6, 7, 1}));
+  EXPECT_EQ(fft_plan_count(), plans);
+  expect_ok(run_dct({1, 7, 6, 2}));
+  EXPECT_EQ(fft_plan_count(), 2 * plans);
+  EXPECT_EQ(emulation::device.fft_plans, 2 * plans);
+  clear_fft_plans();
+  EXPECT_EQ(fft_plan_count(), 0u);
+  EXPECT_EQ(emulation::device.fft_plans, 0u);
+}
+
+TEST(CudaPlanCache, IsBoundedAndDropsTheLeastRecentlyUsed) {
+  clear_fft_plans();
+  for (int width = 2; width < 60; ++width) {
+    expect_ok(run_dct({1, 2, width, 1}));
+    expect_ok(run_dct({1, 3, 5, 1}));  // used all the time: stays
+  }
+  EXPECT_EQ(fft_plan_count(), cuda::kPlanCacheCapacity);
+  EXPECT_EQ(emulation::device.fft_plans, cuda::kPlanCacheCapacity);
+  emulation::device.capturing = true;
+  expect_ok(run_dct({1, 3, 5, 1}));
+  const Status dropped = run_dct({1, 2, 2, 1});
+  emulation::device.capturing = false;
+  EXPECT_FALSE(dropped.ok());
+  clear_fft_plans();
+}
+
+TEST(CudaPlanCache, RefusesToMakeAPlanDuringACapture) {
+  clear_fft_plans();
+  emulation::device.capturing = true;
+  const Status cold = run_dct({1, 4, 9, 1});
+  emulation::device.capturing = false;
+  EXPECT_FALSE(cold.ok());
+  EXPECT_NE(std::string(cold.detail).find("once before the capture"), std::string::npos);
+  EXPECT_EQ(fft_plan_count(), 0u);
+
+  expect_ok(run_dct({1, 4, 9, 1}));
+  emulation::device.capturing = true;
+  const Status warm = run_dct({1, 4, 9, 1});
+  emulation::device.capturing = false;
+  expect_ok(warm);
+}
+
+}  // namespace
+}  // namespace rsvheat::testing
