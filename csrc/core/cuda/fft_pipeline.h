@@ -205,15 +205,15 @@ inline unsigned grid_blocks(int64_t items) {
   return unsigned(blocks < kMaxBlocks ? blocks : kMaxBlocks);
 }
 
-// Adds the threads' values in a fixed order; thread 0 has the result. `parked` is shared memory for
-// kMaxThreads values.
+// Adds the threads' values in a fixed order, for thread 0; the others get 0. `parked` is shared memory
+// for kMaxThreads values.
 RSVHEAT_DEVICE double block_sum(double value, double* parked) {
   parked[threadIdx.x] = value;
   for (int width = kMaxThreads / 2; width > 0; width /= 2) {
     __syncthreads();
     if (int(threadIdx.x) < width) parked[threadIdx.x] += parked[threadIdx.x + width];
   }
-  return parked[0];
+  return threadIdx.x == 0 ? parked[0] : 0;
 }
 
 template <typename Acc>

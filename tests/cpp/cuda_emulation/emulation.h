@@ -77,10 +77,20 @@ class Barrier {
   int waiting_ = 0, generation_ = 0;
 };
 
+// A block's barriers take turns: with one only, a thread that wakes up from it would synchronise with
+// those already at the next, which hides races from ThreadSanitizer.
+struct Barriers {
+  Barrier turns[4];
+  explicit Barriers(int threads)
+      : turns{Barrier(threads), Barrier(threads), Barrier(threads), Barrier(threads)} {}
+};
+
 struct ThisThread {
   unsigned char* shared = nullptr;
-  Barrier* barrier = nullptr;
-  int barriers_passed = 0;
+  Barriers* barriers = nullptr;
+  unsigned turn = 0;      // of all barriers of the launch
+  int barriers_left = 0;  // until the one to drop
+  void wait() { barriers->turns[turn++ % 4].wait(); }
 };
 inline thread_local ThisThread this_thread;
 
@@ -89,8 +99,9 @@ inline thread_local ThisThread this_thread;
 inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() {
-  if (emulation::this_thread.barriers_passed++ != emulation::dropped_barrier())
-    emulation::this_thread.barrier->wait();
+  emulation::ThisThread& thread = emulation::this_thread;
+  if (thread.barriers_left-- == 0) ++thread.turn;
+  else thread.wait();
 }
 
 // Arithmetic -------------------------------------------------------------------------------------
@@ -204,18 +215,20 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
   constexpr std::align_val_t kAlignment{16};
   auto* shared = static_cast<unsigned char*>(operator new(shared_bytes, kAlignment));
   const int threads = int(block.x * block.y * block.z);
-  emulation::Barrier barrier(threads);
+  emulation::Barriers barriers(threads);
   const auto run = [&](int index) {
     threadIdx = dim3(index % block.x, index / block.x % block.y, index / block.x / block.y);
     blockDim = block;
     gridDim = grid;
+    emulation::ThisThread& thread = emulation::this_thread;
+    thread = {shared, &barriers};
     for (unsigned b = 0; b < grid.x * grid.y; ++b) {
       if (index == 0) std::memset(shared, 0xff, shared_bytes);
-      barrier.wait();
+      thread.wait();
       blockIdx = dim3(b % grid.x, b / grid.x);
-      emulation::this_thread = {shared, &barrier, 0};
+      thread.barriers_left = emulation::dropped_barrier();
       kernel(Parameters(arguments)...);
-      barrier.wait();
+      thread.wait();
     }
   };
   std::vector<std::thread> pool;
