@@ -7,39 +7,35 @@ void dct2d_nhwc(const DctJob& job) {
   using T = Compute<S>;
   constexpr int L = kLanes<T>;
   const NhwcPlane<S> plane(job);
-  const int64_t blocks = plane.blocks, height = plane.height, width = plane.width;
+  const int64_t groups = plane.groups, width = plane.width;
   const T* scale_h = plane.height_plan->scale;
   const T* scale_w = plane.width_plan->scale;
+  const LineTransform<T> transform = job.inverse ? dct3_line<T> : dct2_line<T>;
   run_items<T>(
-      job, plane.items(), 1, height, width,
+      job, plane.items(), 1, plane.height, width,
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const int64_t block = item % blocks, image = item / blocks;
-        if (!job.inverse) {
-          return plane.forward_rows(job.x, image, block, begin, end, owner.tile, slot);
-        }
-        for (int64_t h = begin; h < end; ++h) {
-          const S* row = static_cast<const S*>(job.x) + plane.offset(image, h, block);
-          T* line = owner.tile + h * plane.row_stride;
-          for (int64_t w = 0; w < width; ++w) {
-            store(line + w * L, load_first(row + w * plane.channels, plane.lanes_of(block)) *
-                                    (scale_h[h] * scale_w[w]));
-          }
-          dct3_line(plane.width_plan, width, line, L, line, L, slot.work);
-        }
+        const auto unscale = [&](Vec<T> v, int64_t h, int64_t w) {
+          return job.inverse ? v * (scale_h[h] * scale_w[w]) : v;
+        };
+        plane.rows_in(job.x, item / groups, item % groups, begin, end, owner.tile, slot, transform,
+                      unscale);
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const int64_t block = item % blocks, image = item / blocks;
-        const auto transform = job.inverse ? dct3_line<T> : dct2_line<T>;
-        for (int64_t w = begin; w < end; ++w) {
-          transform(plane.height_plan, height, owner.tile + w * L, plane.row_stride, slot.line, L,
-                    slot.work);
-          S* out = static_cast<S*>(job.y) + plane.offset(image, 0, block) + w * plane.channels;
-          for (int64_t h = 0; h < height; ++h, out += width * plane.channels) {
-            Vec<T> value = load(slot.line + h * L);
-            if (!job.inverse) value *= scale_h[h] * scale_w[w];
-            store_first(out, value, plane.lanes_of(block));
+        const int64_t group = item % groups, count = plane.channels_of(group);
+        plane.for_each_strip(begin, end, [&](int64_t first, int64_t last) {
+          plane.strip_in(transform, owner.tile, first, last, count, slot.lines, slot);
+          for (int64_t h = 0; h < plane.height; ++h) {
+            S* row = static_cast<S*>(job.y) + plane.offset(item / groups, h, group);
+            for (int64_t w = first; w < last; ++w) {
+              const T scale = job.inverse ? T(1) : scale_h[h] * scale_w[w];
+              const T* line = slot.lines + (plane.column_at(w - first, 0) + h) * L;
+              for (int64_t c = 0; c < count; c += L) {
+                store_first(row + w * plane.channels + c, load(line + c * plane.height) * scale,
+                            count - c);
+              }
+            }
           }
-        }
+        });
       },
       NoPass{});
 }
@@ -71,7 +67,7 @@ void dct2d_nchw(const DctJob& job) {
           const int64_t w = part * L, count = plane.count_from(w, width);
           const Vec<T> scale = load_first(scale_w + w, count);
           for (int64_t h = 0; h < plane.height; ++h) {
-            Vec<T> value = load(slot.line + h * L);
+            Vec<T> value = load(slot.lines + h * L);
             if (!job.inverse) value *= scale * scale_h[h];
             store_first(y + h * width + w, value, count);
           }

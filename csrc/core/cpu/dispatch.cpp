@@ -131,6 +131,20 @@ class WorkspaceLease {
 
 bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; }
 
+// How many registers of channels an NHWC item takes: wide groups touch memory in longer runs, but
+// the tile should stay in L2 and every thread should have work.
+int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int threads) {
+  constexpr int64_t kTileBytes = 512 << 10;
+  const int64_t registers = (shape.channels + lanes - 1) / lanes;
+  const int64_t plane_bytes = shape.height * shape.width * vector_bytes;
+  int64_t group = 1;
+  while (2 * group <= kStrip && 2 * group * plane_bytes <= kTileBytes &&
+         (registers + 2 * group - 1) / (2 * group) * shape.batch >= threads) {
+    group *= 2;
+  }
+  return group;
+}
+
 // Runs kernel(job) with the plans, the tile and `extra_registers(tile)` more registers a slot.
 // `parts` is how many work items can run side by side at most.
 template <class KernelJob, class Result, class ExtraRegisters>
@@ -140,7 +154,11 @@ Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& j
   const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
   const size_t vector_bytes = kernels().vector_bytes;
   job.shape = shape;
-  job.tile = make_tile(shape, layout, static_cast<int64_t>(vector_bytes / element));
+  const auto lanes = static_cast<int64_t>(vector_bytes / element);
+  job.tile =
+      layout == Layout::kNchw
+          ? make_nchw_tile(shape, lanes)
+          : make_nhwc_tile(shape, channel_group(shape, lanes, vector_bytes, parallel.num_threads));
   job.parallel = &parallel;
   const int64_t registers =
       tile_registers(job.tile) + line_registers(job.tile) + extra_registers(job.tile);
@@ -222,9 +240,11 @@ bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction ki
   job.coefficients = coefficients;
   job.kind = kind;
   job.y = y;
-  // Room for one channel block's filter, which a batch shares.
   return run_kernel(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, parallel,
-                    [&](Tile) { return shape.batch > 1 ? shape.height * shape.width : 0; });
+                    [&](Tile tile) {
+                      job.keeps_filter = shape.batch > 1;
+                      return job.keeps_filter ? tile_registers(tile) : 0;
+                    });
 }
 
 void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficients coefficients,
@@ -244,10 +264,9 @@ void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficient
   job.kind = kind;
   job.grad_x = grad_x;
   job.grad_coefficients = grad_coefficients;
-  // A second tile for x and the sums over the batch.
   run_kernel(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, parallel,
              [&](Tile tile) {
-               return grad_coefficients ? tile_registers(tile) + shape.height * shape.width : 0;
+               return grad_coefficients ? tile_registers(tile) : 0;  // the tile of x
              });
 }
 

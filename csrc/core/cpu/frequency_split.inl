@@ -35,8 +35,8 @@ void frequency_split(const SplitJob& job) {
           for (int64_t h = 0; h < height; ++h) {
             const Mask<T> keep = (column >= static_cast<T>(ranges[h].begin)) &
                                  (column < static_cast<T>(ranges[h].end));
-            const Vec<T> value = load(slot.line + h * L) * (scale * scale_h[h]);
-            store(slot.line + h * L, bit_cast<Vec<T>>(bit_cast<Mask<T>>(value) & keep));
+            const Vec<T> value = load(slot.lines + h * L) * (scale * scale_h[h]);
+            store(slot.lines + h * L, bit_cast<Vec<T>>(bit_cast<Mask<T>>(value) & keep));
           }
           plane.line_to_column(part, owner.tile, slot, dct3_line<T>);
         }

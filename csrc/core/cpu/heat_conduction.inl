@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The heat conduction operator and its gradients. Rows forward, then column by column forward,
-// filter and inverse while the column is in L1, then rows inverse. The orthonormal scales of the
-// transforms are folded into the filter.
+// The heat conduction operator and its gradients. Rows forward, then strip by strip the columns
+// forward, filter and inverse while the strip is in cache, then rows inverse. The orthonormal
+// scales of the transforms are folded into the filter.
+
+template <class T>
+void multiply_lines(T* lines, const T* factors, int64_t registers) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < registers; ++i)
+    store(lines + i * L, load(lines + i * L) * load(factors + i * L));
+}
 
 template <class S>
 bool heat_conduction(const HeatJob& job) {
   using T = Compute<S>;
-  constexpr int L = kLanes<T>;
   const NhwcPlane<S> plane(job);
   const int64_t batch = job.shape.batch, height = plane.height;
+  // Items of one channel group follow each other, so that a batch shares its filter.
   bool valid = true;
   run_items<T>(
       job, plane.items(), 1, height, plane.width,
@@ -16,32 +23,20 @@ bool heat_conduction(const HeatJob& job) {
         plane.forward_rows(job.x, item % batch, item / batch, begin, end, owner.tile, slot);
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        // Items of one channel block follow each other: its filter is formed once and kept, if
-        // this thread has the whole plane and more than one image may use it.
-        const int64_t block = item / batch;
-        const bool keep_filter = batch > 1 && &owner == &slot;
+        const int64_t group = item / batch, count = plane.channels_of(group);
+        const bool keep_filter = job.keeps_filter && &owner == &slot;
         Mask<T> invalid{};
-        if (keep_filter && slot.cached_block != block) {
-          for (int64_t w = begin; w < end; ++w) {
-            plane.filter_column(job.coefficients, job.kind, w, block, slot.extra + w * height * L,
-                                &invalid);
+        plane.for_each_strip(begin, end, [&](int64_t first, int64_t last) {
+          T* filters = slot.filters;
+          if (keep_filter) filters = slot.extra + plane.column_at(first, 0) * kLanes<T>;
+          if (!keep_filter || slot.cached_group != group) {
+            plane.filter_strip(job.coefficients, job.kind, first, last, group, filters, &invalid);
           }
-          slot.cached_block = block;
-        }
-        for (int64_t w = begin; w < end; ++w) {
-          const T* filter = slot.filter_line;
-          if (keep_filter) {
-            filter = slot.extra + w * height * L;
-          } else {
-            plane.filter_column(job.coefficients, job.kind, w, block, slot.filter_line, &invalid);
-          }
-          T* column = owner.tile + w * L;
-          dct2_line(plane.height_plan, height, column, plane.row_stride, slot.line, L, slot.work);
-          for (int64_t h = 0; h < height; ++h) {
-            store(slot.line + h * L, load(slot.line + h * L) * load(filter + h * L));
-          }
-          dct3_line(plane.height_plan, height, slot.line, L, column, plane.row_stride, slot.work);
-        }
+          plane.strip_in(dct2_line<T>, owner.tile, first, last, count, slot.lines, slot);
+          multiply_lines(slot.lines, filters, plane.column_at(last - first, 0));
+          plane.strip_out(dct3_line<T>, slot.lines, first, last, count, owner.tile, slot);
+        });
+        slot.cached_group = keep_filter ? group : -1;
         if (any<T>(invalid)) __atomic_store_n(&valid, false, __ATOMIC_RELAXED);
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
@@ -50,78 +45,71 @@ bool heat_conduction(const HeatJob& job) {
   return valid;
 }
 
-// grad_coefficients of column w from the sum over the batch of both transforms' products.
-// d filter / dk = -|omega|^2 filter; the squared scales are in `filter` already.
+// Adds the product of both transforms to grad_coefficients' strip [first, last); after the last
+// image multiplies by d filter / dk = -|omega|^2 filter, or by the transforms' squared scales,
+// which `filters` holds already.
 template <class S>
-void store_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& plane, int64_t w,
-                                int64_t block, const Compute<S>* sum, const Compute<S>* filter) {
+void add_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& plane, int64_t image,
+                              int64_t group, int64_t first, int64_t last,
+                              const Slot<Compute<S>>& slot) {
   using T = Compute<S>;
   constexpr int L = kLanes<T>;
-  const T* scale_h = plane.height_plan->scale_sq;
-  const T scale_w = plane.width_plan->scale_sq[w];
-  T* out = static_cast<T*>(job.grad_coefficients) + plane.offset(0, 0, block) + w * plane.channels;
+  const Plan<T>&height_plan = *plane.height_plan, &width_plan = *plane.width_plan;
+  const int64_t count = plane.channels_of(group);
   for (int64_t h = 0; h < plane.height; ++h) {
-    Vec<T> gradient = load(sum + h * L);
-    if (job.kind == Conduction::kDiffusivity) {
-      gradient *=
-          load(filter + h * L) * -(plane.height_plan->omega_sq[h] + plane.width_plan->omega_sq[w]);
-    } else {
-      gradient *= scale_h[h] * scale_w;
+    T* row = static_cast<T*>(job.grad_coefficients) + plane.offset(0, h, group);
+    for (int64_t w = first; w < last; ++w) {
+      const T omega_sq = height_plan.omega_sq[h] + width_plan.omega_sq[w];
+      const T scale = height_plan.scale_sq[h] * width_plan.scale_sq[w];
+      for (int64_t c = 0; c < count; c += L) {
+        const int64_t at = (plane.column_at(w - first, 0) + h) * L + c * plane.height;
+        T* out = row + w * plane.channels + c;
+        Vec<T> sum = load(slot.lines + at) * load(slot.other + at);
+        if (image > 0) sum += load_first(out, count - c);
+        if (image + 1 == job.shape.batch) {
+          sum *=
+              job.kind == Conduction::kFilter ? splat(scale) : load(slot.filters + at) * -omega_sq;
+        }
+        store_first(out, sum, count - c);
+      }
     }
-    store_first(out + h * plane.width * plane.channels, gradient, plane.lanes_of(block));
   }
 }
 
-// Per image: grad_y and x forward, their product added to the sums, grad_y times the filter
-// inverse. An item is a channel block with the whole batch, which fixes the order of the sums.
+// Per image: grad_y and x forward, their product added up, grad_y times the filter inverse. A
+// thread takes a channel group with the whole batch, which fixes the order of the sums.
 template <class S>
 void heat_conduction_backward(const HeatBackwardJob& job) {
   using T = Compute<S>;
-  constexpr int L = kLanes<T>;
   const NhwcPlane<S> plane(job);
   const int64_t batch = job.shape.batch, height = plane.height;
-  const int64_t tile_size = tile_registers(job.tile) * L;
-  const auto columns = [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner,
-                           Slot<T>& slot) {
-    const int64_t block = item / batch, image = item % batch;
-    for (int64_t w = begin; w < end; ++w) {
-      T* column = owner.tile + w * L;
-      Mask<T> invalid{};  // the forward has checked k
-      plane.filter_column(job.coefficients, job.kind, w, block, slot.filter_line, &invalid);
-      dct2_line(plane.height_plan, height, column, plane.row_stride, slot.line, L, slot.work);
-      if (job.grad_coefficients) {
-        const T* x_column = owner.extra + w * L;
-        T* sum = owner.extra + tile_size + w * height * L;
-        dct2_line(plane.height_plan, height, x_column, plane.row_stride, slot.other_line, L,
-                  slot.work);
-        for (int64_t h = 0; h < height; ++h) {
-          Vec<T> product = load(slot.line + h * L) * load(slot.other_line + h * L);
-          if (image > 0) product += load(sum + h * L);
-          store(sum + h * L, product);
+  run_items<T>(
+      job, plane.items(), batch, height, plane.width,
+      [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
+        const int64_t group = item / batch, image = item % batch;
+        plane.forward_rows(job.grad_y, image, group, begin, end, owner.tile, slot);
+        if (job.grad_coefficients) {
+          plane.forward_rows(job.x, image, group, begin, end, owner.extra, slot);
         }
-        if (image + 1 == batch) {
-          store_coefficient_gradient(job, plane, w, block, sum, slot.filter_line);
-        }
-      }
-      if (!job.grad_x) continue;
-      for (int64_t h = 0; h < height; ++h) {
-        store(slot.line + h * L, load(slot.line + h * L) * load(slot.filter_line + h * L));
-      }
-      dct3_line(plane.height_plan, height, slot.line, L, column, plane.row_stride, slot.work);
-    }
-  };
-  const auto forward_rows = [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner,
-                                Slot<T>& slot) {
-    const int64_t block = item / batch, image = item % batch;
-    plane.forward_rows(job.grad_y, image, block, begin, end, owner.tile, slot);
-    if (job.grad_coefficients) {
-      plane.forward_rows(job.x, image, block, begin, end, owner.extra, slot);
-    }
-  };
-  const auto inverse_rows = [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner,
-                                Slot<T>& slot) {
-    if (!job.grad_x) return;
-    plane.inverse_rows(owner.tile, job.grad_x, item % batch, item / batch, begin, end, slot);
-  };
-  run_items<T>(job, plane.items(), batch, height, plane.width, forward_rows, columns, inverse_rows);
+      },
+      [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
+        const int64_t group = item / batch, count = plane.channels_of(group);
+        plane.for_each_strip(begin, end, [&](int64_t first, int64_t last) {
+          Mask<T> invalid{};  // the forward has checked k
+          plane.filter_strip(job.coefficients, job.kind, first, last, group, slot.filters,
+                             &invalid);
+          plane.strip_in(dct2_line<T>, owner.tile, first, last, count, slot.lines, slot);
+          if (job.grad_coefficients) {
+            plane.strip_in(dct2_line<T>, owner.extra, first, last, count, slot.other, slot);
+            add_coefficient_gradient(job, plane, item % batch, group, first, last, slot);
+          }
+          if (!job.grad_x) return;
+          multiply_lines(slot.lines, slot.filters, plane.column_at(last - first, 0));
+          plane.strip_out(dct3_line<T>, slot.lines, first, last, count, owner.tile, slot);
+        });
+      },
+      [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
+        if (!job.grad_x) return;
+        plane.inverse_rows(owner.tile, job.grad_x, item % batch, item / batch, begin, end, slot);
+      });
 }

@@ -8,20 +8,19 @@
 template <class T>
 struct Slot {
   T* tile;
-  T* line;
-  T* other_line;
-  T* filter_line;
+  T* lines;  // a row or a strip of columns, as are the next two
+  T* other;
+  T* filters;
   T* work;   // scratch of the line transforms
   T* extra;  // what a kernel asked for beyond these
-  int64_t cached_block = -1;
+  int64_t cached_group = -1;
 
   Slot(const Job& job, int index) {
-    const int64_t line_size = job.tile.line * kLanes<T>;
     tile = reinterpret_cast<T*>(job.workspace.data + index * job.workspace.slot_bytes);
-    line = tile + tile_registers(job.tile) * kLanes<T>;
-    other_line = line + line_size;
-    filter_line = other_line + line_size;
-    work = filter_line + line_size;
+    lines = tile + tile_registers(job.tile) * kLanes<T>;
+    other = lines + job.tile.lines * kLanes<T>;
+    filters = other + job.tile.lines * kLanes<T>;
+    work = filters + job.tile.lines * kLanes<T>;
     extra = tile + (tile_registers(job.tile) + line_registers(job.tile)) * kLanes<T>;
   }
 };

@@ -19,11 +19,12 @@ struct Workspace {
   int slots;
 };
 
-// Extents of the tile that holds a plane, in elements and registers: a row of an NHWC plane is one
-// register a pixel, a row of an NCHW plane is cut into registers.
+// Extents of the tile that holds an item's plane, in rows and registers. A row of an NHWC tile has
+// `group` registers a pixel, a row of an NCHW plane is cut into registers.
 struct Tile {
-  int64_t rows, row_registers;
-  int64_t line;  // the longest line, in registers
+  int64_t rows, row_registers, group;
+  int64_t lines;   // the registers of the largest row or strip of columns
+  int64_t length;  // of the longest line
 };
 
 struct Job {
@@ -45,6 +46,7 @@ struct HeatJob : Job {
   Coefficients coefficients;
   Conduction kind;
   void* y;
+  bool keeps_filter;  // slots have room for a group's filter, which a batch shares
 };
 
 struct HeatBackwardJob : Job {
@@ -87,17 +89,23 @@ extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 
+// Columns are transformed this many registers at a time; an NHWC group divides it.
+inline constexpr int64_t kStrip = 8;
+
 // Odd row lengths keep the elements of a column on different cache sets.
-constexpr Tile make_tile(Shape s, Layout layout, int64_t lanes) {
-  const int64_t row = layout == Layout::kNhwc ? s.width : (s.width + lanes - 1) / lanes;
-  const int64_t longest = s.height > s.width ? s.height : s.width;
-  return {s.height, row | 1, layout == Layout::kNhwc ? longest : longest + lanes - 1};
+constexpr Tile make_nhwc_tile(Shape s, int64_t group) {
+  const int64_t row = s.width * group, strip = s.height * kStrip;
+  return {s.height, row | 1, group, row > strip ? row : strip,
+          s.height > s.width ? s.height : s.width};
+}
+constexpr Tile make_nchw_tile(Shape s, int64_t lanes) {
+  const int64_t length = s.height > s.width ? s.height : s.width;
+  return {s.height, ((s.width + lanes - 1) / lanes) | 1, 1, length + lanes - 1, length};
 }
 constexpr int64_t tile_registers(Tile t) { return t.rows * t.row_registers; }
-// Three lines and the line transforms' scratch.
 constexpr int64_t transform_scratch_registers(int64_t n) { return 4 * n + 64; }
 constexpr int64_t line_registers(Tile t) {
-  return 3 * t.line + transform_scratch_registers(t.line);
+  return 3 * t.lines + transform_scratch_registers(t.length);
 }
 
 }  // namespace rsvheat

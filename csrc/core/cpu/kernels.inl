@@ -26,17 +26,19 @@ namespace rsvheat {
 namespace RSVHEAT_ISA {
 namespace {
 
-#include "simd.inl"
 // Later files build on earlier ones.
+// clang-format off
+#include "simd.inl"
 #include "codelets.inl"
-#include "dct.inl"
-#include "frequency_split.inl"
-#include "heat_conduction.inl"
-#include "items.inl"
-#include "nchw.inl"
-#include "nhwc.inl"
-#include "spectral_l1.inl"
 #include "transform.inl"
+#include "items.inl"
+#include "nhwc.inl"
+#include "nchw.inl"
+#include "dct.inl"
+#include "heat_conduction.inl"
+#include "frequency_split.inl"
+#include "spectral_l1.inl"
+// clang-format on
 
 }  // namespace
 }  // namespace RSVHEAT_ISA

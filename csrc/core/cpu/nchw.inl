@@ -42,13 +42,13 @@ struct NchwPlane {
           block[i] = i < count ? load_row(h + i, w, count_from(w, width)) : Vec<T>{};
         }
         transpose<T>(block);
-        for (int i = 0; i < L; ++i) store(slot.line + (w + i) * L, block[i]);
+        for (int i = 0; i < L; ++i) store(slot.lines + (w + i) * L, block[i]);
       }
-      transform(width_plan, static_cast<int>(width), slot.line, L, slot.other_line, L, slot.work);
+      transform(width_plan, static_cast<int>(width), slot.lines, L, slot.filters, L, slot.work);
       for (int64_t w = 0; w < width; w += L) {
         // Lanes beyond the width stay zero in the tile: column sums must not see stale memory.
         for (int i = 0; i < L; ++i) {
-          block[i] = w + i < width ? load(slot.other_line + (w + i) * L) : Vec<T>{};
+          block[i] = w + i < width ? load(slot.filters + (w + i) * L) : Vec<T>{};
         }
         transpose<T>(block);
         for (int i = 0; i < count; ++i) store_row(h + i, w, count_from(w, width), block[i]);
@@ -67,12 +67,12 @@ struct NchwPlane {
   // Column group `part` of the tile -> line, one register a row.
   void column_to_line(int64_t part, const T* tile, const Slot<T>& slot,
                       LineTransform<T> transform) const {
-    transform(height_plan, static_cast<int>(height), tile + part * L, row_stride, slot.line, L,
+    transform(height_plan, static_cast<int>(height), tile + part * L, row_stride, slot.lines, L,
               slot.work);
   }
   void line_to_column(int64_t part, T* tile, const Slot<T>& slot,
                       LineTransform<T> transform) const {
-    transform(height_plan, static_cast<int>(height), slot.line, L, tile + part * L, row_stride,
+    transform(height_plan, static_cast<int>(height), slot.lines, L, tile + part * L, row_stride,
               slot.work);
   }
 };

@@ -47,11 +47,11 @@ void spectral_l1(const SpectralL1Job& job) {
           Vec<T> total{};
           for (int64_t h = 0; h < height; ++h) {
             // A signed zero has no gradient: sign(0) = 0. The scales are positive.
-            const Vec<T> value = load(slot.line + h * L);
+            const Vec<T> value = load(slot.lines + h * L);
             const Vec<T> scaled = scale * scale_h[h];
             total += absolute<T>(value) * scaled;
             const Vec<T> gradient = value > T(0) ? scaled : value < T(0) ? -scaled : Vec<T>{};
-            store(slot.line + h * L, gradient);
+            store(slot.lines + h * L, gradient);
           }
           job.partial_sums[item * parts + plane.row_parts() + part] = sum_lanes<T>(total);
           if (job.grad) plane.line_to_column(part, owner.tile, slot, dct3_line<T>);
