@@ -40,7 +40,9 @@ set(RSVHEAT_LIBRARIES rsvheat_core rsvheat_ops)
 
 # ---- The ops on CUDA: a library of its own, loaded only where torch has CUDA ---------------------
 
-set(RSVHEAT_CUDA_SOURCES)
+include(csrc/core/cuda/sources.cmake)
+include(csrc/ops/cuda/sources.cmake)
+set(RSVHEAT_CUDA_SOURCES ${RSVHEAT_CUDA_CORE_SOURCES} ${RSVHEAT_CUDA_OPS_SOURCES})
 
 if(DEFINED ENV{CUDACXX})
   set(RSVHEAT_NVCC $ENV{CUDACXX})
@@ -79,7 +81,15 @@ else()
   target_compile_definitions(rsvheat_cuda PRIVATE USE_CUDA)  # opens torch's CUDA shims
   target_link_libraries(
     rsvheat_cuda PRIVATE rsvheat_flags rsvheat_core rsvheat_torch
-                         ${RSVHEAT_TORCH_DIR}/lib/libtorch_cuda.so CUDA::cudart)
+                         ${RSVHEAT_TORCH_DIR}/lib/libtorch_cuda.so CUDA::cudart
+                         CUDA::cufft)
+  # At run time cuFFT and the CUDA runtime are those that torch has loaded already, which are found by
+  # their sonames; the run path is for tools that load the library by itself.
+  set_target_properties(
+    rsvheat_cuda
+    PROPERTIES CUDA_RUNTIME_LIBRARY Shared
+               INSTALL_RPATH
+               "$ORIGIN;$ORIGIN/../nvidia/cu13/lib;$ORIGIN/../nvidia/cufft/lib;$ORIGIN/../torch/lib")
   list(APPEND RSVHEAT_LIBRARIES rsvheat_cuda)
   list(JOIN CMAKE_CUDA_ARCHITECTURES " " RSVHEAT_CUDA_ARCHS)
 endif()

@@ -3,6 +3,8 @@
 
 #include <list>
 
+#include "../plan_cache_registry.h"
+
 namespace rsvheat::cuda {
 namespace {
 
@@ -117,5 +119,14 @@ void clear_fft_plans() {
   const std::lock_guard lock(c.mutex);
   dropped.swap(c.entries);
 }
+
+namespace {
+
+// Loading the library makes the cache known to rsvheat._native.
+constexpr CudaPlanCache kRegistered{
+    &fft_plan_count, [] { return kPlanCacheCapacity; }, &clear_fft_plans};
+[[maybe_unused]] const bool registered = (register_cuda_plan_cache(&kRegistered), true);
+
+}  // namespace
 
 }  // namespace rsvheat::cuda

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cuda/plan_cache.h"
 
+#include "core/plan_cache_registry.h"
+
 #include "kernels.h"
 
 namespace rsvheat::testing {
@@ -35,6 +37,16 @@ TEST(CudaPlanCache, ReusesPlansAndClearsThem) {
   clear_fft_plans();
   EXPECT_EQ(fft_plan_count(), 0u);
   EXPECT_EQ(emulation::device.fft_plans, 0u);
+}
+
+TEST(CudaPlanCache, IsKnownToTheCore) {
+  const CudaPlanCache* registered = cuda_plan_cache();
+  ASSERT_NE(registered, nullptr);
+  expect_ok(run_dct({1, 6, 7, 2}));
+  EXPECT_EQ(registered->size(), fft_plan_count());
+  EXPECT_EQ(registered->capacity(), cuda::kPlanCacheCapacity);
+  registered->clear();
+  EXPECT_EQ(fft_plan_count(), 0u);
 }
 
 TEST(CudaPlanCache, IsBoundedAndDropsTheLeastRecentlyUsed) {
