@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two-dimensional DCTs by real FFTs (Makhoul 1980). Per axis, with v the even-indexed points followed
-// by the odd-indexed ones backwards and V its DFT, X[n] = Re(exp(-i pi n / 2N) V[n]); the same along
-// both axes gives, with a_n = exp(-i pi n / 2H) and a_m = exp(-i pi m / 2W),
+// Two-dimensional DCTs by real FFTs (Makhoul 1980). Per axis, with v the even-indexed points
+// followed by the odd-indexed ones backwards and V its DFT, X[n] = Re(exp(-i pi n / 2N) V[n]); the
+// same along both axes gives, with a_n = exp(-i pi n / 2H) and a_m = exp(-i pi m / 2W),
 //   U[n,m] = (a_n V[n,m] + conj(a_n) V[H-n,m]) / 2,  X[n,m] = Re(a_m U[n,m]),
 //   X[n,W-m] = -Im(a_m U[n,m]),
 // and its inverse
 //   a_m U[n,m] = X[n,m] - i X[n,W-m],  V[n,m] = conj(a_n) (U[n,m] - i U[H-n,m]).
-// So one thread turns the pair V[n,m], V[H-n,m] into the four coefficients (+-n, +-m), works on them,
-// and turns them back, in place. Between the steps the coefficients X[n,m], X[n,W-m] lie in the real
-// and imaginary part of V[n,m].
+// So one thread turns the pair V[n,m], V[H-n,m] into the four coefficients (+-n, +-m), works on
+// them, and turns them back, in place. Between the steps the coefficients X[n,m], X[n,W-m] lie in
+// the real and imaginary part of V[n,m].
 //
 // Steps: pack (any storage type and layout -> planes), cuFFT, quads, cuFFT, unpack.
 #pragma once
@@ -39,14 +39,10 @@ struct PlaneView {
   RSVHEAT_DEVICE int64_t slot(int64_t plane, int pixel, bool spectrum) const {
     const int h = pixel / width, w = pixel % width;
     const int r = spectrum ? h : permuted(h, height);
-    const int c = !spectrum          ? permuted(w, width)
-                  : w <= width / 2   ? 2 * w
-                                     : 2 * (width - w) + 1;
+    const int c = !spectrum ? permuted(w, width) : w <= width / 2 ? 2 * w : 2 * (width - w) + 1;
     return (plane * height + r) * row + c;
   }
-  RSVHEAT_DEVICE static int permuted(int i, int size) {
-    return i % 2 ? size - (i + 1) / 2 : i / 2;
-  }
+  RSVHEAT_DEVICE static int permuted(int i, int size) { return i % 2 ? size - (i + 1) / 2 : i / 2; }
 };
 
 inline PlaneView plane_view(Shape shape, Layout layout) {
@@ -162,8 +158,10 @@ __global__ void __launch_bounds__(kTransposeTile* kTransposeRows) copy_kernel(Co
       const int64_t plane = plane_begin + j;
       if (pixel >= pixels || plane >= p.planes) continue;
       Acc& slot = buffer[p.view.slot(plane, pixel, p.spectrum)];
-      if (kPack) slot = read(plane, pixel);
-      else write(plane, pixel, slot);
+      if (kPack)
+        slot = read(plane, pixel);
+      else
+        write(plane, pixel, slot);
     }
     return;
   }
@@ -205,8 +203,8 @@ inline unsigned grid_blocks(int64_t items) {
   return unsigned(blocks < kMaxBlocks ? blocks : kMaxBlocks);
 }
 
-// Adds the threads' values in a fixed order, for thread 0; the others get 0. `parked` is shared memory
-// for kMaxThreads values.
+// Adds the threads' values in a fixed order, for thread 0; the others get 0. `parked` is shared
+// memory for kMaxThreads values.
 RSVHEAT_DEVICE double block_sum(double value, double* parked) {
   parked[threadIdx.x] = value;
   for (int width = kMaxThreads / 2; width > 0; width /= 2) {
@@ -254,16 +252,16 @@ struct QuadParams {
   double* partial_sums;  // one per block, if the operation sums
 };
 
-// Operation: `Acc operator()(Acc coefficient, int64_t plane, int n, int m)` on orthonormal
+// Operation: `Acc operator()(Acc coefficient, unsigned plane, int n, int m)` on orthonormal
 // coefficients of the image's plane, and `double sum`, which goes to partial_sums if kSums.
 template <typename Acc, typename Operation>
 __global__ void __launch_bounds__(kMaxThreads) quad_kernel(QuadParams p, Operation operation) {
   const int height = p.view.height, width = p.view.width;
   const int rows = height / 2 + 1, columns = width / 2 + 1;
   Complex<Acc>* buffer = static_cast<Complex<Acc>*>(p.buffer);
-  const int64_t items = p.planes * rows * columns, stride = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t item = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; item < items;
-       item += stride) {
+  // A step of the pipeline has far fewer than 2^31 items, and 32-bit divisions are much faster.
+  const unsigned items = unsigned(p.planes * rows * columns), stride = gridDim.x * blockDim.x;
+  for (unsigned item = blockIdx.x * blockDim.x + threadIdx.x; item < items; item += stride) {
     const int m = int(item % columns), n = int(item / columns % rows);
     const int64_t plane = item / columns / rows;
     const int opposite = n == 0 ? 0 : height - n;
@@ -271,7 +269,8 @@ __global__ void __launch_bounds__(kMaxThreads) quad_kernel(QuadParams p, Operati
     Complex<Acc>* slots = buffer + plane * height * columns + m;
     Complex<Acc>& slot_1 = slots[int64_t(n) * columns];
     Complex<Acc>& slot_2 = slots[int64_t(opposite) * columns];
-    const Complex<Acc> turn_n = quarter_turn(n, height, Acc()), turn_m = quarter_turn(m, width, Acc());
+    const Complex<Acc> turn_n = quarter_turn(n, height, Acc()),
+                       turn_m = quarter_turn(m, width, Acc());
 
     // The coefficients (n, m) - i (n, W-m), and those of row H-n.
     Complex<Acc> c1 = slot_1, c2 = slot_2;
@@ -288,8 +287,8 @@ __global__ void __launch_bounds__(kMaxThreads) quad_kernel(QuadParams p, Operati
       if (p.forward)
         value *= Acc(row == 0 ? p.forward_h0 : p.forward_h) *
                  Acc(column == 0 ? p.forward_w0 : p.forward_w);
-      value = p.view.swapped ? operation(value, p.first_plane + plane, column, row)
-                             : operation(value, p.first_plane + plane, row, column);
+      value = p.view.swapped ? operation(value, unsigned(p.first_plane + plane), column, row)
+                             : operation(value, unsigned(p.first_plane + plane), row, column);
       if (p.inverse)
         value *= Acc(row == 0 ? p.inverse_h0 : p.inverse_h) *
                  Acc(column == 0 ? p.inverse_w0 : p.inverse_w);

@@ -12,8 +12,8 @@ template <typename Acc>
 struct FilterOperation {
   static constexpr bool kSums = false;
   Filter<Acc> filter;
-  int64_t channels;
-  RSVHEAT_DEVICE Acc operator()(Acc value, int64_t plane, int n, int m) const {
+  unsigned channels;
+  RSVHEAT_DEVICE Acc operator()(Acc value, unsigned plane, int n, int m) const {
     return filter.data ? value * filter.factor(*filter.at(n, m, plane % channels), n, m) : value;
   }
 };
@@ -22,7 +22,8 @@ template <typename Acc>
 Status run(const Transform& t, void* workspace, cudaStream_t stream) {
   const FftPipeline f(t.shape, t.layout, t.in_type, stream);
   const FilterOperation<Acc> operation{
-      make_filter<Acc>(t.coefficients, t.kind, t.shape.height, t.shape.width), t.shape.channels};
+      make_filter<Acc>(t.coefficients, t.kind, t.shape.height, t.shape.width),
+      unsigned(t.shape.channels)};
   CopyParams copy{};
   copy.buffer = workspace;
   copy.view = f.view;

@@ -11,7 +11,7 @@ template <typename Acc>
 struct Filter {
   const Acc* data;  // null: none
   int64_t stride_h, stride_w, stride_c;
-  bool diffusivity;       // data is k, not the filter itself
+  bool diffusivity;        // data is k, not the filter itself
   Acc omega_h2, omega_w2;  // (pi / H)^2 log2(e), (pi / W)^2 log2(e): exp(-k |omega|^2) is one exp2
 
   RSVHEAT_DEVICE const Acc* at(int64_t h, int64_t w, int64_t c) const {

@@ -30,8 +30,8 @@ template <typename Acc>
 struct MaskOperation {
   static constexpr bool kSums = false;
   const Sector* sectors;
-  int64_t channels;
-  RSVHEAT_DEVICE Acc operator()(Acc value, int64_t plane, int n, int m) const {
+  unsigned channels;
+  RSVHEAT_DEVICE Acc operator()(Acc value, unsigned plane, int n, int m) const {
     const Sector s = sectors[plane / channels];
     const double y = n, x = m, slack = kTolerance * (y + x);
     const bool keep = (n == 0 && m == 0) ||
@@ -53,7 +53,7 @@ Status run(const void* x, const double* radius, const double* angles, void* low,
       launch(sector_kernel, dim3(unsigned((shape.batch + kMaxThreads - 1) / kMaxThreads)),
              dim3(kMaxThreads), 0, stream, radius, angles, sectors, shape.batch, diagonal_sq));
 
-  const MaskOperation<Acc> operation{sectors, shape.channels};
+  const MaskOperation<Acc> operation{sectors, unsigned(shape.channels)};
   CopyParams copy{};
   copy.in = x;
   copy.buffer = workspace;

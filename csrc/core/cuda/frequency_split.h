@@ -9,8 +9,7 @@
 
 namespace rsvheat {
 
-Status frequency_split_cuda_workspace(Shape shape, DType dtype, cudaStream_t stream,
-                                      size_t* bytes);
+Status frequency_split_cuda_workspace(Shape shape, DType dtype, cudaStream_t stream, size_t* bytes);
 
 // radius and angles are device memory and are not checked, as that would synchronise.
 Status frequency_split_cuda(const void* x, const double* radius, const double* angles, void* low,

@@ -65,9 +65,8 @@ Status heat_conduction_cuda_workspace(Shape shape, DType dtype, cudaStream_t str
 
 Status heat_conduction_cuda(const void* x, Coefficients coefficients, Conduction kind, void* y,
                             DType dtype, Shape shape, void* workspace, cudaStream_t stream) {
-  return run_transform(
-      {x, dtype, y, dtype, shape, Layout::kNhwc, true, true, &coefficients, kind}, workspace,
-      stream);
+  return run_transform({x, dtype, y, dtype, shape, Layout::kNhwc, true, true, &coefficients, kind},
+                       workspace, stream);
 }
 
 Status heat_conduction_backward_cuda_workspace(Shape shape, DType dtype, bool need_coefficients,
@@ -101,9 +100,8 @@ Status heat_conduction_backward_cuda(const void* grad_y, const void* x, Coeffici
   if (numel(shape) == 0) {
     const int64_t points = shape.height * shape.width * shape.channels;
     if (points == 0) return {};
-    return check(
-        cudaMemsetAsync(grad_coefficients, 0, points * accumulator_size(dtype), stream),
-        "clearing the gradient");
+    return check(cudaMemsetAsync(grad_coefficients, 0, points * accumulator_size(dtype), stream),
+                 "clearing the gradient");
   }
 
   // The spectra of x and grad_y give the coefficients' gradient; the filtered inverse of the latter
@@ -125,9 +123,10 @@ Status heat_conduction_backward_cuda(const void* grad_y, const void* x, Coeffici
     RSVHEAT_RETURN_IF_ERROR(run_transform({static_cast<const char*>(grad_y) + offset, dtype,
                                            grad_spectrum, acc, step, Layout::kNhwc, true, false},
                                           scratch, stream));
-    RSVHEAT_RETURN_IF_ERROR((is_double(dtype) ? accumulate<double> : accumulate<float>)(
-        x_spectrum, grad_spectrum, coefficients, kind, grad_coefficients, step, begin == 0, last,
-        stream));
+    RSVHEAT_RETURN_IF_ERROR(
+        (is_double(dtype) ? accumulate<double>
+                          : accumulate<float>)(x_spectrum, grad_spectrum, coefficients, kind,
+                                               grad_coefficients, step, begin == 0, last, stream));
     if (grad_x)
       RSVHEAT_RETURN_IF_ERROR(
           run_transform({grad_spectrum, acc, static_cast<char*>(grad_x) + offset, dtype, step,

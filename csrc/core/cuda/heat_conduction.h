@@ -15,8 +15,7 @@
 
 namespace rsvheat {
 
-Status heat_conduction_cuda_workspace(Shape shape, DType dtype, cudaStream_t stream,
-                                      size_t* bytes);
+Status heat_conduction_cuda_workspace(Shape shape, DType dtype, cudaStream_t stream, size_t* bytes);
 Status heat_conduction_cuda(const void* x, Coefficients coefficients, Conduction kind, void* y,
                             DType dtype, Shape shape, void* workspace, cudaStream_t stream);
 

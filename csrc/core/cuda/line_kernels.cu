@@ -46,8 +46,10 @@ __global__ void __launch_bounds__(2 * kLineLanes<M>) line_kernel(LineParams p) {
         for (int i = 0; i < M; ++i)
           v[i] = to_float(typed[i * p.inner]) + sign * to_float(typed[(N - 1 - i) * p.inner]);
       });
-      if (role == 0) dct2<M>(v);
-      else dct4<M>(v);
+      if (role == 0)
+        dct2<M>(v);
+      else
+        dct4<M>(v);
     } else {
       load_line<M>(p.in, p.in_type, base + role * p.inner, 2 * p.inner, v);
     }
@@ -66,8 +68,10 @@ __global__ void __launch_bounds__(2 * kLineLanes<M>) line_kernel(LineParams p) {
     return;
   }
   if (valid) {
-    if (role == 0) dct3<M>(v);
-    else dct4<M>(v);
+    if (role == 0)
+      dct3<M>(v);
+    else
+      dct4<M>(v);
     RSVHEAT_UNROLL
     for (int i = 0; i < M; ++i) exchange[(role * M + i) * kLanes + lane] = v[i];
   }
@@ -107,8 +111,9 @@ Status run_line_pass(const AxisPass& pass, cudaStream_t stream) {
   Status status{"line pass", "no kernel for this size"};
   Halves::visit_host(int(pass.size / 2), [&](auto half) {
     constexpr int kLanes = kLineLanes<decltype(half)::value>;
-    status = launch(line_kernel<decltype(half)::value>, dim3(unsigned((p.lines + kLanes - 1) / kLanes)),
-                    dim3(kLanes, 2), sizeof(float) * pass.size * kLanes, stream, p);
+    status =
+        launch(line_kernel<decltype(half)::value>, dim3(unsigned((p.lines + kLanes - 1) / kLanes)),
+               dim3(kLanes, 2), sizeof(float) * pass.size * kLanes, stream, p);
   });
   return status;
 }

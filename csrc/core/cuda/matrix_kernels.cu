@@ -26,9 +26,7 @@ struct MatrixParams {
 // (l / group) * line_stride + l % group.
 struct Axis {
   int size, stride, lines, line_stride, group;
-  RSVHEAT_DEVICE int start(int line) const {
-    return line / group * line_stride + line % group;
-  }
+  RSVHEAT_DEVICE int start(int line) const { return line / group * line_stride + line % group; }
 };
 
 // cosines[j] = cos(pi j / (2 size)), j < 4 size.
@@ -54,8 +52,7 @@ RSVHEAT_DEVICE void forward_axis(const Axis& axis, const Acc* cosines, Acc* sour
   constexpr int kOutputs = 4;
   const int even_groups = ((n + 1) / 2 + kOutputs - 1) / kOutputs;
   const int odd_groups = (half + kOutputs - 1) / kOutputs;
-  for (int item = threadIdx.x; item < (even_groups + odd_groups) * axis.lines;
-       item += blockDim.x) {
+  for (int item = threadIdx.x; item < (even_groups + odd_groups) * axis.lines; item += blockDim.x) {
     const int start = axis.start(item % axis.lines), group = item / axis.lines;
     const int parity = group >= even_groups;
     const int first = parity + 2 * kOutputs * (parity ? group - even_groups : group);
@@ -167,8 +164,7 @@ __global__ void __launch_bounds__(kMaxThreads) matrix_kernel(MatrixParams p, Fil
   }
   for (int item = threadIdx.x; item < points; item += blockDim.x) {
     const int c = item & (p.group - 1);
-    if (c < active)
-      store(p.out, p.out_type, base + item / p.group * p.channels + c, source[item]);
+    if (c < active) store(p.out, p.out_type, base + item / p.group * p.channels + c, source[item]);
   }
 }
 
@@ -224,8 +220,7 @@ Status run_matrix(const Transform& t, DeviceLimits limits, cudaStream_t stream) 
   return run(p, t.shape, t.in_type, t.coefficients, t.kind, t.shape.width, limits, stream);
 }
 
-Status run_matrix_pass(const AxisPass& pass, DType type, DeviceLimits limits,
-                       cudaStream_t stream) {
+Status run_matrix_pass(const AxisPass& pass, DType type, DeviceLimits limits, cudaStream_t stream) {
   MatrixParams p{};
   p.in = pass.in;
   p.out = pass.out;

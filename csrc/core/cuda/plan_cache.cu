@@ -10,14 +10,22 @@ namespace {
 
 const char* describe(cufftResult result) {
   switch (int(result)) {
-    case 1: return "cuFFT: invalid plan";
-    case 2: return "cuFFT: out of memory";
-    case 4: return "cuFFT: invalid value";
-    case 5: return "cuFFT: internal error";
-    case 6: return "cuFFT: execution failed";
-    case 7: return "cuFFT: setup failed";
-    case 8: return "cuFFT: invalid size";
-    default: return "cuFFT: error";
+    case 1:
+      return "cuFFT: invalid plan";
+    case 2:
+      return "cuFFT: out of memory";
+    case 4:
+      return "cuFFT: invalid value";
+    case 5:
+      return "cuFFT: internal error";
+    case 6:
+      return "cuFFT: execution failed";
+    case 7:
+      return "cuFFT: setup failed";
+    case 8:
+      return "cuFFT: invalid size";
+    default:
+      return "cuFFT: error";
   }
 }
 
@@ -76,11 +84,10 @@ Status FftPlan::run(void* data, void* work, cudaStream_t stream) {
   auto* double_real = static_cast<cufftDoubleReal*>(data);
   auto* double_complex = static_cast<cufftDoubleComplex*>(data);
   const cufftResult result =
-      key_.double_precision
-          ? (key_.inverse ? cufftExecZ2D(handle_, double_complex, double_real)
-                          : cufftExecD2Z(handle_, double_real, double_complex))
-          : (key_.inverse ? cufftExecC2R(handle_, single_complex, single_real)
-                          : cufftExecR2C(handle_, single_real, single_complex));
+      key_.double_precision ? (key_.inverse ? cufftExecZ2D(handle_, double_complex, double_real)
+                                            : cufftExecD2Z(handle_, double_real, double_complex))
+                            : (key_.inverse ? cufftExecC2R(handle_, single_complex, single_real)
+                                            : cufftExecR2C(handle_, single_real, single_complex));
   return check(result, "transform");
 }
 
@@ -123,8 +130,8 @@ void clear_fft_plans() {
 namespace {
 
 // Loading the library makes the cache known to rsvheat._native.
-constexpr CudaPlanCache kRegistered{
-    &fft_plan_count, [] { return kPlanCacheCapacity; }, &clear_fft_plans};
+constexpr CudaPlanCache kRegistered{&fft_plan_count, [] { return kPlanCacheCapacity; },
+                                    &clear_fft_plans};
 [[maybe_unused]] const bool registered = (register_cuda_plan_cache(&kRegistered), true);
 
 }  // namespace

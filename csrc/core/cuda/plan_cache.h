@@ -44,8 +44,8 @@ Status find_fft_plan(const FftKey& key, cudaStream_t stream, std::shared_ptr<Fft
 
 size_t fft_plan_count();
 
-// Plans in use live until their call ends. A captured graph that launches a plan's kernels reads its
-// tables: do not clear the cache before the graph's last replay.
+// Plans in use live until their call ends. A captured graph that launches a plan's kernels reads
+// its tables: do not clear the cache before the graph's last replay.
 void clear_fft_plans();
 
 }  // namespace rsvheat::cuda

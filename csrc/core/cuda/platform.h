@@ -31,8 +31,8 @@ namespace rsvheat::cuda {
 inline constexpr int kMaxThreads = 256;
 inline constexpr int kTransposeRows = 8;
 
-// An intermediate that one kernel writes and the next reads is cut to this size, so that it stays in
-// the level-2 cache (40 to 50 MiB on the A100 and H100).
+// An intermediate that one kernel writes and the next reads is cut to this size, so that it stays
+// in the level-2 cache (40 to 50 MiB on the A100 and H100).
 inline constexpr int64_t kCacheBytes = 32 << 20;
 
 // Lanes of a line kernel (line_kernels.cu).
@@ -49,9 +49,10 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
               cudaStream_t stream, const Arguments&... arguments) {
   constexpr size_t kDefaultSharedLimit = 48 * 1024;
   if (shared_bytes > kDefaultSharedLimit) {
-    const Status status = check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
-        "shared memory limit");
+    const Status status =
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   int(shared_bytes)),
+              "shared memory limit");
     if (!status.ok()) return status;
   }
   kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);

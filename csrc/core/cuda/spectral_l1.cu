@@ -13,7 +13,7 @@ template <typename Acc>
 struct SignOperation {
   static constexpr bool kSums = true;
   double sum;
-  RSVHEAT_DEVICE Acc operator()(Acc value, int64_t, int, int) {
+  RSVHEAT_DEVICE Acc operator()(Acc value, unsigned, int, int) {
     sum += double(value < 0 ? -value : value);
     return value > 0 ? Acc(1) : value < 0 ? Acc(-1) : value;  // NaN stays
   }
@@ -108,8 +108,8 @@ Status spectral_l1_cuda_workspace(Shape shape, DType dtype, cudaStream_t stream,
   return {};
 }
 
-Status spectral_l1_cuda(const void* pred, const void* target, void* spatial_sum,
-                        void* spectral_sum, void* grad, DType dtype, Shape shape, void* workspace,
+Status spectral_l1_cuda(const void* pred, const void* target, void* spatial_sum, void* spectral_sum,
+                        void* grad, DType dtype, Shape shape, void* workspace,
                         cudaStream_t stream) {
   if (numel(shape) == 0) {
     const size_t size = accumulator_size(dtype);

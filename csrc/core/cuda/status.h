@@ -17,8 +17,7 @@ struct Status {
 }  // namespace rsvheat
 
 // Leaves the enclosing function on failure.
-#define RSVHEAT_RETURN_IF_ERROR(expression)                             \
-  do {                                                                  \
-    if (const ::rsvheat::Status status_ = (expression); !status_.ok()) \
-      return status_;                                                   \
+#define RSVHEAT_RETURN_IF_ERROR(expression)                                            \
+  do {                                                                                 \
+    if (const ::rsvheat::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)

@@ -27,9 +27,14 @@ RSVHEAT_DEVICE void visit_storage(const void* data, DType type, const Body& body
     body(static_cast<const double*>(data));
   } else {
     switch (type) {
-      case DType::kBFloat16: body(static_cast<const __nv_bfloat16*>(data)); break;
-      case DType::kFloat16: body(static_cast<const __half*>(data)); break;
-      default: body(static_cast<const float*>(data));
+      case DType::kBFloat16:
+        body(static_cast<const __nv_bfloat16*>(data));
+        break;
+      case DType::kFloat16:
+        body(static_cast<const __half*>(data));
+        break;
+      default:
+        body(static_cast<const float*>(data));
     }
   }
 }
@@ -39,9 +44,14 @@ RSVHEAT_DEVICE void visit_storage(void* data, DType type, const Body& body) {
     body(static_cast<double*>(data));
   } else {
     switch (type) {
-      case DType::kBFloat16: body(static_cast<__nv_bfloat16*>(data)); break;
-      case DType::kFloat16: body(static_cast<__half*>(data)); break;
-      default: body(static_cast<float*>(data));
+      case DType::kBFloat16:
+        body(static_cast<__nv_bfloat16*>(data));
+        break;
+      case DType::kFloat16:
+        body(static_cast<__half*>(data));
+        break;
+      default:
+        body(static_cast<float*>(data));
     }
   }
 }

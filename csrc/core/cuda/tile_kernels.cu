@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole images of a few channels in shared memory, every line transformed in one thread's registers.
-// A block reads rows straight from global memory into registers (one load a point, all in flight
-// together), transforms them, and parks the coefficients in the tile; one barrier later each thread
-// owns a column: forward, filter, inverse without leaving registers; one more barrier, and the rows
-// go back the same way. So each element crosses shared memory four times and global memory twice.
+// Whole images of a few channels in shared memory, every line transformed in one thread's
+// registers. A block reads rows straight from global memory into registers (one load a point, all
+// in flight together), transforms them, and parks the coefficients in the tile; one barrier later
+// each thread owns a column: forward, filter, inverse without leaving registers; one more barrier,
+// and the rows go back the same way. So each element crosses shared memory four times and global
+// memory twice.
 #include "codelets.h"
 #include "filter.h"
 #include "storage.h"
@@ -72,8 +73,7 @@ RSVHEAT_DEVICE void columns(const TileParams& p, const TileBlock& block, float* 
     if (p.filter.data) {
       const float* coefficient = p.filter.at(0, w, block.first_channel + c);
       RSVHEAT_UNROLL
-      for (int h = 0; h < N; ++h)
-        v[h] *= p.filter.factor(coefficient[h * p.filter.stride_h], h, w);
+      for (int h = 0; h < N; ++h) v[h] *= p.filter.factor(coefficient[h * p.filter.stride_h], h, w);
     }
     if (p.inverse) {
       dct3<N>(v);
@@ -133,9 +133,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) large_tile_kernel(TileParams p
 }
 
 // An odd row pitch (in channel groups) spreads the rows that one warp writes over the banks.
-size_t bytes_per_channel(Shape shape) {
-  return shape.height * (shape.width | 1) * sizeof(float);
-}
+size_t bytes_per_channel(Shape shape) { return shape.height * (shape.width | 1) * sizeof(float); }
 
 template <typename List>
 bool holds(Shape shape) {

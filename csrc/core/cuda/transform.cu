@@ -93,12 +93,12 @@ Status run_passes(const Transform& t, void* workspace, DeviceLimits limits, cuda
 Status device_limits(DeviceLimits* limits) {
   int device = 0, per_block = 0, per_multiprocessor = 0;
   RSVHEAT_RETURN_IF_ERROR(check(cudaGetDevice(&device), "current device"));
-  RSVHEAT_RETURN_IF_ERROR(check(
-      cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-      "device attributes"));
   RSVHEAT_RETURN_IF_ERROR(
-      check(cudaDeviceGetAttribute(&per_multiprocessor,
-                                   cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+      check(cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            "device attributes"));
+  RSVHEAT_RETURN_IF_ERROR(
+      check(cudaDeviceGetAttribute(&per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                                   device),
             "device attributes"));
   *limits = {size_t(per_block), size_t(per_multiprocessor)};
   return {};
@@ -136,8 +136,10 @@ Status transform_workspace(Shape shape, DType type, Layout layout, cudaStream_t 
       *bytes = images_per_pass(shape, type) * shape.height * shape.width * shape.channels *
                accumulator_size(type);
       return {};
-    case Path::kFft: return fft_workspace(shape, type, stream, bytes);
-    default: return {};
+    case Path::kFft:
+      return fft_workspace(shape, type, stream, bytes);
+    default:
+      return {};
   }
 }
 
@@ -146,10 +148,14 @@ Status run_transform(const Transform& t, void* workspace, cudaStream_t stream) {
   DeviceLimits limits;
   RSVHEAT_RETURN_IF_ERROR(device_limits(&limits));
   switch (choose_path(t.shape, t.in_type, t.layout, limits)) {
-    case Path::kTile: return run_tile(t, limits, stream);
-    case Path::kMatrix: return run_matrix(t, limits, stream);
-    case Path::kPasses: return run_passes(t, workspace, limits, stream);
-    case Path::kFft: break;
+    case Path::kTile:
+      return run_tile(t, limits, stream);
+    case Path::kMatrix:
+      return run_matrix(t, limits, stream);
+    case Path::kPasses:
+      return run_passes(t, workspace, limits, stream);
+    case Path::kFft:
+      break;
   }
   return run_fft(t, workspace, stream);
 }

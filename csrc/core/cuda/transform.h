@@ -20,7 +20,7 @@ struct Transform {
   DType out_type;
   Shape shape;
   Layout layout;
-  bool forward, inverse;  // at least one
+  bool forward, inverse;                       // at least one
   const Coefficients* coefficients = nullptr;  // null: no filter
   Conduction kind = Conduction::kDiffusivity;
 };
@@ -56,13 +56,14 @@ Status device_limits(DeviceLimits* limits);
 bool tile_fits(Shape shape, DType type, DeviceLimits limits);
 Status run_tile(const Transform& transform, DeviceLimits limits, cudaStream_t stream);
 
-// matrix_kernels.cu: any H, W up to kMaxMatrixSize, same tiling, matrix products on the shared tile.
+// matrix_kernels.cu: any H, W up to kMaxMatrixSize, same tiling, matrix products on the shared
+// tile.
 inline constexpr int64_t kMaxMatrixSize = 256;
 bool matrix_fits(Shape shape, DType type, DeviceLimits limits);
 Status run_matrix(const Transform& transform, DeviceLimits limits, cudaStream_t stream);
 
-// One axis of a pass-by-pass transform: data is [outer][size][inner]. With a filter, the axis is the
-// height and inner index j is (width j / channels, channel j % channels).
+// One axis of a pass-by-pass transform: data is [outer][size][inner]. With a filter, the axis is
+// the height and inner index j is (width j / channels, channel j % channels).
 struct AxisPass {
   const void* in;
   DType in_type;

@@ -18,8 +18,8 @@ inline void check_status(const char* op, const Status& status) {
 
 // On the device of `like` and torch's current stream there: asks for the workspace's size with
 // `Status query(stream, &bytes)`, takes it from torch's allocator, calls `Status run(workspace,
-// stream)`. The allocator hands the workspace on in the stream's order only, so it may be given back
-// while the kernels still wait.
+// stream)`. The allocator hands the workspace on in the stream's order only, so it may be given
+// back while the kernels still wait.
 template <class Query, class Run>
 void run_on_device(const char* op, const Tensor& like, const Query& query, const Run& run) {
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());

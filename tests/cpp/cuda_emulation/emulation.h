@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Just enough CUDA to run csrc/core/cuda as host C++: one host thread per CUDA thread of a block, a
-// real barrier for __syncthreads, blocks one after the other, shared memory as an exactly sized heap
-// buffer that holds NaNs at each block's start. So AddressSanitizer sees indices out of bounds,
-// ThreadSanitizer sees missing barriers, and a test sees what was read before it was written.
-// Warp intrinsics are not offered: a warp's threads do not run in step here.
+// real barrier for __syncthreads, blocks one after the other, shared memory as an exactly sized
+// heap buffer that holds NaNs at each block's start. So AddressSanitizer sees indices out of
+// bounds, ThreadSanitizer sees missing barriers, and a test sees what was read before it was
+// written. Warp intrinsics are not offered: a warp's threads do not run in step here.
 #pragma once
 
 #include <algorithm>
@@ -77,8 +77,8 @@ class Barrier {
   int waiting_ = 0, generation_ = 0;
 };
 
-// A block's barriers take turns: with one only, a thread that wakes up from it would synchronise with
-// those already at the next, which hides races from ThreadSanitizer.
+// A block's barriers take turns: with one only, a thread that wakes up from it would synchronise
+// with those already at the next, which hides races from ThreadSanitizer.
 struct Barriers {
   Barrier turns[4];
   explicit Barriers(int threads)
@@ -100,8 +100,10 @@ inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() {
   emulation::ThisThread& thread = emulation::this_thread;
-  if (thread.barriers_left-- == 0) ++thread.turn;
-  else thread.wait();
+  if (thread.barriers_left-- == 0)
+    ++thread.turn;
+  else
+    thread.wait();
 }
 
 // Arithmetic -------------------------------------------------------------------------------------
@@ -155,8 +157,8 @@ inline __half __float2half_rn(float value) {
   if (magnitude == 0.0f) return {sign};
   if (magnitude >= 65520.0f) return {uint16_t(sign | 0x7c00)};
   int exponent = 0;
-  std::frexp(magnitude, &exponent);                // magnitude in [2^(exponent-1), 2^exponent)
-  const int unit = std::max(exponent - 11, -24);   // of the last place
+  std::frexp(magnitude, &exponent);               // magnitude in [2^(exponent-1), 2^exponent)
+  const int unit = std::max(exponent - 11, -24);  // of the last place
   const int steps = int(std::nearbyint(std::ldexp(magnitude, -unit)));
   // A carry out of the mantissa runs into the exponent, as it should.
   const int bits = unit == -24 ? steps : ((unit + 24) << 10) + steps;
@@ -186,8 +188,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = emulation::device.capturing ? cudaStreamCaptureStatusActive
-                                        : cudaStreamCaptureStatusNone;
+  *status =
+      emulation::device.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
@@ -240,7 +242,8 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
 
 }  // namespace rsvheat::cuda
 
-// cuFFT: the calls that the plan cache makes, by the definition ------------------------------------
+// cuFFT: the calls that the plan cache makes, by the definition
+// ------------------------------------
 
 struct cufftComplex {
   float x, y;

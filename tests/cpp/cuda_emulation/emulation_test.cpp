@@ -69,12 +69,14 @@ TEST(CudaBarriers, Sum) {
   const Array x(DType::kFloat32, random_values(count(shape), DType::kFloat32, /*seed=*/62));
   const Array y(DType::kFloat32, Values(count(shape), 0.0));
   Array spatial(DType::kFloat32, 1), spectral(DType::kFloat32, 1);
-  call([&](size_t* bytes) {
-    return spectral_l1_cuda_workspace(shape, DType::kFloat32, nullptr, bytes);
-  }, [&](void* workspace) {
-    return spectral_l1_cuda(x.data(), y.data(), spatial.data(), spectral.data(), nullptr,
-                            DType::kFloat32, shape, workspace, nullptr);
-  });
+  call(
+      [&](size_t* bytes) {
+        return spectral_l1_cuda_workspace(shape, DType::kFloat32, nullptr, bytes);
+      },
+      [&](void* workspace) {
+        return spectral_l1_cuda(x.data(), y.data(), spatial.data(), spectral.data(), nullptr,
+                                DType::kFloat32, shape, workspace, nullptr);
+      });
 }
 
 }  // namespace

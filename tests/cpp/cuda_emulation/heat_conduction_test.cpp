@@ -57,8 +57,7 @@ TEST(CudaHeatConduction, MatchesItsDefinitionOnEveryPath) {
       const Values k = random_uniform(points, 0.0, 3.0, coefficient_dtype(dtype), /*seed=*/2);
       const Array coefficients(coefficient_dtype(dtype), k);
       const Coefficients view{coefficients.data(), shape.width * shape.channels, shape.channels, 1};
-      const Array y =
-          heat_conduction(Array(dtype, x), view, Conduction::kDiffusivity, shape);
+      const Array y = heat_conduction(Array(dtype, x), view, Conduction::kDiffusivity, shape);
       expect_close(y, reference_apply_filter(x, reference_filter(k, shape), shape),
                    describe(shape));
     }
@@ -70,8 +69,8 @@ TEST(CudaHeatConduction, TakesPreparedFilters) {
     const SharedMemoryLimit limit(c.shared_memory);
     const Shape shape = c.shape;
     const Values x = random_values(count(shape), DType::kFloat32, /*seed=*/3);
-    const Values filter = random_values(shape.height * shape.width * shape.channels,
-                                        DType::kFloat32, /*seed=*/4);
+    const Values filter =
+        random_values(shape.height * shape.width * shape.channels, DType::kFloat32, /*seed=*/4);
     const Array coefficients(DType::kFloat32, filter);
     const Coefficients view{coefficients.data(), shape.width * shape.channels, shape.channels, 1};
     const Array y = heat_conduction(Array(DType::kFloat32, x), view, Conduction::kFilter, shape);
@@ -87,17 +86,16 @@ TEST(CudaHeatConduction, BroadcastsDiffusivity) {
     const Values k = random_uniform(shape.height * shape.width * shape.channels, 0.0, 3.0,
                                     DType::kFloat32, /*seed=*/6);
     const Array coefficients(DType::kFloat32, k);
-    const int64_t strides[][3] = {
-        {0, 0, 0}, {0, 0, 1}, {1, 0, 0}, {0, 1, 0}, {shape.width, 1, 0}};
+    const int64_t strides[][3] = {{0, 0, 0}, {0, 0, 1}, {1, 0, 0}, {0, 1, 0}, {shape.width, 1, 0}};
     for (const auto& s : strides) {
       Values full(k.size());
       for (int64_t h = 0, i = 0; h < shape.height; ++h)
         for (int64_t w = 0; w < shape.width; ++w)
           for (int64_t channel = 0; channel < shape.channels; ++channel, ++i)
             full[i] = k[h * s[0] + w * s[1] + channel * s[2]];
-      const Array y = heat_conduction(Array(DType::kFloat32, x),
-                                      {coefficients.data(), s[0], s[1], s[2]},
-                                      Conduction::kDiffusivity, shape);
+      const Array y =
+          heat_conduction(Array(DType::kFloat32, x), {coefficients.data(), s[0], s[1], s[2]},
+                          Conduction::kDiffusivity, shape);
       expect_close(y, reference_apply_filter(x, reference_filter(full, shape), shape),
                    describe(shape));
     }
@@ -114,14 +112,18 @@ Gradients backward(const Array& grad_y, const Array& x, Coefficients coefficient
   Gradients result{Array(dtype, need_x ? count(shape) : 0),
                    Array(coefficient_dtype(dtype),
                          need_coefficients ? shape.height * shape.width * shape.channels : 0)};
-  call([&](size_t* bytes) {
-    return heat_conduction_backward_cuda_workspace(shape, dtype, need_coefficients, nullptr, bytes);
-  }, [&](void* workspace) {
-    return heat_conduction_backward_cuda(
-        grad_y.data(), need_coefficients ? x.data() : nullptr, coefficients, kind,
-        need_x ? result.x.data() : nullptr,
-        need_coefficients ? result.coefficients.data() : nullptr, dtype, shape, workspace, nullptr);
-  });
+  call(
+      [&](size_t* bytes) {
+        return heat_conduction_backward_cuda_workspace(shape, dtype, need_coefficients, nullptr,
+                                                       bytes);
+      },
+      [&](void* workspace) {
+        return heat_conduction_backward_cuda(
+            grad_y.data(), need_coefficients ? x.data() : nullptr, coefficients, kind,
+            need_x ? result.x.data() : nullptr,
+            need_coefficients ? result.coefficients.data() : nullptr, dtype, shape, workspace,
+            nullptr);
+      });
   return result;
 }
 
@@ -160,8 +162,8 @@ TEST(CudaHeatConductionBackward, MatchesItsDefinitionOnEveryPath) {
 TEST(CudaHeatConductionBackward, OfAnEmptyBatchIsZero) {
   const Shape shape{0, 4, 5, 3};
   const Array nothing(DType::kFloat32, 0), k(DType::kFloat32, Values(60, 1.0));
-  const Gradients gradients = backward(nothing, nothing, {k.data(), 15, 3, 1},
-                                       Conduction::kDiffusivity, shape, true, true);
+  const Gradients gradients =
+      backward(nothing, nothing, {k.data(), 15, 3, 1}, Conduction::kDiffusivity, shape, true, true);
   EXPECT_EQ(gradients.coefficients.values(), Values(60, 0.0));
 }
 

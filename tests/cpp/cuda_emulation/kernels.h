@@ -49,23 +49,26 @@ void call(const Query& query, const Run& run) {
 
 inline Array dct2d(const Array& x, Shape shape, Layout layout, bool inverse) {
   Array y(x.dtype(), count(shape));
-  call([&](size_t* bytes) {
-    return dct2d_cuda_workspace(shape, x.dtype(), layout, nullptr, bytes);
-  }, [&](void* workspace) {
-    return dct2d_cuda(x.data(), y.data(), x.dtype(), shape, layout, inverse, workspace, nullptr);
-  });
+  call(
+      [&](size_t* bytes) { return dct2d_cuda_workspace(shape, x.dtype(), layout, nullptr, bytes); },
+      [&](void* workspace) {
+        return dct2d_cuda(x.data(), y.data(), x.dtype(), shape, layout, inverse, workspace,
+                          nullptr);
+      });
   return y;
 }
 
 inline Array heat_conduction(const Array& x, Coefficients coefficients, Conduction kind,
                              Shape shape) {
   Array y(x.dtype(), count(shape));
-  call([&](size_t* bytes) {
-    return heat_conduction_cuda_workspace(shape, x.dtype(), nullptr, bytes);
-  }, [&](void* workspace) {
-    return heat_conduction_cuda(x.data(), coefficients, kind, y.data(), x.dtype(), shape, workspace,
-                                nullptr);
-  });
+  call(
+      [&](size_t* bytes) {
+        return heat_conduction_cuda_workspace(shape, x.dtype(), nullptr, bytes);
+      },
+      [&](void* workspace) {
+        return heat_conduction_cuda(x.data(), coefficients, kind, y.data(), x.dtype(), shape,
+                                    workspace, nullptr);
+      });
   return y;
 }
 

@@ -17,14 +17,15 @@ TEST(CudaFrequencySplit, MatchesItsDefinition) {
       const Array input(dtype, x);
       Array low(dtype, count(shape)), high(dtype, count(shape)), only_high(dtype, count(shape));
       for (const bool both : {true, false})
-        call([&](size_t* bytes) {
-          return frequency_split_cuda_workspace(shape, dtype, nullptr, bytes);
-        }, [&](void* workspace) {
-          return frequency_split_cuda(input.data(), radius.data(), angles.data(),
-                                      both ? low.data() : nullptr,
-                                      both ? high.data() : only_high.data(), dtype, shape,
-                                      workspace, nullptr);
-        });
+        call(
+            [&](size_t* bytes) {
+              return frequency_split_cuda_workspace(shape, dtype, nullptr, bytes);
+            },
+            [&](void* workspace) {
+              return frequency_split_cuda(
+                  input.data(), radius.data(), angles.data(), both ? low.data() : nullptr,
+                  both ? high.data() : only_high.data(), dtype, shape, workspace, nullptr);
+            });
       const Bands expected = reference_frequency_split(x, radius, angles, shape);
       expect_close(low, expected.low, "low " + describe(shape));
       expect_close(high, expected.high, "high " + describe(shape));
@@ -40,12 +41,14 @@ TEST(CudaFrequencySplit, KeepsExactBoundariesAsTheCpuDoes) {
   const Values x = random_values(count(shape), DType::kFloat64, /*seed=*/33);
   const Array input(DType::kFloat64, x);
   Array low(DType::kFloat64, count(shape)), high(DType::kFloat64, count(shape));
-  call([&](size_t* bytes) {
-    return frequency_split_cuda_workspace(shape, DType::kFloat64, nullptr, bytes);
-  }, [&](void* workspace) {
-    return frequency_split_cuda(input.data(), radius.data(), angles.data(), low.data(),
-                                high.data(), DType::kFloat64, shape, workspace, nullptr);
-  });
+  call(
+      [&](size_t* bytes) {
+        return frequency_split_cuda_workspace(shape, DType::kFloat64, nullptr, bytes);
+      },
+      [&](void* workspace) {
+        return frequency_split_cuda(input.data(), radius.data(), angles.data(), low.data(),
+                                    high.data(), DType::kFloat64, shape, workspace, nullptr);
+      });
   const Values kept = reference_dct2d(low.values(), shape, Layout::kNchw, /*inverse=*/false);
   std::vector<ColumnRange> ranges(shape.height);
   for (int64_t b = 0, i = 0; b < shape.batch; ++b) {
@@ -67,12 +70,12 @@ L1 spectral_l1(const Array& pred, const Array& target, Shape shape, bool with_gr
   const DType dtype = pred.dtype();
   Array spatial(coefficient_dtype(dtype), 1), spectral(coefficient_dtype(dtype), 1);
   Array grad(dtype, with_grad ? count(shape) : 0);
-  call([&](size_t* bytes) {
-    return spectral_l1_cuda_workspace(shape, dtype, nullptr, bytes);
-  }, [&](void* workspace) {
-    return spectral_l1_cuda(pred.data(), target.data(), spatial.data(), spectral.data(),
-                            with_grad ? grad.data() : nullptr, dtype, shape, workspace, nullptr);
-  });
+  call([&](size_t* bytes) { return spectral_l1_cuda_workspace(shape, dtype, nullptr, bytes); },
+       [&](void* workspace) {
+         return spectral_l1_cuda(pred.data(), target.data(), spatial.data(), spectral.data(),
+                                 with_grad ? grad.data() : nullptr, dtype, shape, workspace,
+                                 nullptr);
+       });
   return {spatial.values()[0], spectral.values()[0], grad};
 }
 
