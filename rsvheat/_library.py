@@ -40,7 +40,9 @@ class BuildInfo(TypedDict):
     cpu_capabilities: list[str]
     """Those that this build and this CPU have; ``RSVHEAT_CPU_CAPABILITY`` chooses one."""
     plan_cache: dict[str, int]
-    """Number of cached transform plans (``plans``) and their size (``bytes``)."""
+    """Number of cached CPU transform plans (``plans``) and their size (``bytes``)."""
+    cuda_plan_cache: dict[str, int] | None
+    """Number of cached cuFFT plans (``plans``) and its bound (``capacity``), or None without CUDA."""
     compiler: str | None
     """Compiler of the libraries."""
     compiler_flags: str | None
@@ -156,6 +158,7 @@ def build_info() -> BuildInfo:
         cpu_capability=None,
         cpu_capabilities=[],
         plan_cache={"plans": 0, "bytes": 0},
+        cuda_plan_cache=None,
         compiler=None,
         compiler_flags=None,
         cuda_archs=[],
@@ -164,9 +167,12 @@ def build_info() -> BuildInfo:
     if _native is not None:
         build = _native.build_info()
         plans, size = _native.plan_cache_info()
+        cuda_plans = _native.cuda_plan_cache_info()
         info["cpu_capability"] = _native.cpu_capability()
         info["cpu_capabilities"] = _native.available_cpu_capabilities()
         info["plan_cache"] = {"plans": plans, "bytes": size}
+        if cuda_plans is not None:
+            info["cuda_plan_cache"] = {"plans": cuda_plans[0], "capacity": cuda_plans[1]}
         info["compiler"] = build["compiler"]
         info["compiler_flags"] = build["compiler_flags"]
         info["cuda_archs"] = build["cuda_archs"].split()

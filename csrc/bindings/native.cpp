@@ -15,6 +15,7 @@
 #include "core/dct.h"
 #include "core/frequency_split.h"
 #include "core/heat_conduction.h"
+#include "core/plan_cache_registry.h"
 #include "core/spectral_l1.h"
 
 namespace py = pybind11;
@@ -253,6 +254,22 @@ std::optional<std::string> capability_warning() {
   return warning ? std::optional<std::string>(warning) : std::nullopt;
 }
 
+std::tuple<size_t, size_t> plan_cache_info() {
+  const PlanCacheInfo info = cpu_plan_cache_info();
+  return {info.plans, info.bytes};
+}
+
+std::optional<std::tuple<size_t, size_t>> cuda_plan_cache_info() {
+  const CudaPlanCache* cache = cuda_plan_cache();
+  if (!cache) return std::nullopt;
+  return std::make_tuple(cache->size(), cache->capacity());
+}
+
+void clear_plan_caches() {
+  clear_cpu_plan_cache();
+  if (const CudaPlanCache* cache = cuda_plan_cache()) cache->clear();
+}
+
 }  // namespace
 }  // namespace rsvheat
 
@@ -273,14 +290,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         "Use another instruction set from now on, in the whole process.");
   m.def("cpu_capability_warning", &capability_warning,
         "What was wrong with RSVHEAT_CPU_CAPABILITY, or None.");
-  m.def(
-      "plan_cache_info",
-      [] {
-        const PlanCacheInfo info = cpu_plan_cache_info();
-        return std::make_tuple(info.plans, info.bytes);
-      },
-      "Number of cached transform plans and their bytes.");
-  m.def("clear_plan_cache", &clear_cpu_plan_cache, "Drop all cached transform plans.");
+  m.def("plan_cache_info", &plan_cache_info, "Cached CPU transform plans: their number and bytes.");
+  m.def("cuda_plan_cache_info", &cuda_plan_cache_info,
+        "Cached cuFFT plans, their number and its bound; None unless the CUDA library is loaded.");
+  m.def("clear_plan_caches", &clear_plan_caches, "Drop all cached plans.");
 
   m.def(
       "dct2d",
