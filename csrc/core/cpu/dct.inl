@@ -2,6 +2,14 @@
 // The orthonormal transforms by themselves. The product of the axes' scales is applied once: after
 // the columns going forward, before them going back (the axes commute).
 
+// Multiplies pixel w of a dense row.
+template <class T>
+void scale_runs(T* row, int64_t group, int64_t w, T scale) {
+  constexpr int L = kLanes<T>;
+  T* run = row + w * group * L;
+  for (int64_t r = 0; r < group; ++r) store(run + r * L, load(run + r * L) * scale);
+}
+
 template <class S>
 void dct2d_nhwc(const DctJob& job) {
   using T = Compute<S>;
@@ -14,8 +22,10 @@ void dct2d_nhwc(const DctJob& job) {
   run_items<T>(
       job, plane.items(), 1, plane.height, width,
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const auto unscale = [&](Vec<T> v, int64_t h, int64_t w) {
-          return job.inverse ? v * (scale_h[h] * scale_w[w]) : v;
+        const auto unscale = [&](int64_t h, T* row) {
+          if (!job.inverse) return;
+          for (int64_t w = 0; w < width; ++w)
+            scale_runs(row, plane.group, w, scale_h[h] * scale_w[w]);
         };
         plane.rows_in(job.x, item / groups, item % groups, begin, end, owner.tile, slot, transform,
                       unscale);
@@ -28,11 +38,12 @@ void dct2d_nhwc(const DctJob& job) {
             S* row = static_cast<S*>(job.y) + plane.offset(item / groups, h, group);
             for (int64_t w = first; w < last; ++w) {
               const T scale = job.inverse ? T(1) : scale_h[h] * scale_w[w];
-              const T* line = slot.lines + (plane.column_at(w - first, 0) + h) * L;
-              for (int64_t c = 0; c < count; c += L) {
-                store_first(row + w * plane.channels + c, load(line + c * plane.height) * scale,
-                            count - c);
+              const T* column = slot.lines + (plane.column_at(w - first, 0) + h) * L;
+              T run[kStrip * L];
+              for (int64_t r = 0; r < plane.group; ++r) {
+                store(run + r * L, load(column + r * plane.height * L) * scale);
               }
+              store_runs(run, 0, 1, count, row + w * plane.channels, 0);
             }
           }
         });

@@ -138,7 +138,7 @@ int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int thre
   const int64_t registers = (shape.channels + lanes - 1) / lanes;
   const int64_t plane_bytes = shape.height * shape.width * vector_bytes;
   int64_t group = 1;
-  while (2 * group <= kStrip && 2 * group * plane_bytes <= kTileBytes &&
+  while (2 * group <= kStrip && group < registers && 2 * group * plane_bytes <= kTileBytes &&
          (registers + 2 * group - 1) / (2 * group) * shape.batch >= threads) {
     group *= 2;
   }

@@ -7,6 +7,85 @@
 // apart: their lines share a set of L1 and each starts a page. So memory is touched row by row, a
 // run at a time, through a dense row in L1, and the next row is asked for ahead of time.
 
+// Copies `pixels` runs of `count` elements, `from_stride` apart, to whole registers `to_stride`
+// apart. Runs of one register, the rule for large planes, get a loop without an inner one.
+template <class S>
+void load_runs(const S* from, int64_t from_stride, int64_t pixels, int64_t count, Compute<S>* to,
+               int64_t to_stride) {
+  constexpr int L = kLanes<Compute<S>>;
+  if (count == L) {
+    for (int64_t w = 0; w < pixels; ++w)
+      store(to + w * to_stride, Storage<S>::load(from + w * from_stride));
+    return;
+  }
+  const int64_t full = count / L * L;
+  for (int64_t w = 0; w < pixels; ++w, from += from_stride, to += to_stride) {
+    for (int64_t c = 0; c < full; c += L) store(to + c, Storage<S>::load(from + c));
+    if (full < count) store(to + full, load_first(from + full, count - full));
+  }
+}
+
+// The way back.
+template <class S>
+void store_runs(const Compute<S>* from, int64_t from_stride, int64_t pixels, int64_t count, S* to,
+                int64_t to_stride) {
+  constexpr int L = kLanes<Compute<S>>;
+  if (count == L) {
+    for (int64_t w = 0; w < pixels; ++w)
+      Storage<S>::store(to + w * to_stride, load(from + w * from_stride));
+    return;
+  }
+  const int64_t full = count / L * L;
+  for (int64_t w = 0; w < pixels; ++w, from += from_stride, to += to_stride) {
+    for (int64_t c = 0; c < full; c += L) Storage<S>::store(to + c, load(from + c));
+    if (full < count) store_first(to + full, load(from + full), count - full);
+  }
+}
+
+// Asks for `pixels` runs to be brought into L2 (L1 lacks the ways).
+template <class S>
+void prefetch_runs(const S* from, int64_t stride, int64_t pixels, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(S);
+  for (int64_t w = 0; w < pixels; ++w, from += stride) {
+    for (int64_t c = 0; c < count; c += kLine) __builtin_prefetch(from + c, 0, 2);
+  }
+}
+
+// Where filter_row reads and writes: `pixels` runs of `registers` registers of coefficients,
+// `pixel_stride` apart; register r of pixel w goes to to + (w * to_pixel + r) * to_register.
+template <class T>
+struct FilterRow {
+  const T* from;
+  int64_t pixel_stride, pixels, registers;
+  T* to;
+  int64_t to_pixel, to_register;
+};
+
+// One row of filters times scale_h * scale_w[w]; diffusivities become
+// exp(-k * (omega_sq_h + omega_sq_w[w])). Returns the lanes with k < 0 or NaN. A function of its
+// own, so that the constants of exp stay in registers.
+template <class T, bool kDiffusivity>
+__attribute__((noinline)) Mask<T> filter_row(FilterRow<T> row, T scale_h, T omega_sq_h,
+                                             const T* scale_w, const T* omega_sq_w) {
+  Mask<T> invalid{};
+  for (int64_t w = 0; w < row.pixels; ++w) {
+    const T scale = scale_h * scale_w[w], exponent = -(omega_sq_h + omega_sq_w[w]);
+    const T* from = row.from + w * row.pixel_stride;
+    T* to = row.to + w * row.to_pixel * row.to_register;
+    for (int64_t r = 0; r < row.registers; ++r) {
+      Vec<T> value = load(from);
+      if constexpr (kDiffusivity) {
+        invalid |= ~(value >= T(0));
+        value = exp_nonpositive(value * exponent);
+      }
+      store(to, value * scale);
+      from += kLanes<T>;
+      to += row.to_register;
+    }
+  }
+  return invalid;
+}
+
 template <class S>
 struct NhwcPlane {
   using T = Compute<S>;
@@ -43,30 +122,17 @@ struct NhwcPlane {
     return left < group * L ? left : group * L;
   }
 
-  // Asks for a group's part of a row of pixels to be brought into L2 (L1 lacks the ways).
-  template <class Element>
-  void prefetch_row(const Element* row, int64_t stride, int64_t pixels, int64_t count) const {
-    constexpr int64_t kLine = 64 / sizeof(Element);
-    for (int64_t w = 0; w < pixels; ++w) {
-      for (int64_t c = 0; c < count; c += kLine) __builtin_prefetch(row + w * stride + c, 0, 2);
-    }
-  }
-
-  // Rows [begin, end): x, changed by change(v, h, w) -> tile.
-  template <class Change>
+  // Rows [begin, end): x -> tile. `prepare(h, row)` may change the dense row before its transform.
+  template <class Prepare>
   void rows_in(const void* x, int64_t image, int64_t item_group, int64_t begin, int64_t end,
                T* tile, const Slot<T>& slot, LineTransform<T> transform,
-               const Change& change) const {
+               const Prepare& prepare) const {
     const int64_t count = channels_of(item_group), stride = group * L;
     for (int64_t h = begin; h < end; ++h) {
       const S* row = static_cast<const S*>(x) + offset(image, h, item_group);
-      if (h + 1 < end) prefetch_row(row + width * channels, channels, width, count);
-      for (int64_t w = 0; w < width; ++w) {
-        for (int64_t c = 0; c < count; c += L) {
-          store(slot.lines + w * stride + c,
-                change(load_first(row + w * channels + c, count - c), h, w));
-        }
-      }
+      if (h + 1 < end) prefetch_runs(row + width * channels, channels, width, count);
+      load_runs(row, channels, width, count, slot.lines, stride);
+      prepare(h, slot.lines);
       for (int64_t c = 0; c < count; c += L) {
         transform(width_plan, int(width), slot.lines + c, stride, tile + h * row_stride + c, stride,
                   slot.work);
@@ -76,8 +142,7 @@ struct NhwcPlane {
 
   void forward_rows(const void* x, int64_t image, int64_t item_group, int64_t begin, int64_t end,
                     T* tile, const Slot<T>& slot) const {
-    rows_in(x, image, item_group, begin, end, tile, slot, dct2_line<T>,
-            [](Vec<T> v, int64_t, int64_t) { return v; });
+    rows_in(x, image, item_group, begin, end, tile, slot, dct2_line<T>, [](int64_t, T*) {});
   }
 
   // Rows [begin, end): tile -> y.
@@ -89,12 +154,8 @@ struct NhwcPlane {
         dct3_line(width_plan, int(width), tile + h * row_stride + c, stride, slot.lines + c, stride,
                   slot.work);
       }
-      S* row = static_cast<S*>(y) + offset(image, h, item_group);
-      for (int64_t w = 0; w < width; ++w) {
-        for (int64_t c = 0; c < count; c += L) {
-          store_first(row + w * channels + c, load(slot.lines + w * stride + c), count - c);
-        }
-      }
+      store_runs(slot.lines, stride, width, count,
+                 static_cast<S*>(y) + offset(image, h, item_group), channels);
     }
   }
 
@@ -134,29 +195,33 @@ struct NhwcPlane {
   // laid out as a strip. `invalid` collects the lanes whose diffusivity is not >= 0.
   void filter_strip(const Coefficients& c, Conduction kind, int64_t first, int64_t last,
                     int64_t item_group, T* lines, Mask<T>* invalid) const {
-    const int64_t count = channels_of(item_group);
-    const T* data = static_cast<const T*>(c.data) + item_group * group * L * c.stride_c;
+    const int64_t count = channels_of(item_group), registers = (count + L - 1) / L;
+    const bool whole = c.stride_c != 0 && count % L == 0;
+    const T* data =
+        static_cast<const T*>(c.data) + item_group * group * L * c.stride_c + first * c.stride_w;
+    const auto row_of =
+        kind == Conduction::kDiffusivity ? filter_row<T, true> : filter_row<T, false>;
     for (int64_t h = 0; h < height; ++h) {
-      const T scale_h = height_plan->scale_sq[h], omega_sq_h = height_plan->omega_sq[h];
+      FilterRow<T> row{data + h * c.stride_h, c.stride_w, last - first, registers,
+                       lines + h * L,         group,      height * L};
       if (h + kRowsAhead < height) {
-        prefetch_row(data + (h + kRowsAhead) * c.stride_h + first * c.stride_w, c.stride_w,
-                     last - first, count * c.stride_c + 1 - c.stride_c);
+        prefetch_runs(row.from + kRowsAhead * c.stride_h, c.stride_w, last - first,
+                      c.stride_c ? count : 1);
       }
-      for (int64_t w = first; w < last; ++w) {
-        const T* p = data + h * c.stride_h + w * c.stride_w;
-        const T scale = scale_h * width_plan->scale_sq[w];
-        const T omega_sq = omega_sq_h + width_plan->omega_sq[w];
-        T* column = lines + (column_at(w - first, 0) + h) * L;
-        for (int64_t i = 0; i < count; i += L) {
-          const Vec<T> value = c.stride_c ? load_first(p + i, count - i) : splat(*p);
-          Vec<T> filter = value;
-          if (kind == Conduction::kDiffusivity) {
-            *invalid |= ~(value >= T(0));
-            filter = exp_nonpositive(value * -omega_sq);
+      T runs[kStrip * L];
+      if (!whole) {  // a last register in part, or one value for all channels
+        if (c.stride_c) {
+          load_runs(row.from, c.stride_w, last - first, count, runs, group * L);
+        } else {
+          for (int64_t i = 0; i < (last - first) * group; ++i) {
+            store(runs + i * L, splat(row.from[i / group * c.stride_w]));
           }
-          store(column + i * height, filter * scale);
         }
+        row.from = runs;
+        row.pixel_stride = group * L;
       }
+      *invalid |= row_of(row, height_plan->scale_sq[h], height_plan->omega_sq[h],
+                         width_plan->scale_sq + first, width_plan->omega_sq + first);
     }
   }
 };

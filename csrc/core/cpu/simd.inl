@@ -7,8 +7,7 @@
 template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(RSVHEAT_VECTOR_BYTES)));
-  typedef T unaligned
-      __attribute__((vector_size(RSVHEAT_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  typedef T unaligned __attribute__((vector_size(RSVHEAT_VECTOR_BYTES), aligned(sizeof(T))));
 };
 template <class T>
 using Vec = typename VectorOf<T>::type;
@@ -166,9 +165,11 @@ RSVHEAT_INLINE void store_first(S* p, Vec<Compute<S>> v, int64_t count) {
   __builtin_memcpy(p, buffer, count * sizeof(S));
 }
 
-// exp(x) for x <= 0, to about 1 unit in the last place; 0 below the smallest normal number, NaN
-// for NaN. 2^n * exp(r) with n = round(x / ln 2) and a polynomial in |r| <= ln(2) / 2.
+// exp(x) for x <= 0, to about 1 unit in the last place; arguments below the logarithm of the
+// smallest normal number, and NaN, count as that. 2^n * exp(r) with n = round(x / ln 2) and a
+// polynomial in |r| <= ln(2) / 2.
 RSVHEAT_INLINE Float32s exp_nonpositive(Float32s x) {
+  x = x > -87.3f ? x : splat(-87.3f);
   constexpr float kShift = 0x1.8p23f;  // adding it rounds to an integer held in the low bits
   const Float32s shifted = x * 0x1.715476p0f + kShift;
   const Float32s n = shifted - kShift;
@@ -180,13 +181,12 @@ RSVHEAT_INLINE Float32s exp_nonpositive(Float32s x) {
   p = p * r + 0x1.5554dcp-3f;
   p = p * r + 0.5f;
   p = p * r * r + r + 1.0f;
-  const UInt32s scaled = bit_cast<UInt32s>(p) + (bit_cast<UInt32s>(shifted) << 23);
-  const UInt32s keep = bit_cast<UInt32s>(!(x < -87.3f));
-  return bit_cast<Float32s>(scaled & keep);
+  return bit_cast<Float32s>(bit_cast<UInt32s>(p) + (bit_cast<UInt32s>(shifted) << 23));
 }
 
 RSVHEAT_INLINE Vec<double> exp_nonpositive(Vec<double> x) {
   using UInt64s = Vec<uint64_t>;
+  x = x > -708.0 ? x : splat(-708.0);
   constexpr double kShift = 0x1.8p52;
   const Vec<double> shifted = x * 0x1.71547652b82fep0 + kShift;
   const Vec<double> n = shifted - kShift;
@@ -199,9 +199,7 @@ RSVHEAT_INLINE Vec<double> exp_nonpositive(Vec<double> x) {
       1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5,         1.0};
   for (double c : kInverseFactorials) p = p * r + c;
   p = p * r + 1.0;
-  const UInt64s scaled = bit_cast<UInt64s>(p) + (bit_cast<UInt64s>(shifted) << 52);
-  const UInt64s keep = bit_cast<UInt64s>(!(x < -708.0));
-  return bit_cast<Vec<double>>(scaled & keep);
+  return bit_cast<Vec<double>>(bit_cast<UInt64s>(p) + (bit_cast<UInt64s>(shifted) << 52));
 }
 
 template <int kBit, class T, size_t... kLane>
