@@ -13,6 +13,7 @@
 // Steps: pack (any storage type and layout -> planes), cuFFT, quads, cuFFT, unpack.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "plan_cache.h"
@@ -55,8 +56,8 @@ inline PlaneView plane_view(Shape shape, Layout layout) {
 // The planes one step of a pipeline takes.
 inline int64_t planes_per_step(const PlaneView& view, int64_t planes, DType type) {
   const int64_t plane = int64_t(view.height) * view.row * int64_t(accumulator_size(type));
-  const int64_t step = kCacheBytes / plane;
-  return step < 1 ? 1 : step < planes ? step : planes;
+  constexpr int64_t kMaxPlanes = 1 << 20;  // a grid's second extent is limited to 65535 tiles
+  return std::clamp<int64_t>(kCacheBytes / plane, 1, std::min(planes, kMaxPlanes));
 }
 
 // The work buffer, the plans and cuFFT's work area of a pipeline.
@@ -241,21 +242,22 @@ RSVHEAT_DEVICE Complex<double> quarter_turn(int n, int size, double) {
   return turn;
 }
 
+template <typename Acc>
 struct QuadParams {
   void* buffer;
   int64_t planes, first_plane;
   PlaneView view;
   bool forward, inverse;
   // Of coefficient 0 and of the others, for each direction and axis.
-  double forward_h0, forward_h, forward_w0, forward_w;
-  double inverse_h0, inverse_h, inverse_w0, inverse_w;
+  Acc forward_h0, forward_h, forward_w0, forward_w;
+  Acc inverse_h0, inverse_h, inverse_w0, inverse_w;
   double* partial_sums;  // one per block, if the operation sums
 };
 
 // Operation: `Acc operator()(Acc coefficient, unsigned plane, int n, int m)` on orthonormal
 // coefficients of the image's plane, and `double sum`, which goes to partial_sums if kSums.
 template <typename Acc, typename Operation>
-__global__ void __launch_bounds__(kMaxThreads) quad_kernel(QuadParams p, Operation operation) {
+__global__ void __launch_bounds__(kMaxThreads) quad_kernel(QuadParams<Acc> p, Operation operation) {
   const int height = p.view.height, width = p.view.width;
   const int rows = height / 2 + 1, columns = width / 2 + 1;
   Complex<Acc>* buffer = static_cast<Complex<Acc>*>(p.buffer);
@@ -285,13 +287,13 @@ __global__ void __launch_bounds__(kMaxThreads) quad_kernel(QuadParams p, Operati
     }
     const auto apply = [&](Acc value, int row, int column) {
       if (p.forward)
-        value *= Acc(row == 0 ? p.forward_h0 : p.forward_h) *
-                 Acc(column == 0 ? p.forward_w0 : p.forward_w);
+        value *=
+            (row == 0 ? p.forward_h0 : p.forward_h) * (column == 0 ? p.forward_w0 : p.forward_w);
       value = p.view.swapped ? operation(value, unsigned(p.first_plane + plane), column, row)
                              : operation(value, unsigned(p.first_plane + plane), row, column);
       if (p.inverse)
-        value *= Acc(row == 0 ? p.inverse_h0 : p.inverse_h) *
-                 Acc(column == 0 ? p.inverse_w0 : p.inverse_w);
+        value *=
+            (row == 0 ? p.inverse_h0 : p.inverse_h) * (column == 0 ? p.inverse_w0 : p.inverse_w);
       return value;
     };
     c1.re = apply(c1.re, n, m);
@@ -328,17 +330,17 @@ template <typename Acc, typename Operation>
 Status launch_quads(const FftPipeline& f, void* buffer, int64_t first_plane, int64_t planes,
                     bool forward, bool inverse, const Operation& operation,
                     double* partial_sums = nullptr) {
-  QuadParams p{};
+  QuadParams<Acc> p{};
   p.buffer = buffer;
   p.planes = planes;
   p.first_plane = first_plane;
   p.view = f.view;
   p.forward = forward;
   p.inverse = inverse;
-  p.forward_h0 = scale_of(f.view.height, true, false);
-  p.forward_h = scale_of(f.view.height, false, false);
-  p.forward_w0 = scale_of(f.view.width, true, false);
-  p.forward_w = scale_of(f.view.width, false, false);
+  p.forward_h0 = Acc(scale_of(f.view.height, true, false));
+  p.forward_h = Acc(scale_of(f.view.height, false, false));
+  p.forward_w0 = Acc(scale_of(f.view.width, true, false));
+  p.forward_w = Acc(scale_of(f.view.width, false, false));
   // Undoes the scale, and cuFFT's missing 1 / size.
   p.inverse_h0 = p.forward_h0;
   p.inverse_h = p.forward_h / 2;

@@ -140,10 +140,12 @@ __global__ void __launch_bounds__(kMaxThreads) matrix_kernel(MatrixParams p, Fil
     source = target;
     target = swapped;
   }
+  const Acc scale_h0 = Acc(p.scale_h0), scale_h = Acc(p.scale_h);
+  const Acc scale_w0 = Acc(p.scale_w0), scale_w = Acc(p.scale_w);
   for (int item = threadIdx.x; item < points; item += blockDim.x) {
     const int c = item & (p.group - 1), h = item / row, w = item / p.group - h * p.width;
     if (c >= active) continue;
-    Acc factor = Acc(h == 0 ? p.scale_h0 : p.scale_h) * Acc(w == 0 ? p.scale_w0 : p.scale_w);
+    Acc factor = (h == 0 ? scale_h0 : scale_h) * (w == 0 ? scale_w0 : scale_w);
     if (filter.data) {
       const int64_t channel = first_channel + c;
       const int full_w = w + int(channel / p.filter_channels);

@@ -212,7 +212,8 @@ inline Status check(cudaError_t error, const char* what) {
 template <typename... Parameters, typename... Arguments>
 Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
               cudaStream_t, const Arguments&... arguments) {
-  if (shared_bytes > size_t(emulation::device.shared_per_block) || grid.x == 0)
+  if (shared_bytes > size_t(emulation::device.shared_per_block) || grid.x == 0 ||
+      grid.x > 0x7fffffff || grid.y == 0 || grid.y > 65535 || block.x * block.y * block.z > 1024)
     return check(cudaErrorInvalidValue, "kernel launch");
   constexpr std::align_val_t kAlignment{16};
   auto* shared = static_cast<unsigned char*>(operator new(shared_bytes, kAlignment));
