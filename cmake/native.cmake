@@ -44,10 +44,11 @@ include(csrc/core/cuda/sources.cmake)
 include(csrc/ops/cuda/sources.cmake)
 set(RSVHEAT_CUDA_SOURCES ${RSVHEAT_CUDA_CORE_SOURCES} ${RSVHEAT_CUDA_OPS_SOURCES})
 
-if(DEFINED ENV{CUDACXX})
-  set(RSVHEAT_NVCC $ENV{CUDACXX})
+if("$ENV{CUDACXX}" STREQUAL "")
+  find_program(RSVHEAT_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin
+               NO_CMAKE_SYSTEM_PATH)
 else()
-  find_program(RSVHEAT_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
+  set(RSVHEAT_NVCC $ENV{CUDACXX})
 endif()
 
 set(RSVHEAT_NO_CUDA "")

@@ -42,7 +42,7 @@ class BuildInfo(TypedDict):
     plan_cache: dict[str, int]
     """Number of cached CPU transform plans (``plans``) and their size (``bytes``)."""
     cuda_plan_cache: dict[str, int] | None
-    """Number of cached cuFFT plans (``plans``) and its bound (``capacity``), or None without CUDA."""
+    """Number of cached cuFFT plans (``plans``) and its bound (``capacity``); None without CUDA."""
     compiler: str | None
     """Compiler of the libraries."""
     compiler_flags: str | None
@@ -72,7 +72,7 @@ def _load_ops(library: str) -> str | None:
     if path is None:
         return f"{library} is not installed: the package was built without it"
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever is wrong with the file, importing goes on
         return _describe(error)
     return None

@@ -318,13 +318,13 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       [](const py::array& x, const py::array& filter) {
         return heat(x, filter, Conduction::kFilter);
       },
-      "x"_a, "filter"_a, "idct2d(dct2d(x) * filter) of x (B, H, W, C).");
+      "x"_a, "heat_filter"_a, "idct2d(dct2d(x) * heat_filter) of x (B, H, W, C).");
   m.def(
       "apply_heat_filter_backward",
       [](const py::array& grad_y, const py::array& x, const py::array& filter) {
         return heat_backward(grad_y, x, filter, Conduction::kFilter);
       },
-      "grad_y"_a, "x"_a, "filter"_a,
+      "grad_y"_a, "x"_a, "heat_filter"_a,
       "Gradients of apply_heat_filter for x and for a filter of shape (H, W, C).");
   m.def("frequency_split", &frequency_split, "x"_a, "radius"_a, "angles"_a,
         "Low and high band of x (B, C, H, W); radius (B,), angles (B, 2) in degrees.");

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` do everything, from a bare checkout on.
+#   PYTHON=python3.12   interpreter for the virtual environment
+#   RSVHEAT_CUDA=OFF    (environment) leave out the CUDA kernels where there is an nvcc
+
+PYTHON ?= python3
+VENV ?= .venv
+SANITIZE ?= address,undefined
+WERROR ?= OFF
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+CPP_BUILD := build/cpp-$(SANITIZE)
+CPP_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu')
+SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rsvheat tests) \
+  -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
+
+# What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.
+OLDEST := torch==2.11.0 numpy==2.1.0 scipy==1.14.1 pytest==8.3.0
+NEWEST := --upgrade torch numpy scipy pytest
+
+.PHONY: demo test build test-cpp test-python test-torch-matrix lint format clean
+.DELETE_ON_ERROR:
+
+demo: build
+	$(BIN)/python examples/demo_operators.py
+
+test: lint test-cpp test-python
+
+# An incremental build: seconds when nothing changed.
+build: $(VENV)/.dependencies
+	RSVHEAT_WERROR=$(WERROR) $(BIN)/pip install -q --no-build-isolation -e '.[explain]'
+
+# Every test once per CPU capability that the machine has, then the CUDA kernels emulated.
+# SANITIZE=thread looks for data races instead.
+test-cpp: $(VENV)/.dependencies
+	$(BIN)/cmake -S . -B $(CPP_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DRSVHEAT_NATIVE=OFF -DRSVHEAT_TESTS=ON -DRSVHEAT_SANITIZE=$(SANITIZE) \
+	  -DRSVHEAT_WERROR=$(WERROR)
+	$(BIN)/cmake --build $(CPP_BUILD)
+	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
+
+test-python: build
+	RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PYTEST_ARGS)
+
+# One wheel under the oldest and the newest torch. Two environments of several GB in build/.
+test-torch-matrix: $(VENV)/.dependencies
+	rm -rf build/wheels
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheels .
+	for versions in oldest newest; do \
+	  $(MAKE) --no-print-directory test-wheel-$$versions || exit 1; \
+	done
+
+test-wheel-%: $(VENV)/.dependencies
+	test -x build/$*/bin/python || $(BIN)/python -m venv build/$*
+	build/$*/bin/pip install -q $(if $(filter oldest,$*),$(OLDEST),$(NEWEST))
+	build/$*/bin/pip install -q --no-deps --force-reinstall build/wheels/rsvheat-*.whl
+	RSVHEAT_REQUIRE_NATIVE=1 build/$*/bin/pytest -m 'not slow and not source_tree' $(PYTEST_ARGS)
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest rsvheat._native
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	@missing=$$(grep -rL 'SPDX-License-Identifier' $(SOURCES)); test -z "$$missing" || \
+	  { echo "without an SPDX-License-Identifier line: $$missing"; exit 1; }
+
+format: $(VENV)/.dependencies
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+# Without ensurepip, which Debian keeps in a package of its own, the system's pip helps out.
+$(VENV)/bin/python:
+	if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  $(PYTHON) -m venv $(VENV); \
+	else \
+	  $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip -q --python $(VENV)/bin/python install pip; \
+	fi
+
+$(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/pip install -q --group dev
+	touch $@
+
+clean:
+	rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache
+	rm -f $(VENV)/.dependencies
