@@ -2,12 +2,10 @@
 // The orthonormal transforms by themselves. The product of the axes' scales is applied once: after
 // the columns going forward, before them going back (the axes commute).
 
-// Multiplies pixel w of a dense row.
 template <class T>
-void scale_runs(T* row, int64_t group, int64_t w, T scale) {
+void scale_run(T* run, int64_t registers, T scale) {
   constexpr int L = kLanes<T>;
-  T* run = row + w * group * L;
-  for (int64_t r = 0; r < group; ++r) store(run + r * L, load(run + r * L) * scale);
+  for (int64_t r = 0; r < registers; ++r) store(run + r * L, load(run + r * L) * scale);
 }
 
 template <class S>
@@ -19,36 +17,33 @@ void dct2d_nhwc(const DctJob& job) {
   const T* scale_h = plane.height_plan->scale;
   const T* scale_w = plane.width_plan->scale;
   const LineTransform<T> transform = job.inverse ? dct3_line<T> : dct2_line<T>;
+  const auto scale_row = [&](int64_t h, T* row) {
+    for (int64_t w = 0; w < width; ++w)
+      scale_run(row + w * plane.group * L, plane.group, scale_h[h] * scale_w[w]);
+  };
   run_items<T>(
       job, plane.items(), 1, plane.height, width,
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const auto unscale = [&](int64_t h, T* row) {
-          if (!job.inverse) return;
-          for (int64_t w = 0; w < width; ++w)
-            scale_runs(row, plane.group, w, scale_h[h] * scale_w[w]);
-        };
         plane.rows_in(job.x, item / groups, item % groups, begin, end, owner.tile, slot, transform,
-                      unscale);
+                      [&](int64_t h, T* row) {
+                        if (job.inverse) scale_row(h, row);
+                      });
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const int64_t group = item % groups, count = plane.channels_of(group);
-        plane.for_each_strip(begin, end, [&](int64_t first, int64_t last) {
-          plane.strip_in(transform, owner.tile, first, last, count, slot.lines, slot);
-          for (int64_t h = 0; h < plane.height; ++h) {
-            S* row = static_cast<S*>(job.y) + plane.offset(item / groups, h, group);
-            for (int64_t w = first; w < last; ++w) {
-              const T scale = job.inverse ? T(1) : scale_h[h] * scale_w[w];
-              const T* column = slot.lines + (plane.column_at(w - first, 0) + h) * L;
-              T run[kStrip * L];
-              for (int64_t r = 0; r < plane.group; ++r) {
-                store(run + r * L, load(column + r * plane.height * L) * scale);
-              }
-              store_runs(run, 0, 1, count, row + w * plane.channels, 0);
-            }
-          }
+        plane.for_each_column(begin, end, item % groups, [&](int64_t at) {
+          transform(plane.height_plan, int(plane.height), owner.tile + at, plane.row_stride,
+                    owner.tile + at, plane.row_stride, slot.work);
         });
       },
-      NoPass{});
+      [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>&) {
+        const int64_t group = item % groups, image = item / groups;
+        for (int64_t h = begin; h < end; ++h) {
+          T* row = owner.tile + h * plane.row_stride;
+          if (!job.inverse) scale_row(h, row);
+          store_runs(row, plane.group * L, width, plane.channels_of(group),
+                     static_cast<S*>(job.y) + plane.offset(image, h, group), plane.channels);
+        }
+      });
 }
 
 template <class S>

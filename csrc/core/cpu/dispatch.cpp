@@ -4,6 +4,10 @@
 
 #include "dispatch.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -79,7 +83,7 @@ const Kernels& kernels() { return *kernels_of(cpu_capability()); }
 class WorkspaceLease {
  public:
   WorkspaceLease(int slots, size_t slot_bytes) : slot_bytes_((slot_bytes + 4095) / 4096 * 4096) {
-    const size_t bytes = slot_bytes_ * slots;
+    const size_t bytes = (slot_bytes_ * slots + kHugePage - 1) / kHugePage * kHugePage;
     {
       const std::lock_guard lock(mutex());
       auto& kept = kept_block();
@@ -87,8 +91,13 @@ class WorkspaceLease {
     }
     if (block_.bytes < bytes) {
       release(block_);
-      block_.data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096}));
+      block_.data = static_cast<std::byte*>(::operator new(bytes, kAlignment));
       block_.bytes = bytes;
+#if defined(MADV_HUGEPAGE)
+      // A column of the tile touches a page a row, more than the first-level TLB holds. Advice: if
+      // it is not taken, only time is lost.
+      if (bytes >= kHugePage) madvise(block_.data, bytes, MADV_HUGEPAGE);
+#endif
     }
     slots_ = slots;
   }
@@ -106,6 +115,8 @@ class WorkspaceLease {
 
  private:
   static constexpr size_t kMaxKept = size_t{16} << 20;
+  static constexpr size_t kHugePage = size_t{2} << 20;
+  static constexpr std::align_val_t kAlignment{kHugePage};
 
   struct Block {
     std::byte* data = nullptr;
@@ -120,7 +131,7 @@ class WorkspaceLease {
     return block;
   }
   static void release(Block& block) {
-    if (block.data) ::operator delete(block.data, std::align_val_t{4096});
+    if (block.data) ::operator delete(block.data, kAlignment);
     block = {};
   }
 
@@ -135,10 +146,11 @@ bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; 
 // the tile should stay in L2 and every thread should have work.
 int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int threads) {
   constexpr int64_t kTileBytes = 512 << 10;
+  constexpr int64_t kMaxGroup = 8;
   const int64_t registers = (shape.channels + lanes - 1) / lanes;
   const int64_t plane_bytes = shape.height * shape.width * vector_bytes;
   int64_t group = 1;
-  while (2 * group <= kStrip && group < registers && 2 * group * plane_bytes <= kTileBytes &&
+  while (2 * group <= kMaxGroup && group < registers && 2 * group * plane_bytes <= kTileBytes &&
          (registers + 2 * group - 1) / (2 * group) * shape.batch >= threads) {
     group *= 2;
   }
@@ -240,11 +252,9 @@ bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction ki
   job.coefficients = coefficients;
   job.kind = kind;
   job.y = y;
+  const auto filter_tile = [](Tile tile) { return tile_registers(tile); };
   return run_kernel(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, parallel,
-                    [&](Tile tile) {
-                      job.keeps_filter = shape.batch > 1;
-                      return job.keeps_filter ? tile_registers(tile) : 0;
-                    });
+                    filter_tile);
 }
 
 void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficients coefficients,
@@ -264,10 +274,11 @@ void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficient
   job.kind = kind;
   job.grad_x = grad_x;
   job.grad_coefficients = grad_coefficients;
+  const auto filter_x_and_sum_tiles = [&](Tile tile) {
+    return (grad_coefficients ? 3 : 1) * tile_registers(tile);
+  };
   run_kernel(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, parallel,
-             [&](Tile tile) {
-               return grad_coefficients ? tile_registers(tile) : 0;  // the tile of x
-             });
+             filter_x_and_sum_tiles);
 }
 
 void sector_ranges(double radius, double angle_0, double angle_1, int64_t height, int64_t width,

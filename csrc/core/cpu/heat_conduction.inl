@@ -1,43 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-// The heat conduction operator and its gradients. Rows forward, then strip by strip the columns
-// forward, filter and inverse while the strip is in cache, then rows inverse. The orthonormal
-// scales of the transforms are folded into the filter.
+// The heat conduction operator and its gradients. Rows forward, then column by column forward,
+// filter and inverse while the column is in L1, then rows inverse. The orthonormal scales of the
+// transforms are folded into the filter.
 
+// line[i] *= column[i], the latter `stride` apart.
 template <class T>
-void multiply_lines(T* lines, const T* factors, int64_t registers) {
+void multiply_line(T* line, const T* column, int64_t stride, int64_t n) {
   constexpr int L = kLanes<T>;
-  for (int64_t i = 0; i < registers; ++i)
-    store(lines + i * L, load(lines + i * L) * load(factors + i * L));
+  for (int64_t i = 0; i < n; ++i) {
+    store(line + i * L, load(line + i * L) * load(column + i * stride));
+  }
 }
 
 template <class S>
 bool heat_conduction(const HeatJob& job) {
   using T = Compute<S>;
   const NhwcPlane<S> plane(job);
-  const int64_t batch = job.shape.batch, height = plane.height;
-  // Items of one channel group follow each other, so that a batch shares its filter.
+  const int64_t batch = job.shape.batch;
   bool valid = true;
   run_items<T>(
-      job, plane.items(), 1, height, plane.width,
+      job, plane.items(), 1, plane.height, plane.width,
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        plane.forward_rows(job.x, item % batch, item / batch, begin, end, owner.tile, slot);
+        const int64_t group = item / batch, image = item % batch;
+        plane.forward_rows(job.x, image, group, begin, end, owner.tile, slot);
+        // A group's images follow each other, so that a thread forms its filter once.
+        if (&owner == &slot && owner.filter_group == group) return;
+        if (!plane.filter_rows(job.coefficients, job.kind, group, begin, end, owner.filter, slot)) {
+          __atomic_store_n(&valid, false, __ATOMIC_RELAXED);
+        }
+        slot.filter_group = group;
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const int64_t group = item / batch, count = plane.channels_of(group);
-        const bool keep_filter = job.keeps_filter && &owner == &slot;
-        Mask<T> invalid{};
-        plane.for_each_strip(begin, end, [&](int64_t first, int64_t last) {
-          T* filters = slot.filters;
-          if (keep_filter) filters = slot.extra + plane.column_at(first, 0) * kLanes<T>;
-          if (!keep_filter || slot.cached_group != group) {
-            plane.filter_strip(job.coefficients, job.kind, first, last, group, filters, &invalid);
-          }
-          plane.strip_in(dct2_line<T>, owner.tile, first, last, count, slot.lines, slot);
-          multiply_lines(slot.lines, filters, plane.column_at(last - first, 0));
-          plane.strip_out(dct3_line<T>, slot.lines, first, last, count, owner.tile, slot);
+        plane.for_each_column(begin, end, item / batch, [&](int64_t at) {
+          plane.column_in(dct2_line<T>, owner.tile + at, slot.lines, slot);
+          multiply_line(slot.lines, owner.filter + at, plane.row_stride, plane.height);
+          plane.column_out(dct3_line<T>, slot.lines, owner.tile + at, slot);
         });
-        slot.cached_group = keep_filter ? group : -1;
-        if (any<T>(invalid)) __atomic_store_n(&valid, false, __ATOMIC_RELAXED);
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
         plane.inverse_rows(owner.tile, job.y, item % batch, item / batch, begin, end, slot);
@@ -45,34 +43,29 @@ bool heat_conduction(const HeatJob& job) {
   return valid;
 }
 
-// Adds the product of both transforms to grad_coefficients' strip [first, last); after the last
-// image multiplies by d filter / dk = -|omega|^2 filter, or by the transforms' squared scales,
-// which `filters` holds already.
+// Rows [begin, end) of grad_coefficients from the sums over the batch of the product of both
+// transforms. d filter / dk = -|omega|^2 filter; the squared scales are in `filter`.
 template <class S>
-void add_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& plane, int64_t image,
-                              int64_t group, int64_t first, int64_t last,
-                              const Slot<Compute<S>>& slot) {
+void store_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& plane,
+                                int64_t group, int64_t begin, int64_t end, const Compute<S>* sums,
+                                const Compute<S>* filter, const Slot<Compute<S>>& slot) {
   using T = Compute<S>;
   constexpr int L = kLanes<T>;
   const Plan<T>&height_plan = *plane.height_plan, &width_plan = *plane.width_plan;
-  const int64_t count = plane.channels_of(group);
-  for (int64_t h = 0; h < plane.height; ++h) {
-    T* row = static_cast<T*>(job.grad_coefficients) + plane.offset(0, h, group);
-    for (int64_t w = first; w < last; ++w) {
+  const int64_t run = plane.group * L;
+  for (int64_t h = begin; h < end; ++h) {
+    for (int64_t w = 0; w < plane.width; ++w) {
       const T omega_sq = height_plan.omega_sq[h] + width_plan.omega_sq[w];
       const T scale = height_plan.scale_sq[h] * width_plan.scale_sq[w];
-      for (int64_t c = 0; c < count; c += L) {
-        const int64_t at = (plane.column_at(w - first, 0) + h) * L + c * plane.height;
-        T* out = row + w * plane.channels + c;
-        Vec<T> sum = load(slot.lines + at) * load(slot.other + at);
-        if (image > 0) sum += load_first(out, count - c);
-        if (image + 1 == job.shape.batch) {
-          sum *=
-              job.kind == Conduction::kFilter ? splat(scale) : load(slot.filters + at) * -omega_sq;
-        }
-        store_first(out, sum, count - c);
+      for (int64_t c = 0; c < run; c += L) {
+        const int64_t at = h * plane.row_stride + w * run + c;
+        const Vec<T> factor =
+            job.kind == Conduction::kFilter ? splat(scale) : load(filter + at) * -omega_sq;
+        store(slot.lines + w * run + c, load(sums + at) * factor);
       }
     }
+    store_runs(slot.lines, run, plane.width, plane.channels_of(group),
+               static_cast<T*>(job.grad_coefficients) + plane.offset(0, h, group), plane.channels);
   }
 }
 
@@ -81,8 +74,10 @@ void add_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& pl
 template <class S>
 void heat_conduction_backward(const HeatBackwardJob& job) {
   using T = Compute<S>;
+  constexpr int L = kLanes<T>;
   const NhwcPlane<S> plane(job);
   const int64_t batch = job.shape.batch, height = plane.height;
+  const int64_t tile_size = tile_registers(job.tile) * L;
   run_items<T>(
       job, plane.items(), batch, height, plane.width,
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
@@ -91,25 +86,38 @@ void heat_conduction_backward(const HeatBackwardJob& job) {
         if (job.grad_coefficients) {
           plane.forward_rows(job.x, image, group, begin, end, owner.extra, slot);
         }
+        // The forward has checked the diffusivities.
+        if (image == 0) {
+          plane.filter_rows(job.coefficients, job.kind, group, begin, end, owner.filter, slot);
+        }
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        const int64_t group = item / batch, count = plane.channels_of(group);
-        plane.for_each_strip(begin, end, [&](int64_t first, int64_t last) {
-          Mask<T> invalid{};  // the forward has checked k
-          plane.filter_strip(job.coefficients, job.kind, first, last, group, slot.filters,
-                             &invalid);
-          plane.strip_in(dct2_line<T>, owner.tile, first, last, count, slot.lines, slot);
+        T* x_tile = owner.extra;
+        T* sums = x_tile + tile_size;
+        plane.for_each_column(begin, end, item / batch, [&](int64_t at) {
+          plane.column_in(dct2_line<T>, owner.tile + at, slot.lines, slot);
           if (job.grad_coefficients) {
-            plane.strip_in(dct2_line<T>, owner.extra, first, last, count, slot.other, slot);
-            add_coefficient_gradient(job, plane, item % batch, group, first, last, slot);
+            plane.column_in(dct2_line<T>, x_tile + at, slot.other, slot);
+            for (int64_t h = 0; h < height; ++h) {
+              T* sum = sums + at + h * plane.row_stride;
+              Vec<T> product = load(slot.lines + h * L) * load(slot.other + h * L);
+              if (item % batch > 0) product += load(sum);
+              store(sum, product);
+            }
           }
           if (!job.grad_x) return;
-          multiply_lines(slot.lines, slot.filters, plane.column_at(last - first, 0));
-          plane.strip_out(dct3_line<T>, slot.lines, first, last, count, owner.tile, slot);
+          multiply_line(slot.lines, owner.filter + at, plane.row_stride, height);
+          plane.column_out(dct3_line<T>, slot.lines, owner.tile + at, slot);
         });
       },
       [&](int64_t item, int64_t begin, int64_t end, Slot<T>& owner, Slot<T>& slot) {
-        if (!job.grad_x) return;
-        plane.inverse_rows(owner.tile, job.grad_x, item % batch, item / batch, begin, end, slot);
+        const int64_t group = item / batch, image = item % batch;
+        if (job.grad_x) {
+          plane.inverse_rows(owner.tile, job.grad_x, image, group, begin, end, slot);
+        }
+        if (job.grad_coefficients && image + 1 == batch) {
+          store_coefficient_gradient(job, plane, group, begin, end, owner.extra + tile_size,
+                                     owner.filter, slot);
+        }
       });
 }

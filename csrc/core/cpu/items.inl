@@ -8,20 +8,20 @@
 template <class T>
 struct Slot {
   T* tile;
-  T* lines;  // a row or a strip of columns, as are the next two
-  T* other;
-  T* filters;
-  T* work;   // scratch of the line transforms
-  T* extra;  // what a kernel asked for beyond these
-  int64_t cached_group = -1;
+  T* lines;   // a row, or a column
+  T* other;   // another
+  T* work;    // scratch of the line transforms
+  T* filter;  // a tile for the filter, if the job asked for one
+  T* extra;   // further tiles that the job asked for
+  int64_t filter_group = -1;
 
   Slot(const Job& job, int index) {
     tile = reinterpret_cast<T*>(job.workspace.data + index * job.workspace.slot_bytes);
     lines = tile + tile_registers(job.tile) * kLanes<T>;
     other = lines + job.tile.lines * kLanes<T>;
-    filters = other + job.tile.lines * kLanes<T>;
-    work = filters + job.tile.lines * kLanes<T>;
-    extra = tile + (tile_registers(job.tile) + line_registers(job.tile)) * kLanes<T>;
+    work = other + job.tile.lines * kLanes<T>;
+    filter = lines + line_registers(job.tile) * kLanes<T>;
+    extra = filter + tile_registers(job.tile) * kLanes<T>;
   }
 };
 

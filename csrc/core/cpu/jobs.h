@@ -23,7 +23,7 @@ struct Workspace {
 // `group` registers a pixel, a row of an NCHW plane is cut into registers.
 struct Tile {
   int64_t rows, row_registers, group;
-  int64_t lines;   // the registers of the largest row or strip of columns
+  int64_t lines;   // the registers of the longest row or column
   int64_t length;  // of the longest line
 };
 
@@ -46,7 +46,6 @@ struct HeatJob : Job {
   Coefficients coefficients;
   Conduction kind;
   void* y;
-  bool keeps_filter;  // slots have room for a group's filter, which a batch shares
 };
 
 struct HeatBackwardJob : Job {
@@ -89,13 +88,10 @@ extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 
-// Columns are transformed this many registers at a time; an NHWC group divides it.
-inline constexpr int64_t kStrip = 8;
-
 // Odd row lengths keep the elements of a column on different cache sets.
 constexpr Tile make_nhwc_tile(Shape s, int64_t group) {
-  const int64_t row = s.width * group, strip = s.height * kStrip;
-  return {s.height, row | 1, group, row > strip ? row : strip,
+  const int64_t row = s.width * group;
+  return {s.height, row | 1, group, s.height > row ? s.height : row,
           s.height > s.width ? s.height : s.width};
 }
 constexpr Tile make_nchw_tile(Shape s, int64_t lanes) {
@@ -105,7 +101,7 @@ constexpr Tile make_nchw_tile(Shape s, int64_t lanes) {
 constexpr int64_t tile_registers(Tile t) { return t.rows * t.row_registers; }
 constexpr int64_t transform_scratch_registers(int64_t n) { return 4 * n + 64; }
 constexpr int64_t line_registers(Tile t) {
-  return 3 * t.lines + transform_scratch_registers(t.length);
+  return 2 * t.lines + transform_scratch_registers(t.length);
 }
 
 }  // namespace rsvheat

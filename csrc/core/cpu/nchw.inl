@@ -44,11 +44,11 @@ struct NchwPlane {
         transpose<T>(block);
         for (int i = 0; i < L; ++i) store(slot.lines + (w + i) * L, block[i]);
       }
-      transform(width_plan, static_cast<int>(width), slot.lines, L, slot.filters, L, slot.work);
+      transform(width_plan, static_cast<int>(width), slot.lines, L, slot.other, L, slot.work);
       for (int64_t w = 0; w < width; w += L) {
         // Lanes beyond the width stay zero in the tile: column sums must not see stale memory.
         for (int i = 0; i < L; ++i) {
-          block[i] = w + i < width ? load(slot.filters + (w + i) * L) : Vec<T>{};
+          block[i] = w + i < width ? load(slot.other + (w + i) * L) : Vec<T>{};
         }
         transpose<T>(block);
         for (int i = 0; i < count; ++i) store_row(h + i, w, count_from(w, width), block[i]);

@@ -51,36 +51,26 @@ void prefetch_runs(const S* from, int64_t stride, int64_t pixels, int64_t count)
   }
 }
 
-// Where filter_row reads and writes: `pixels` runs of `registers` registers of coefficients,
-// `pixel_stride` apart; register r of pixel w goes to to + (w * to_pixel + r) * to_register.
-template <class T>
-struct FilterRow {
-  const T* from;
-  int64_t pixel_stride, pixels, registers;
-  T* to;
-  int64_t to_pixel, to_register;
-};
-
-// One row of filters times scale_h * scale_w[w]; diffusivities become
+// A row of filters, times scale_h * scale_w[w]: `registers` registers for each of `pixels` pixels,
+// `from_stride` apart in the coefficients, `to_stride` in the tile. Diffusivities become
 // exp(-k * (omega_sq_h + omega_sq_w[w])). Returns the lanes with k < 0 or NaN. A function of its
 // own, so that the constants of exp stay in registers.
 template <class T, bool kDiffusivity>
-__attribute__((noinline)) Mask<T> filter_row(FilterRow<T> row, T scale_h, T omega_sq_h,
-                                             const T* scale_w, const T* omega_sq_w) {
+__attribute__((noinline)) Mask<T> filter_row(const T* from, int64_t from_stride, int64_t pixels,
+                                             int64_t registers, T* to, int64_t to_stride, T scale_h,
+                                             T omega_sq_h, const Plan<T>& width_plan) {
+  constexpr int L = kLanes<T>;
   Mask<T> invalid{};
-  for (int64_t w = 0; w < row.pixels; ++w) {
-    const T scale = scale_h * scale_w[w], exponent = -(omega_sq_h + omega_sq_w[w]);
-    const T* from = row.from + w * row.pixel_stride;
-    T* to = row.to + w * row.to_pixel * row.to_register;
-    for (int64_t r = 0; r < row.registers; ++r) {
-      Vec<T> value = load(from);
+  for (int64_t w = 0; w < pixels; ++w, from += from_stride, to += to_stride) {
+    const T scale = scale_h * width_plan.scale_sq[w];
+    const T exponent = -(omega_sq_h + width_plan.omega_sq[w]);
+    for (int64_t r = 0; r < registers; ++r) {
+      Vec<T> value = load(from + r * L);
       if constexpr (kDiffusivity) {
         invalid |= ~(value >= T(0));
         value = exp_nonpositive(value * exponent);
       }
-      store(to, value * scale);
-      from += kLanes<T>;
-      to += row.to_register;
+      store(to + r * L, value * scale);
     }
   }
   return invalid;
@@ -159,69 +149,51 @@ struct NhwcPlane {
     }
   }
 
-  // Calls body(first, last) for the strips of pixel columns that make up [begin, end).
+  // Calls body(offset in the tile) for every register column of the pixel columns [begin, end).
   template <class Body>
-  void for_each_strip(int64_t begin, int64_t end, const Body& body) const {
-    const int64_t step = kStrip / group;
-    for (int64_t w = begin; w < end; w += step) body(w, w + step < end ? w + step : end);
-  }
-
-  // Register column r of pixel column w of a strip starts at lines + column_at(w, r) * L.
-  int64_t column_at(int64_t w, int64_t r) const { return (w * group + r) * height; }
-
-  static constexpr int64_t kRowsAhead = 4;  // of coefficients, whose rows in a strip are short
-
-  // Transforms the strip [first, last) of the tile to lines, or lines to the strip.
-  void strip_in(LineTransform<T> transform, const T* tile, int64_t first, int64_t last,
-                int64_t count, T* lines, const Slot<T>& slot) const {
-    for (int64_t w = first; w < last; ++w) {
-      for (int64_t c = 0; c < count; c += L) {
-        transform(height_plan, int(height), tile + w * group * L + c, row_stride,
-                  lines + column_at(w - first, 0) * L + c * height, L, slot.work);
-      }
-    }
-  }
-  void strip_out(LineTransform<T> transform, const T* lines, int64_t first, int64_t last,
-                 int64_t count, T* tile, const Slot<T>& slot) const {
-    for (int64_t w = first; w < last; ++w) {
-      for (int64_t c = 0; c < count; c += L) {
-        transform(height_plan, int(height), lines + column_at(w - first, 0) * L + c * height, L,
-                  tile + w * group * L + c, row_stride, slot.work);
-      }
+  void for_each_column(int64_t begin, int64_t end, int64_t item_group, const Body& body) const {
+    const int64_t count = channels_of(item_group);
+    for (int64_t w = begin; w < end; ++w) {
+      for (int64_t c = 0; c < count; c += L) body(w * group * L + c);
     }
   }
 
-  // The filters of the pixel columns [first, last), times the squared scales of both transforms,
-  // laid out as a strip. `invalid` collects the lanes whose diffusivity is not >= 0.
-  void filter_strip(const Coefficients& c, Conduction kind, int64_t first, int64_t last,
-                    int64_t item_group, T* lines, Mask<T>* invalid) const {
+  // Transforms a register column of the tile to slot.lines, or back.
+  void column_in(LineTransform<T> transform, const T* column, T* line, const Slot<T>& slot) const {
+    transform(height_plan, int(height), column, row_stride, line, L, slot.work);
+  }
+  void column_out(LineTransform<T> transform, const T* line, T* column, const Slot<T>& slot) const {
+    transform(height_plan, int(height), line, L, column, row_stride, slot.work);
+  }
+
+  // Rows [begin, end) of a group's filters times the squared scales of both transforms, laid out as
+  // a tile. Returns whether every diffusivity is >= 0.
+  bool filter_rows(const Coefficients& c, Conduction kind, int64_t item_group, int64_t begin,
+                   int64_t end, T* tile, const Slot<T>& slot) const {
     const int64_t count = channels_of(item_group), registers = (count + L - 1) / L;
     const bool whole = c.stride_c != 0 && count % L == 0;
-    const T* data =
-        static_cast<const T*>(c.data) + item_group * group * L * c.stride_c + first * c.stride_w;
+    const T* data = static_cast<const T*>(c.data) + item_group * group * L * c.stride_c;
     const auto row_of =
         kind == Conduction::kDiffusivity ? filter_row<T, true> : filter_row<T, false>;
-    for (int64_t h = 0; h < height; ++h) {
-      FilterRow<T> row{data + h * c.stride_h, c.stride_w, last - first, registers,
-                       lines + h * L,         group,      height * L};
-      if (h + kRowsAhead < height) {
-        prefetch_runs(row.from + kRowsAhead * c.stride_h, c.stride_w, last - first,
-                      c.stride_c ? count : 1);
-      }
-      T runs[kStrip * L];
+    Mask<T> invalid{};
+    for (int64_t h = begin; h < end; ++h) {
+      const T* row = data + h * c.stride_h;
+      int64_t stride = c.stride_w;
+      if (h + 1 < end) prefetch_runs(row + c.stride_h, stride, width, c.stride_c ? count : 1);
       if (!whole) {  // a last register in part, or one value for all channels
         if (c.stride_c) {
-          load_runs(row.from, c.stride_w, last - first, count, runs, group * L);
+          load_runs(row, stride, width, count, slot.lines, group * L);
         } else {
-          for (int64_t i = 0; i < (last - first) * group; ++i) {
-            store(runs + i * L, splat(row.from[i / group * c.stride_w]));
+          for (int64_t i = 0; i < width * group; ++i) {
+            store(slot.lines + i * L, splat(row[i / group * stride]));
           }
         }
-        row.from = runs;
-        row.pixel_stride = group * L;
+        row = slot.lines;
+        stride = group * L;
       }
-      *invalid |= row_of(row, height_plan->scale_sq[h], height_plan->omega_sq[h],
-                         width_plan->scale_sq + first, width_plan->omega_sq + first);
+      invalid |= row_of(row, stride, width, registers, tile + h * row_stride, group * L,
+                        height_plan->scale_sq[h], height_plan->omega_sq[h], *width_plan);
     }
+    return !any<T>(invalid);
   }
 };
