@@ -8,7 +8,8 @@
 //   DCT-IV_M:  with t = pi (2 i + 1) / (4 M), a[i] = x[i] cos t + x[M-1-i] sin t and
 //              b[i] = (-1)^i (x[M-1-i] cos t - x[i] sin t), A = DCT-II_P(a), B = DCT-II_P(b):
 //              X[0] = A[0], X[2j] = A[j] + B[P-j], X[2j-1] = A[j] - B[P-j], X[M-1] = -B[0]
-// Odd lengths multiply by the even and odd halves of the matrix.
+// An odd length is a real DFT of that length between signed permutations (odd_dct4.h), which
+// factors when the length does.
 
 // cos(pi * numerator / denominator), at compile time.
 constexpr long double cos_pi(long long numerator, long long denominator) {
@@ -50,6 +51,177 @@ RSVHEAT_INLINE constexpr T cosine(int a) {
   return kCosines<T, N>.values[a % (8 * N)];
 }
 
+// The real DFT of odd length N, C[j] = sum_m x[m] cos(2 pi j m / N) and S[j] likewise with sines,
+// j = 0 .. N / 2 (S[0] is not used), and its transpose. Composite lengths N = P Q go by
+// m = Q a + b, j = j1 + P j2: P-point DFTs over a, rotations by 2 pi b j1 / N, Q-point DFTs over b.
+constexpr int smallest_factor(int n) {
+  for (int p = 3; p * p <= n; p += 2) {
+    if (n % p == 0) return p;
+  }
+  return n;
+}
+
+template <class T, int N, int P = smallest_factor(N)>
+struct RealDft {
+  using V = Vec<T>;
+  static constexpr int kHalf = N / 2, Q = N / P, kHalfP = P / 2, kHalfQ = Q / 2;
+
+  RSVHEAT_INLINE static constexpr T turn_cos(int p) { return cosine<T, N>(8 * (p % N)); }
+  RSVHEAT_INLINE static constexpr T turn_sin(int p) { return cosine<T, N>(8 * (p % N) + 6 * N); }
+
+  RSVHEAT_INLINE static void forward(const V* x, V* c, V* s) {
+    V cosines[Q][kHalfP + 1], sines[Q][kHalfP + 1];
+    RSVHEAT_UNROLL
+    for (int b = 0; b < Q; ++b) {
+      V column[P];
+      RSVHEAT_UNROLL
+      for (int a = 0; a < P; ++a) column[a] = x[Q * a + b];
+      RealDft<T, P>::forward(column, cosines[b], sines[b]);
+    }
+    RSVHEAT_UNROLL
+    for (int j1 = 0; j1 <= kHalfP; ++j1) {
+      V u[Q], v[Q], cu[kHalfQ + 1], su[kHalfQ + 1], cv[kHalfQ + 1], sv[kHalfQ + 1];
+      RSVHEAT_UNROLL
+      for (int b = 0; b < Q; ++b) {
+        if (j1 == 0 || b == 0) {
+          u[b] = cosines[b][j1];
+          v[b] = sines[b][j1];
+        } else {
+          const T rc = turn_cos(b * j1), rs = turn_sin(b * j1);
+          u[b] = cosines[b][j1] * rc - sines[b][j1] * rs;
+          v[b] = sines[b][j1] * rc + cosines[b][j1] * rs;
+        }
+      }
+      RealDft<T, Q>::forward(u, cu, su);
+      if (j1 == 0) {
+        RSVHEAT_UNROLL
+        for (int j2 = 0; j2 <= kHalfQ; ++j2) put(P * j2, cu[j2], su[j2], c, s);
+        continue;
+      }
+      RealDft<T, Q>::forward(v, cv, sv);
+      put(j1, cu[0], cv[0], c, s);
+      RSVHEAT_UNROLL
+      for (int j2 = 1; j2 <= kHalfQ; ++j2) {
+        put(j1 + P * j2, cu[j2] - sv[j2], cv[j2] + su[j2], c, s);
+        put(j1 + P * (Q - j2), cu[j2] + sv[j2], cv[j2] - su[j2], c, s);
+      }
+    }
+  }
+
+  RSVHEAT_INLINE static void transposed(const V* c, const V* s, V* x) {
+    V cosines[Q][kHalfP + 1], sines[Q][kHalfP + 1];
+    RSVHEAT_UNROLL
+    for (int j1 = 0; j1 <= kHalfP; ++j1) {
+      V u[Q], v[Q], cu[kHalfQ + 1], su[kHalfQ + 1], cv[kHalfQ + 1], sv[kHalfQ + 1];
+      if (j1 == 0) {
+        RSVHEAT_UNROLL
+        for (int j2 = 0; j2 <= kHalfQ; ++j2) get(P * j2, c, s, &cu[j2], &su[j2]);
+      } else {
+        get(j1, c, s, &cu[0], &cv[0]);
+        RSVHEAT_UNROLL
+        for (int j2 = 1; j2 <= kHalfQ; ++j2) {
+          V c0, s0, c1, s1;
+          get(j1 + P * j2, c, s, &c0, &s0);
+          get(j1 + P * (Q - j2), c, s, &c1, &s1);
+          cu[j2] = c0 + c1;
+          sv[j2] = c1 - c0;
+          cv[j2] = s0 + s1;
+          su[j2] = s0 - s1;
+        }
+        RealDft<T, Q>::transposed(cv, sv, v);
+      }
+      RealDft<T, Q>::transposed(cu, su, u);
+      RSVHEAT_UNROLL
+      for (int b = 0; b < Q; ++b) {
+        if (j1 == 0) {
+          cosines[b][0] = u[b];
+        } else if (b == 0) {
+          cosines[b][j1] = u[b];
+          sines[b][j1] = v[b];
+        } else {
+          const T rc = turn_cos(b * j1), rs = turn_sin(b * j1);
+          cosines[b][j1] = u[b] * rc + v[b] * rs;
+          sines[b][j1] = v[b] * rc - u[b] * rs;
+        }
+      }
+    }
+    RSVHEAT_UNROLL
+    for (int b = 0; b < Q; ++b) {
+      V column[P];
+      RealDft<T, P>::transposed(cosines[b], sines[b], column);
+      RSVHEAT_UNROLL
+      for (int a = 0; a < P; ++a) x[Q * a + b] = column[a];
+    }
+  }
+
+ private:
+  // C and S at j in [0, N): beyond N / 2 they are those of N - j, S negated.
+  RSVHEAT_INLINE static void put(int j, V cj, V sj, V* c, V* s) {
+    if (j <= kHalf) {
+      c[j] = cj;
+      if (j > 0) s[j] = sj;
+    } else {
+      c[N - j] = cj;
+      s[N - j] = -sj;
+    }
+  }
+  RSVHEAT_INLINE static void get(int j, const V* c, const V* s, V* cj, V* sj) {
+    if (j <= kHalf) {
+      *cj = c[j];
+      if (j > 0) *sj = s[j];
+    } else {
+      *cj = c[N - j];
+      *sj = -s[N - j];
+    }
+  }
+};
+
+// Prime lengths: the products with the halves of the matrix.
+template <class T, int N>
+struct RealDft<T, N, N> {
+  using V = Vec<T>;
+  static constexpr int kHalf = N / 2;
+
+  RSVHEAT_INLINE static void forward(const V* x, V* c, V* s) {
+    V sum[kHalf + 1], difference[kHalf + 1];
+    V total = x[0];
+    RSVHEAT_UNROLL
+    for (int a = 1; a <= kHalf; ++a) {
+      sum[a] = x[a] + x[N - a];
+      difference[a] = x[a] - x[N - a];
+      total += sum[a];
+    }
+    c[0] = total;
+    RSVHEAT_UNROLL
+    for (int j = 1; j <= kHalf; ++j) {
+      c[j] = x[0];
+      s[j] = difference[1] * cosine<T, N>(8 * j + 6 * N);
+      RSVHEAT_UNROLL
+      for (int a = 1; a <= kHalf; ++a) c[j] += sum[a] * cosine<T, N>(8 * (j * a % N));
+      RSVHEAT_UNROLL
+      for (int a = 2; a <= kHalf; ++a)
+        s[j] += difference[a] * cosine<T, N>(8 * (j * a % N) + 6 * N);
+    }
+  }
+
+  RSVHEAT_INLINE static void transposed(const V* c, const V* s, V* x) {
+    V total = c[0];
+    RSVHEAT_UNROLL
+    for (int j = 1; j <= kHalf; ++j) total += c[j];
+    RSVHEAT_UNROLL
+    for (int a = 1; a <= kHalf; ++a) {
+      V even = c[0], odd = s[1] * cosine<T, N>(8 * a + 6 * N);
+      RSVHEAT_UNROLL
+      for (int j = 1; j <= kHalf; ++j) even += c[j] * cosine<T, N>(8 * (j * a % N));
+      RSVHEAT_UNROLL
+      for (int j = 2; j <= kHalf; ++j) odd += s[j] * cosine<T, N>(8 * (j * a % N) + 6 * N);
+      x[a] = even + odd;
+      x[N - a] = even - odd;
+    }
+    x[0] = total;
+  }
+};
+
 template <class T, int N>
 struct Codelet {
   using V = Vec<T>;
@@ -72,73 +244,44 @@ struct Codelet {
         x[2 * i + 1] = difference[i];
       }
     } else {
-      V sum[M], difference[M];
-      const V middle = x[M];
+      V signal[N], c[M + 1], s[M + 1];
       RSVHEAT_UNROLL
-      for (int i = 0; i < M; ++i) {
-        sum[i] = x[i] + x[N - 1 - i];
-        difference[i] = x[i] - x[N - 1 - i];
-      }
-      V total = middle;
+      for (int i = 0; i < N; ++i) signal[odd_dct2_position(N, i)] = x[i];
+      RealDft<T, N>::forward(signal, c, s);
       RSVHEAT_UNROLL
-      for (int i = 0; i < M; ++i) total += sum[i];
-      x[0] = total;
-      RSVHEAT_UNROLL
-      for (int j = 1; j <= M; ++j) {
-        V even = j % 2 == 0 ? middle : -middle;
-        RSVHEAT_UNROLL
-        for (int i = 0; i < M; ++i) even += sum[i] * cosine<T, N>(2 * (2 * i + 1) * (2 * j));
-        x[2 * j] = even;
-      }
-      RSVHEAT_UNROLL
-      for (int j = 0; j < M; ++j) {
-        V odd = difference[0] * cosine<T, N>(2 * (2 * j + 1));
-        RSVHEAT_UNROLL
-        for (int i = 1; i < M; ++i) {
-          odd += difference[i] * cosine<T, N>(2 * (2 * i + 1) * (2 * j + 1));
-        }
-        x[2 * j + 1] = odd;
+      for (int k = 0; k < N; ++k) {
+        const V value = k % 2 == 0 ? c[k <= M ? k : N - k] : s[k <= M ? k : N - k];
+        x[k] = odd_dct2_sign(N, k) > 0 ? value : -value;
       }
     }
   }
 
   RSVHEAT_INLINE static void dct3(V* x) {
     if constexpr (N == 1) {
-    } else {
+    } else if constexpr (N % 2 == 0) {
       V even[M], odd[M];
-      V middle{};
-      if constexpr (N % 2 == 0) {
-        RSVHEAT_UNROLL
-        for (int i = 0; i < M; ++i) {
-          even[i] = x[2 * i];
-          odd[i] = x[2 * i + 1];
-        }
-        Codelet<T, M>::dct3(even);
-        Codelet<T, M>::dct4(odd);
-      } else {
-        middle = x[0];
-        RSVHEAT_UNROLL
-        for (int j = 1; j <= M; ++j) middle = j % 2 == 0 ? middle + x[2 * j] : middle - x[2 * j];
-        RSVHEAT_UNROLL
-        for (int i = 0; i < M; ++i) {
-          even[i] = x[0];
-          RSVHEAT_UNROLL
-          for (int j = 1; j <= M; ++j) {
-            even[i] += x[2 * j] * cosine<T, N>(2 * (2 * i + 1) * (2 * j));
-          }
-          odd[i] = x[1] * cosine<T, N>(2 * (2 * i + 1));
-          RSVHEAT_UNROLL
-          for (int j = 1; j < M; ++j) {
-            odd[i] += x[2 * j + 1] * cosine<T, N>(2 * (2 * i + 1) * (2 * j + 1));
-          }
-        }
+      RSVHEAT_UNROLL
+      for (int i = 0; i < M; ++i) {
+        even[i] = x[2 * i];
+        odd[i] = x[2 * i + 1];
       }
+      Codelet<T, M>::dct3(even);
+      Codelet<T, M>::dct4(odd);
       RSVHEAT_UNROLL
       for (int i = 0; i < M; ++i) {
         x[i] = even[i] + odd[i];
         x[N - 1 - i] = even[i] - odd[i];
       }
-      if constexpr (N % 2 == 1) x[M] = middle;
+    } else {
+      V signal[N], c[M + 1], s[M + 1];
+      RSVHEAT_UNROLL
+      for (int k = 0; k < N; ++k) {
+        const V value = odd_dct2_sign(N, k) > 0 ? x[k] : -x[k];
+        (k % 2 == 0 ? c : s)[k <= M ? k : N - k] = value;
+      }
+      RealDft<T, N>::transposed(c, s, signal);
+      RSVHEAT_UNROLL
+      for (int i = 0; i < N; ++i) x[i] = signal[odd_dct2_position(N, i)];
     }
   }
 

@@ -12,6 +12,28 @@
 
 namespace rsvheat {
 
+// Characters modulo 8 of an odd number: sqrt(2) cos and sin of pi a / 4, and modulo 4: sin(pi a /
+// 2).
+constexpr int cosine_sign_eighth(int a) { return a % 8 == 1 || a % 8 == 7 ? 1 : -1; }
+constexpr int sine_sign_eighth(int a) { return a % 8 == 1 || a % 8 == 3 ? 1 : -1; }
+constexpr int sine_sign_quarter(int a) { return a % 4 == 1 ? 1 : -1; }
+
+// Where a DCT-II of odd length n has its input i in the signal of the real DFT.
+constexpr int odd_dct2_position(int n, int i) {
+  const int inverse_of_2 = (n + 1) / 2;
+  const int inverse_of_4 = static_cast<int>(1LL * inverse_of_2 * inverse_of_2 % n);
+  const int position = static_cast<int>(1LL * (2 * i + 1) * inverse_of_4 % n);
+  return i % 2 == 0 ? position : (n - position) % n;
+}
+
+// Its output k is this sign times C[k] for even k and S[k] for odd k, or C[n - k] and S[n - k]
+// where k > n / 2.
+constexpr int odd_dct2_sign(int n, int k) {
+  if (k % 2 == 0) return k % 4 == 0 ? 1 : -1;
+  const int sign = -sine_sign_quarter(k) * sine_sign_quarter(n);
+  return k <= n / 2 ? sign : -sign;
+}
+
 struct OddDct4Entry {
   int source;  // the DCT-II's input i is dct4_input[source] * source_sign
   int source_sign;
@@ -19,20 +41,12 @@ struct OddDct4Entry {
   int sine, sine_sign;      //                 / sqrt(2); sine_sign is 0 where S vanishes
 };
 
-// Characters modulo 8 of an odd number: sqrt(2) cos and sin of pi a / 4, and modulo 4: sin(pi a /
-// 2).
-constexpr int cosine_sign_eighth(int a) { return a % 8 == 1 || a % 8 == 7 ? 1 : -1; }
-constexpr int sine_sign_eighth(int a) { return a % 8 == 1 || a % 8 == 3 ? 1 : -1; }
-constexpr int sine_sign_quarter(int a) { return a % 4 == 1 ? 1 : -1; }
-
 // Fills entries[0 .. n-1] for odd n.
 constexpr void make_odd_dct4(int n, OddDct4Entry* entries) {
   const int inverse_of_2 = (n + 1) / 2;
-  const int inverse_of_4 = static_cast<int>(1LL * inverse_of_2 * inverse_of_2 % n);
   for (int i = 0; i < n; ++i) {
     // Where the DCT-II has its input i, the DCT-IV must have the source: equal positions modulo n.
-    const int p2 = static_cast<int>(1LL * (2 * i + 1) * inverse_of_4 % n);
-    const int position = i % 2 == 0 ? p2 : (n - p2) % n;
+    const int position = odd_dct2_position(n, i);
     // Invert position = +-(2 s + 1) / 8 for s of either parity.
     for (int parity = 0; parity < 2; ++parity) {
       const int p8 = parity == 0 ? position : (n - position) % n;
