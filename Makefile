@@ -10,7 +10,8 @@ WERROR ?= OFF
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-CPP_BUILD := build/cpp-$(SANITIZE)
+comma := ,
+CPP_BUILD := build/cpp-$(subst $(comma),-,$(SANITIZE))
 CPP_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu')
 SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rsvheat tests) \
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
