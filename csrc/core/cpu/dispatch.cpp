@@ -4,10 +4,6 @@
 
 #include "dispatch.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -83,7 +79,7 @@ const Kernels& kernels() { return *kernels_of(cpu_capability()); }
 class WorkspaceLease {
  public:
   WorkspaceLease(int slots, size_t slot_bytes) : slot_bytes_((slot_bytes + 4095) / 4096 * 4096) {
-    const size_t bytes = (slot_bytes_ * slots + kHugePage - 1) / kHugePage * kHugePage;
+    const size_t bytes = slot_bytes_ * slots;
     {
       const std::lock_guard lock(mutex());
       auto& kept = kept_block();
@@ -93,11 +89,6 @@ class WorkspaceLease {
       release(block_);
       block_.data = static_cast<std::byte*>(::operator new(bytes, kAlignment));
       block_.bytes = bytes;
-#if defined(MADV_HUGEPAGE)
-      // A column of the tile touches a page a row, more than the first-level TLB holds. Advice: if
-      // it is not taken, only time is lost.
-      if (bytes >= kHugePage) madvise(block_.data, bytes, MADV_HUGEPAGE);
-#endif
     }
     slots_ = slots;
   }
@@ -115,8 +106,7 @@ class WorkspaceLease {
 
  private:
   static constexpr size_t kMaxKept = size_t{16} << 20;
-  static constexpr size_t kHugePage = size_t{2} << 20;
-  static constexpr std::align_val_t kAlignment{kHugePage};
+  static constexpr std::align_val_t kAlignment{4096};
 
   struct Block {
     std::byte* data = nullptr;

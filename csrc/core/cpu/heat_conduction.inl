@@ -52,19 +52,19 @@ void store_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& 
   using T = Compute<S>;
   constexpr int L = kLanes<T>;
   const Plan<T>&height_plan = *plane.height_plan, &width_plan = *plane.width_plan;
-  const int64_t run = plane.group * L;
+  const int64_t run = plane.group * L, count = plane.channels_of(group);
   for (int64_t h = begin; h < end; ++h) {
     for (int64_t w = 0; w < plane.width; ++w) {
       const T omega_sq = height_plan.omega_sq[h] + width_plan.omega_sq[w];
       const T scale = height_plan.scale_sq[h] * width_plan.scale_sq[w];
-      for (int64_t c = 0; c < run; c += L) {
+      for (int64_t c = 0; c < count; c += L) {
         const int64_t at = h * plane.row_stride + w * run + c;
         const Vec<T> factor =
             job.kind == Conduction::kFilter ? splat(scale) : load(filter + at) * -omega_sq;
         store(slot.lines + w * run + c, load(sums + at) * factor);
       }
     }
-    store_runs(slot.lines, run, plane.width, plane.channels_of(group),
+    store_runs(slot.lines, run, plane.width, count,
                static_cast<T*>(job.grad_coefficients) + plane.offset(0, h, group), plane.channels);
   }
 }

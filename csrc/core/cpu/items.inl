@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the 2-D kernels walk over their work items (one image and one register of channels, or one
+// How the 2-D kernels walk over their work items (one image and a group of channels, or one
 // image plane): rows, then columns, then rows again, with the item's plane in a tile that stays in
 // cache in between. Items are spread over the threads; if there are fewer items than threads, the
 // threads share each plane instead. Neither way changes a result.
