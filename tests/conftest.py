@@ -37,14 +37,22 @@ def _device(name: str) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    """Seed every test alike, give the caller's random state back, and keep TF32 off."""
+    """Seed every test alike, keep TF32 off, and put back what tests change."""
     state = torch.random.get_rng_state()
+    threads = torch.get_num_threads()
     tf32 = torch.backends.cuda.matmul.allow_tf32
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.set_num_threads(threads)
     torch.random.set_rng_state(state)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """For many small calls. No result depends on the number of threads: test_determinism.py."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -12,36 +12,67 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALVES = (torch.bfloat16, torch.float16)
 
-# Largest relative L2 error against float64. Half types are bounded by a factor on the error of
-# rounding the exact result once (see assert_accurate).
+# Largest relative L2 errors against float64, by the type in which sums are kept. 2e-6 is what the
+# project promises; measured: 7e-7 up to 1024, 1.3e-6 at 4093 (prime), 2.6e-15 in float64.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
-HALF_FACTOR = 1.5
-# Gradients of k and of filters: sums over the batch of products of two transforms.
-PARAMETER_TOLERANCE = {torch.float32: 4e-6, torch.float64: 2e-14}
+# To results in bfloat16 and float16, computed in float32, this many times the error of rounding the
+# exact result once is added. The promise is 1.5; measured: 1.0, and rounding twice makes 1.4.
+HALF_FACTOR = 1.1
+# Gradients of k and of filters: sums over the batch of products of two transforms. Measured: 4e-7
+# and 1.4e-15.
+PARAMETER_TOLERANCE = {torch.float32: 1e-6, torch.float64: 5e-15}
 # Sums of absolute values.
 SUM_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
-def relative_l2(actual: Tensor, expected: np.ndarray) -> float:
-    """Return |actual - expected| / |expected| in float64; 0 for two empty or two zero arrays."""
-    got = exact(actual)
-    assert got.shape == expected.shape, f"shape {got.shape}, expected {expected.shape}"
-    error, norm = np.linalg.norm(got - expected), np.linalg.norm(expected)
-    return float(error / norm) if norm else float(error)
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which sums over values of ``dtype`` are kept; that of k for such x."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def assert_accurate(
-    actual: Tensor, expected: np.ndarray, tolerance: dict[torch.dtype, float] = TOLERANCE
+    actual: Tensor,
+    expected: np.ndarray,
+    tolerance: dict[torch.dtype, float] = TOLERANCE,
+    scale: float | None = None,
 ) -> None:
-    """Assert that ``actual`` is within its dtype's row of the table."""
+    """Assert that ``actual`` is within its dtype's row of the table.
+
+    Args:
+        actual: What was computed.
+        expected: The exact result.
+        tolerance: The table.
+        scale: What the error is relative to, if not the norm of ``expected``: the norm of what
+            went in where the result may be a small part of it.
+    """
+    assert actual.shape == expected.shape
     assert actual.isfinite().all()
+    if scale is None:
+        scale = l2(expected)
+    bound = tolerance[sum_dtype(actual.dtype)] * scale
     if actual.dtype in HALVES:
         once = torch.from_numpy(expected).to(actual.dtype)
-        bound = HALF_FACTOR * relative_l2(once, expected)
-    else:
-        bound = tolerance[actual.dtype]
-    error = relative_l2(actual, expected)
-    assert error <= bound, f"relative L2 error {error:.3g} > {bound:.3g} for {actual.dtype}"
+        bound += HALF_FACTOR * l2(exact(once) - expected)
+    error = l2(exact(actual) - expected)
+    assert error <= bound, f"L2 error {error:.3g} > {bound:.3g} for {actual.dtype}"
+
+
+def assert_bands_accurate(
+    bands: tuple[Tensor, Tensor],
+    x: Tensor,
+    radius: Sequence[float],
+    angles: Sequence[Sequence[float]],
+) -> None:
+    """Assert that low is the exact one, and high what low, as rounded, leaves of ``x``."""
+    low, high = bands
+    scale = l2(exact(x))
+    assert_accurate(low, split(exact(x), radius, angles)[0], scale=scale)
+    assert_accurate(high, exact(x) - exact(low), scale=scale)
+
+
+def l2(values: np.ndarray) -> float:
+    # Not numpy.linalg.norm: its BLAS wakes threads for every call, most of a small test's time.
+    return math.sqrt(np.square(values).sum())
 
 
 def exact(x: Tensor) -> np.ndarray:

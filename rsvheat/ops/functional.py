@@ -165,8 +165,9 @@ def frequency_split(
             one per sample; or a (B, 2) tensor. A sequence of length 2 is always such a pair.
 
     Returns:
-        ``low`` and ``high``, each of the shape and dtype of ``x``. Under autocast half types are
-        computed and returned in float32. Differentiable in ``x``, not in radius and angles.
+        ``low`` and ``high``, each of the shape and dtype of ``x``; high is what low, as rounded to
+        that dtype, leaves of ``x``. Under autocast half types are computed and returned in
+        float32. Differentiable in ``x``, not in radius and angles.
 
     Raises:
         ValueError: If a shape or a value is not as above. Values in tensors are read only if these

@@ -68,8 +68,8 @@ def frequency_split(
         x = _autocast.to_float32(x)
     exact = _autocast.to_float32(x)
     kept = _transform(exact, "nchw", inverse=False) * mask[:, None].to(x.device, exact.dtype)
-    low = _transform(kept, "nchw", inverse=True)
-    return low.to(x.dtype), (exact - low).to(x.dtype)
+    low = _transform(kept, "nchw", inverse=True).to(x.dtype)
+    return low, (exact - low).to(x.dtype)
 
 
 def spectral_l1_loss(pred: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:

@@ -25,7 +25,7 @@ def check(function, *inputs: Tensor) -> None:
     assert gradgradcheck(function, inputs)
 
 
-@pytest.mark.usefixtures("implementation")
+@pytest.mark.usefixtures("implementation", "one_thread")
 class TestGradients:
     @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
     @pytest.mark.parametrize("shape", SHAPES)
