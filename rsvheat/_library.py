@@ -84,7 +84,8 @@ def _load_cuda() -> str | None:
     if _native_error is not None:
         return "it needs the CPU operators, which are not loaded"
     error = _load_ops(_CUDA_LIBRARY)
-    if error is not None and _find(_CUDA_LIBRARY) is not None:
+    # Without a GPU nobody misses them. device_count, unlike is_available, does not start CUDA.
+    if error is not None and _find(_CUDA_LIBRARY) is not None and torch.cuda.device_count() > 0:
         _warn(f"rsvheat could not load its CUDA kernels: {error}")
     return error
 

@@ -130,12 +130,14 @@ def test_cuda_kernels_are_left_alone_where_torch_has_no_cuda() -> None:
 
 
 @needs_native
-def test_cuda_kernels_that_do_not_load_are_reported() -> None:
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_cuda_kernels_that_do_not_load_are_reported_where_there_is_a_gpu(gpus: int) -> None:
     if _library._find("librsvheat_cuda.so") is None:
         pytest.skip("built without CUDA")
-    info, warned = _import_after("""
+    info, warned = _import_after(f"""
 import torch
 torch.version.cuda = "13.0"
+torch.cuda.device_count = lambda: {gpus}
 load = torch.ops.load_library
 def load_but_cuda(path):
     if "cuda" in path.name:
@@ -146,8 +148,8 @@ torch.ops.load_library = load_but_cuda
     assert info["native"] is True
     assert info["cuda"] is False
     assert "libcufft.so.99" in (info["cuda_error"] or "")
-    assert len(warned) == 1
-    assert "libcufft.so.99" in warned[0]
+    assert len(warned) == gpus
+    assert all("libcufft.so.99" in warning for warning in warned)
 
 
 def test_build_info_has_its_declared_keys_and_is_plain_data() -> None:
