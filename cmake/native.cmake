@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # The libraries of the Python package: torch ops, their CUDA kernels, the pybind11 module.
 
-find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+find_package(Python 3.10 COMPONENTS Interpreter Development.Module)
+if(NOT Python_FOUND)
+  message(FATAL_ERROR "Python 3.10 or newer and its header Python.h are needed. "
+                      "Debian, Ubuntu: apt install python3-dev")
+endif()
 find_package(pybind11 3.0 CONFIG REQUIRED)
 
 # ---- torch --------------------------------------------------------------------------------------
