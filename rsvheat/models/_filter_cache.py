@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heat filters kept between calls in evaluation mode."""
+
+import threading
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class _Entry(NamedTuple):
+    filter: Tensor
+    sources: tuple[Tensor, ...]
+    versions: tuple[tuple[int, int], ...]
+
+
+def _version(source: Tensor) -> tuple[int, int]:
+    return source._version, source.data_ptr()
+
+
+class FilterCache:
+    """Filters by owner and size, bounded in bytes, each valid while its weights are unchanged.
+
+    A weight that is replaced, moved, or changed in place by any operation that autograd sees (an
+    optimizer's step, ``load_state_dict``, ``copy_``) invalidates the filters made of it. Values
+    written through ``.data`` or another library's view of the memory are out of autograd's
+    sight; ``model.train()`` drops everything.
+
+    Args:
+        max_bytes: Bound on the size of all filters together; 0 keeps none.
+    """
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+        self.max_bytes = max_bytes
+        self._entries: dict[Hashable, _Entry] = {}
+        self._last_used: dict[Hashable, int] = {}
+        self._pass = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the filters held, in bytes."""
+        return sum(entry.filter.nbytes for entry in self._entries.values())
+
+    def next_pass(self) -> None:
+        """Say that a forward pass begins; what the last two did not use may make room."""
+        self._pass += 1
+
+    def get(self, key: Hashable, sources: Sequence[Tensor]) -> Tensor | None:
+        """Return the filter stored under ``key`` if ``sources`` are what it was made of."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            same = len(sources) == len(entry.sources) and all(
+                a is b and _version(a) == version
+                for a, b, version in zip(sources, entry.sources, entry.versions, strict=True)
+            )
+            if not same:
+                self._remove(key)
+                return None
+            self._last_used[key] = self._pass
+            return entry.filter
+
+    def put(self, key: Hashable, sources: Sequence[Tensor], value: Tensor) -> None:
+        """Store a filter, unless it does not fit beside those in use."""
+        with self._lock:
+            self._remove(key)
+            # Entries of the last pass stay: in a model larger than the bound, evicting them would
+            # mean that each block drops the filter which a later one needs in the next pass.
+            for old in sorted(self._entries, key=self._last_used.__getitem__):
+                if self.nbytes + value.nbytes <= self.max_bytes:
+                    break
+                if self._last_used[old] < self._pass - 1:
+                    self._remove(old)
+            if self.nbytes + value.nbytes <= self.max_bytes:
+                self._entries[key] = _Entry(value, tuple(sources), tuple(map(_version, sources)))
+                self._last_used[key] = self._pass
+
+    def drop(self, owner: Hashable) -> None:
+        """Forget every filter whose key is a tuple that begins with ``owner``."""
+        with self._lock:
+            for key in [key for key in self._entries if isinstance(key, tuple) and key[0] == owner]:
+                self._remove(key)
+
+    def _remove(self, key: Hashable) -> None:
+        self._entries.pop(key, None)
+        self._last_used.pop(key, None)
+
+    # A copy of a model makes its own filters; neither they nor the lock can be pickled.
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FilterCache":
+        return FilterCache(self.max_bytes)
+
+    def __reduce__(self) -> tuple[type["FilterCache"], tuple[int]]:
+        return FilterCache, (self.max_bytes,)

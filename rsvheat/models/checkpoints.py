@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading of published vHeat and RS-vHeat checkpoints and of this project's own."""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsvheat.models.encoder import RSVHeat
+from rsvheat.models.freq_embed import resize_frequencies, resize_map
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of the model; the model is as it was."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_checkpoint` did. All names but those of ``skipped`` are the model's.
+
+    Attributes:
+        source: Path of the file.
+        layout: ``"published"``, or ``"rsvheat"`` for this project's own names.
+        loaded: Parameters that were copied, the resized and inflated ones included.
+        resized: Frequency and spatial embeddings that were resampled: sizes (H, W) before, after.
+        inflated: Stem weights that were adapted to another number of bands: bands before, after.
+        skipped: Keys of the file that were not used, with the reason.
+        missing: Parameters that are left as initialised.
+    """
+
+    source: str
+    layout: str
+    loaded: list[str] = field(default_factory=list)
+    resized: dict[str, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
+    inflated: dict[str, tuple[int, int]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return a summary and every name that was not simply loaded."""
+        lines = [
+            f"{self.source} ({self.layout} layout): {len(self.loaded)} parameters loaded, "
+            f"{len(self.resized)} of them resized, {len(self.inflated)} inflated; "
+            f"{len(self.skipped)} keys skipped, {len(self.missing)} parameters left as initialised"
+        ]
+        lines += [f"  resized {name}: {a} -> {b}" for name, (a, b) in self.resized.items()]
+        lines += [f"  inflated {name}: {a} -> {b} bands" for name, (a, b) in self.inflated.items()]
+        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += [f"  left as initialised {name}" for name in self.missing]
+        return "\n".join(lines)
+
+
+def load_checkpoint(
+    model: RSVHeat,
+    path: str | os.PathLike[str],
+    *,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    prefix: str | None = None,
+) -> LoadReport:
+    """Load weights into an encoder, whole or not at all.
+
+    Reads published vHeat checkpoints (of classifiers, and of dense backbones with ``outnorm``),
+    published RS-vHeat checkpoints (of encoders, and of pretraining with the encoder under
+    ``encoder.``), this project's Lightning ``.ckpt`` and ``.safetensors`` files. Pickles are
+    only read with ``weights_only=True``: no code of the file runs.
+
+    Frequency and spatial embeddings are resampled to the model's size as its ``freq_resize``
+    says. A head for another number of classes is skipped. Stems, head, output norms and spatial
+    correction embeddings that the file lacks are left as initialised; whatever else differs is an
+    error. Whether norms stand before or after cannot be seen in a file: ``norm_position`` must be
+    that of the trained model.
+
+    Args:
+        model: The encoder, changed in place.
+        path: The file.
+        stems: Which stem of the file (``"optical"``, ``"sar"``, or the file's own modality names;
+            the only one of a vHeat file is ``"optical"``) each of the model's modalities takes.
+            By default the one of the same name; a lone stem goes to a lone modality.
+        inflate_stems: Adapt a stem's first convolution to another number of bands by
+            :func:`inflate_stem`, instead of refusing it.
+        prefix: What encoder keys of the file begin with, where it holds several encoders (a
+            student and a teacher, say).
+
+    Returns:
+        What was loaded, resized, inflated, skipped and left as initialised.
+
+    Raises:
+        TypeError: If ``model`` is not an encoder.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is truncated, a web page, not readable as plain weights, of
+            another architecture, or of other widths, depths or bands. The model is unchanged.
+    """
+    if not isinstance(model, RSVHeat):
+        raise TypeError(
+            f"model must be an RSVHeat encoder, got {type(model).__name__}; in timm's "
+            "features-only wrapper it is wrapper.model"
+        )
+    path = Path(path)
+    raw = _tensors(_read(path), path)
+    layout, found = _find_encoder(raw, prefix, path)
+    report = LoadReport(str(path), layout)
+    for key in raw:
+        if not key.startswith(found):
+            report.skipped[key] = "not part of the encoder"
+    inside = {key: value for key, value in raw.items() if key.startswith(found)}
+    state: dict[str, tuple[str, Tensor]] = {}
+    for key, value in inside.items():
+        name = key[len(found) :]
+        mapped = _published_name(name) if layout == "published" else name
+        if mapped is None:
+            report.skipped[key] = "not part of the encoder"
+        else:
+            if layout == "published" and re.search(r"\.mlp\.fc[12]\.weight$", mapped):
+                value = value.flatten(1)  # published as 1x1 convolutions
+            state[mapped] = (key, value)
+    _choose_stems(model, state, stems, report, path)
+    _check_structure(model, state, path)
+
+    target = model.state_dict()
+    new: dict[str, Tensor] = {}
+    for name, (key, value) in state.items():
+        if name in target:
+            adapted = _adapt(model, name, value, target[name], inflate_stems, report, path)
+            if adapted is None:
+                report.skipped[key] = f"{tuple(value.shape)}, for another number of classes"
+            else:
+                new[name] = adapted
+        else:
+            report.skipped[key] = "the model has no such part"
+    with torch.no_grad():
+        for name, value in new.items():
+            target[name].copy_(value)
+    report.loaded.extend(name for name in target if name in new)
+    report.missing.extend(name for name in target if name not in new)
+    return report
+
+
+def inflate_stem(weight: Tensor, bands: int) -> Tensor:
+    """Adapt a convolution to another number of bands, keeping its response to their mean.
+
+    Every new band gets the sum of the old bands' kernels over the number of new ones. So an image
+    whose bands all show the same gives exactly the features that it gave before.
+
+    Args:
+        weight: (out, in, kH, kW).
+        bands: Number of bands to adapt to.
+
+    Returns:
+        (out, bands, kH, kW).
+
+    Raises:
+        ValueError: If ``bands`` is below 1.
+    """
+    if bands < 1:
+        raise ValueError(f"bands must be at least 1, got {bands}")
+    return (weight.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
+
+
+def _read(path: Path) -> Any:
+    """Return what a file holds, or raise a CheckpointError that says what is wrong with it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}")
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        raise CheckpointError(f"{path} is empty")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise CheckpointError(
+            f"{path} is a web page (HTML), not a checkpoint: the download was answered with a "
+            "login, error or confirmation page; download it again"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except EOFError as error:
+        raise CheckpointError(f"{path} is truncated: it ends early. Download it again") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as plain weights (weights_only=True): it is damaged, not a "
+            f"checkpoint, or holds Python objects, which are never loaded: {_first_line(error)}"
+        ) from error
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a torch checkpoint: {_first_line(error)}"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint's content, without DDP's and compile's prefixes."""
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
+    tensors = {
+        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(key)): value
+        for key, value in content.items()
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights; its keys are {_few(content)}")
+    return tensors
+
+
+def _few(names: Any) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# A key that every block has, and no other architecture.
+_MARKS = {
+    "rsvheat": re.compile(r"^(.*?)stages\.\d+\.blocks\.\d+\.op\.to_k\.weight$"),
+    "published": re.compile(r"^(.*?)layers\.\d+\.\d+\.op\.to_k\.0\.weight$"),
+}
+
+
+def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, path: Path) -> tuple[str, str]:
+    """Return the layout of the keys and what the encoder's keys begin with."""
+    found = set()
+    for layout, mark in _MARKS.items():
+        found |= {(layout, match[1]) for match in map(mark.match, raw) if match}
+    if not found:
+        raise CheckpointError(
+            f"{path} is of another architecture: it has no heat operators of vHeat or RS-vHeat; "
+            f"its keys are {_few(raw)}"
+        )
+    if prefix is not None:
+        found = {(layout, start) for layout, start in found if start == prefix}
+        if not found:
+            raise CheckpointError(f"{path} has no encoder whose keys begin with {prefix!r}")
+    if len(found) > 1:
+        names = sorted(start for _, start in found)
+        raise CheckpointError(f"{path} holds several encoders; choose one by prefix= of {names}")
+    return found.pop()
+
+
+_STEM = re.compile(r"^patch_embed(_opt|_sar)?\.(conv[12]|norm[12])\.(?:1\.)?(weight|bias)$")
+_STEM_NAMES = {None: "optical", "_opt": "optical", "_sar": "sar"}
+_PARTS: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
+    (_STEM, lambda m: f"stems.{_STEM_NAMES[m[1]]}.{m[2]}.{m[3]}"),
+    (re.compile(r"^freq_embed\.(\d+)$"), lambda m: f"stages.{m[1]}.freq_embed.table"),
+    (re.compile(r"^heat_capacity\.(\d+)$"), lambda m: f"stages.{m[1]}.spatial_correction_embed"),
+    (
+        re.compile(r"^layers\.(\d+)\.\d+\.([01])\.(weight|bias)$"),
+        lambda m: f"stages.{int(m[1]) + 1}.downsample.{('conv', 'norm')[int(m[2])]}.{m[3]}",
+    ),
+    (
+        re.compile(r"^layers\.(\d+)\.(\d+)\.op\.norm1\.(weight|bias)$"),
+        lambda m: f"stages.{m[1]}.blocks.{m[2]}.op.correction_norm.{m[3]}",
+    ),
+    (
+        re.compile(r"^layers\.(\d+)\.(\d+)\.op\.to_k\.0\.(weight|bias)$"),
+        lambda m: f"stages.{m[1]}.blocks.{m[2]}.op.to_k.{m[3]}",
+    ),
+    (
+        re.compile(r"^layers\.(\d+)\.(\d+)\.((?:op|norm|mlp|gamma).+)$"),
+        lambda m: f"stages.{m[1]}.blocks.{m[2]}.{m[3]}",
+    ),
+    (re.compile(r"^outnorm(\d+)\.(weight|bias)$"), lambda m: f"output_norms.{m[1]}.{m[2]}"),
+    (re.compile(r"^classifier\.0\.(weight|bias)$"), lambda m: f"head.norm.{m[1]}"),
+    (re.compile(r"^classifier\.3\.(weight|bias)$"), lambda m: f"head.fc.{m[1]}"),
+]
+
+
+def _published_name(key: str) -> str | None:
+    """Return this project's name for a published one, or None if it is not the encoder's."""
+    for pattern, name in _PARTS:
+        match = pattern.match(key)
+        if match:
+            return name(match)
+    return None
+
+
+def _choose_stems(
+    model: RSVHeat,
+    state: dict[str, tuple[str, Tensor]],
+    stems: Mapping[str, str] | None,
+    report: LoadReport,
+    path: Path,
+) -> None:
+    """Rename the stems in ``state`` to the model's modalities."""
+    parts: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    for name in [name for name in state if name.startswith("stems.")]:
+        _, stem, rest = name.split(".", 2)
+        parts.setdefault(stem, {})[rest] = state.pop(name)
+    if stems is None:
+        stems = {name: name for name in model.modalities if name in parts}
+        if not stems and len(parts) == len(model.modalities) == 1:
+            stems = {next(iter(model.modalities)): next(iter(parts))}
+    for modality, stem in stems.items():
+        if modality not in model.modalities:
+            raise CheckpointError(
+                f"stems: the model has no modality {modality!r}, only {list(model.modalities)}"
+            )
+        if stem not in parts:
+            raise CheckpointError(f"stems: {path} has no stem {stem!r}, only {list(parts)}")
+        for rest, entry in parts[stem].items():
+            state[f"stems.{modality}.{rest}"] = entry
+    for stem in parts.keys() - set(stems.values()):
+        for key, _ in parts[stem].values():
+            report.skipped[key] = f"no modality of the model takes the stem {stem!r}"
+
+
+def _may_lack(name: str) -> bool:
+    """Return whether a checkpoint may lack a parameter of the model."""
+    return (
+        name.startswith(("stems.", "head.", "output_norms."))
+        or ".correction_norm." in name
+        or (name.endswith("spatial_correction_embed"))
+    )
+
+
+def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], path: Path) -> None:
+    """Raise unless the checkpoint's body is that of the model, widths aside."""
+    depths = _depths(state)
+    wanted = _depths(model.state_dict())
+    if depths != wanted:
+        raise CheckpointError(
+            f"{path} has other depths: {depths} blocks per stage, the model has {wanted}"
+        )
+    names = set(model.state_dict())
+    body = {name for name in state if not name.startswith(("stems.", "head.", "output_norms."))}
+    hints = {
+        "gamma1": ("layer scales", "layer_scale"),
+        "correction": ("spatial correction embeddings", "spatial_correction"),
+        "freq_embed": ("frequency embeddings of the other kind", "freq_embed"),
+    }
+    for name in sorted(body - names):
+        for part, (what, argument) in hints.items():
+            if part in name:
+                raise CheckpointError(
+                    f"{path} has {what} ({state[name][0]}), which the model has not: build it "
+                    f"with the matching {argument}"
+                )
+    lacking = sorted(name for name in names - set(state) if not _may_lack(name))
+    for name in lacking:
+        for part, (what, argument) in hints.items():
+            if part in name:
+                raise CheckpointError(
+                    f"{path} lacks {what} of the model ({name}): build it with the matching "
+                    f"{argument}"
+                )
+    if lacking:
+        raise CheckpointError(f"{path} is incomplete: it lacks {_few(lacking)}")
+
+
+def _depths(names: Mapping[str, Any]) -> tuple[int, ...]:
+    blocks: dict[int, set[int]] = {}
+    for name in names:
+        match = re.match(r"^stages\.(\d+)\.blocks\.(\d+)\.", name)
+        if match:
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    return tuple(len(blocks[stage]) for stage in sorted(blocks))
+
+
+def _adapt(
+    model: RSVHeat,
+    name: str,
+    value: Tensor,
+    target: Tensor,
+    inflate_stems: bool,
+    report: LoadReport,
+    path: Path,
+) -> Tensor | None:
+    """Return ``value`` in the shape of ``target``; None for a head of other classes."""
+    shape, wanted = tuple(value.shape), tuple(target.shape)
+    if shape == wanted:
+        return value
+    if name.startswith("head.fc.") and shape[1:] == wanted[1:]:
+        return None
+    is_table = name.endswith((".freq_embed.table", ".spatial_correction_embed"))
+    if is_table and len(shape) == 3 and shape[2] == wanted[2]:
+        report.resized[name] = (shape[0], shape[1]), (wanted[0], wanted[1])
+        resize = resize_frequencies if name.endswith(".table") else resize_map
+        return resize(value.float(), wanted[0], wanted[1], model.freq_resize)
+    is_first = name.startswith("stems.") and name.endswith(".conv1.weight")
+    if is_first and len(shape) == 4 and (shape[0], *shape[2:]) == (wanted[0], *wanted[2:]):
+        if not inflate_stems:
+            raise CheckpointError(
+                f"{path} has a stem for {shape[1]} bands, the model's modality "
+                f"{name.split('.')[1]!r} takes {wanted[1]}: inflate_stems=True adapts it, keeping "
+                "the response to the mean of the bands; stems={} leaves stems as initialised"
+            )
+        report.inflated[name] = shape[1], wanted[1]
+        return inflate_stem(value.float(), wanted[1])
+    raise CheckpointError(
+        f"{path} has other widths than the model, whose dims are {model.dims}: {name} has shape "
+        f"{shape} in the file and {wanted} in the model"
+    )

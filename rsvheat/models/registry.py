@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The named variants, here and in timm."""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from rsvheat.models.encoder import RSVHeat
+
+# Tiny is published with norms before and without layer scale, small and base with norms after and
+# layer scale; nano follows tiny, large follows base.
+_PRE: dict[str, Any] = {"norm_position": "pre", "layer_scale": None}
+_POST: dict[str, Any] = {"norm_position": "post", "layer_scale": 1e-5}
+_SIZES: dict[str, dict[str, Any]] = {
+    "nano": {"width": 32, "depths": (1, 1, 3, 1), **_PRE},
+    "tiny": {"width": 96, "depths": (2, 2, 6, 2), **_PRE},
+    "small": {"width": 96, "depths": (2, 2, 18, 2), **_POST},
+    "base": {"width": 128, "depths": (2, 2, 18, 2), **_POST},
+    "large": {"width": 192, "depths": (2, 2, 18, 2), **_POST},
+}
+
+
+def _arguments(size: str, spatial_correction: bool) -> dict[str, Any]:
+    arguments = dict(_SIZES[size])
+    width = arguments.pop("width")
+    dims = tuple(width * 2**i for i in range(len(arguments["depths"])))
+    return {"dims": dims, "spatial_correction": spatial_correction, **arguments}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"rsvheat_{size}": _arguments(size, True) for size in _SIZES},
+    **{f"vheat_{size}": _arguments(size, False) for size in ("tiny", "small", "base")},
+}
+
+
+def create_model(name: str, **kwargs: Any) -> RSVHeat:
+    """Build a variant with fresh weights.
+
+    Args:
+        name: One of ``rsvheat_nano|tiny|small|base|large``, ``vheat_tiny|small|base``.
+        **kwargs: Arguments of :class:`~rsvheat.models.RSVHeat`; they go before the variant's.
+
+    Returns:
+        The encoder, in training mode.
+
+    Raises:
+        ValueError: If there is no such variant, or an argument has a wrong value.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"no model is named {name!r}; there are {', '.join(VARIANTS)}")
+    return RSVHeat(**{**VARIANTS[name], **kwargs})
+
+
+class _RegisterAfterTimm(importlib.abc.MetaPathFinder):
+    """Registers the variants as soon as timm has been imported by someone else.
+
+    timm takes twice as long to import as torch, and ``import rsvheat`` shall stay quick for those
+    who do not use it.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            register_with_timm()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def register_with_timm() -> None:
+    """Make ``timm.create_model`` know the variants, now or as soon as timm is imported."""
+    if "timm" in sys.modules:
+        importlib.import_module("rsvheat.models._timm")
+    elif not any(isinstance(finder, _RegisterAfterTimm) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterTimm())
