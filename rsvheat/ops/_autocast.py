@@ -29,10 +29,16 @@ def to_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+# torch 2.11 cannot trace the query.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _available(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
 def enabled(x: Tensor) -> bool:
     """Return whether autocast is on for the device of ``x``."""
     device_type = x.device.type
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return _available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def disabled(x: Tensor) -> AbstractContextManager[Any]:

@@ -122,8 +122,9 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
 def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
     """Return omega_h^2 + omega_w^2, (H, W, 1), in the type and on the device of ``k``."""
     device = _checks.precise_device(k.device)
+    # Divided by n in the tensor: pi / n of a symbolic n makes torch.compile trace twice.
     axes = [
-        (torch.arange(n, dtype=torch.float64, device=device) * (math.pi / n)).square()
+        (torch.arange(n, dtype=torch.float64, device=device) * math.pi / n).square()
         for n in (height, width)
     ]
     return (axes[0][:, None] + axes[1])[..., None].to(k.device, k.dtype)
@@ -203,6 +204,6 @@ def _dct_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     index = torch.arange(n, device=_checks.precise_device(device))
     # The angle's numerator is reduced in integers, so no accuracy is lost at large n.
     turns = (2 * index + 1) * index[:, None] % (4 * n)
-    matrix = torch.cos(turns.double() * (math.pi / (2 * n)))
+    matrix = torch.cos(turns.double() * math.pi / (2 * n))
     scale = torch.where(index == 0, 1.0, 2.0).double().div(n).sqrt()
     return (matrix * scale[:, None]).to(device, dtype)

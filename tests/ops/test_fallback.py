@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation serves a tensor, and what the user hears about it."""
 
+import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,8 +62,9 @@ def test_native_ops_serve_native_devices(native: torch.device) -> None:
     assert not torch.equal(ops.dct2d(x, "nhwc"), reference.dct2d(x, "nhwc"))
 
 
-def test_package_works_without_the_library() -> None:
-    # In a process of its own, in which the library is made not to load.
+def test_package_works_without_the_library(tmp_path: Path) -> None:
+    # In a process of its own, in which the library is made not to load; in a folder of its own,
+    # lest it import a source tree in place of the installed package.
     program = """
 import warnings, torch
 torch.ops.load_library = lambda path: (_ for _ in ()).throw(OSError("no such library"))
@@ -80,7 +83,13 @@ assert rsvheat.build_info()["native"] is False
 assert not hasattr(torch.ops.rsvheat, "dct2d")
 print("works")
 """
+    environment = {k: v for k, v in os.environ.items() if k != "RSVHEAT_REQUIRE_NATIVE"}
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.stdout == "works\n", result.stderr
