@@ -8,10 +8,10 @@ so negative values pass.
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import cosine_similarity
 
 from rsvheat.ops import _autocast, _checks
@@ -24,7 +24,10 @@ from rsvheat.ops._types import (
     Reduction,
 )
 
-# Larger matrices are rebuilt: their cost is small beside that of the product.
+# DCT matrices by size, type and device: a model uses a few. Larger ones are rebuilt, as their cost
+# is small beside that of the product.
+_matrices: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+_MOST_CACHED = 16
 _LARGEST_CACHED = 1024
 
 # The comparisons of a sector's bounds are widened by this much, relative, so that boundaries
@@ -187,16 +190,23 @@ def _transform(x: Tensor, layout: Layout, *, inverse: bool) -> Tensor:
 
 
 def _matrix(n: int, x: Tensor) -> Tensor:
-    # A matrix that is traced, or made inside a FakeTensorMode, must not outlive its trace.
-    if _checks.is_fake(x) or n > _LARGEST_CACHED:
+    if torch.compiler.is_compiling() or not _plain(x) or n > _LARGEST_CACHED:
         return _dct_matrix(n, x.dtype, x.device)
-    return _cached_dct_matrix(n, x.dtype, x.device)
+    key = n, x.dtype, x.device
+    matrix = _matrices.get(key)
+    if matrix is None:
+        with torch.inference_mode(False):  # or autograd could not save it later
+            matrix = _dct_matrix(n, x.dtype, x.device)
+        if len(_matrices) >= _MOST_CACHED:
+            _matrices.clear()
+        if _plain(matrix):
+            _matrices[key] = matrix
+    return matrix
 
 
-@lru_cache(maxsize=16)
-def _cached_dct_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # or autograd could not save it later
-        return _dct_matrix(n, dtype, device)
+def _plain(x: Tensor) -> bool:
+    """Return whether ``x`` holds data, and no trace that a cache would carry into other traces."""
+    return type(x) in (Tensor, Parameter) and not torch._is_functional_tensor(x)
 
 
 def _dct_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from utils import (
     FLOATS,
     SUM_TOLERANCE,
@@ -135,20 +137,47 @@ def test_losses_match_scipy() -> None:
         assert value == pytest.approx(expected, rel=SUM_TOLERANCE[torch.float64])
 
 
-def test_matrices_are_cached_per_type_and_not_during_traces() -> None:
-    reference._cached_dct_matrix.cache_clear()
+@pytest.fixture
+def matrices(monkeypatch: pytest.MonkeyPatch) -> dict[object, torch.Tensor]:
+    empty: dict[object, torch.Tensor] = {}
+    monkeypatch.setattr(reference, "_matrices", empty)
+    return empty
+
+
+def test_matrices_are_cached_by_size_and_type(matrices) -> None:
     x = random((1, 4, 6, 2))
-    reference.dct2d(x, "nhwc")
-    reference.dct2d(x.double(), "nhwc")
-    assert reference._cached_dct_matrix.cache_info().currsize == 4
-    torch.compile(reference.dct2d, backend="eager", fullgraph=True)(random((1, 1, 5, 5)))
-    assert reference._cached_dct_matrix.cache_info().currsize == 4
+    for _ in range(2):
+        reference.dct2d(x, "nhwc")
+        reference.dct2d(x.double(), "nhwc")
+        assert len(matrices) == 4
+    reference.dct2d(random((1, 1, 1025, 1)))
+    assert max(matrix.shape[0] for matrix in matrices.values()) == 6
+    for n in range(1, 50):
+        reference.dct2d(random((1, 1, n, 1)))
+        assert len(matrices) <= reference._MOST_CACHED
 
 
-def test_cached_matrix_serves_autograd_after_inference_mode() -> None:
-    reference._cached_dct_matrix.cache_clear()
+def test_matrices_of_traces_are_not_cached(matrices) -> None:
+    x = random((1, 1, 5, 5))
+    torch.compile(reference.dct2d, backend="eager", fullgraph=True)(x)
+    with FakeTensorMode() as mode:
+        reference.dct2d(mode.from_tensor(x))
+        torch.func.functionalize(reference.dct2d)(mode.from_tensor(x))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        reference.dct2d(x)
+    torch.func.functionalize(reference.dct2d)(x)
+    make_fx(torch.func.functionalize(lambda x: reference.dct2d(x)), tracing_mode="symbolic")(x)
+    reference.dct2d(x.to("meta"))
+    cached = list(matrices.values())
+    assert all(type(matrix) is torch.Tensor for matrix in cached)
+    assert not any(torch._is_functional_tensor(matrix) for matrix in cached)
+    assert_accurate(reference.dct2d(x), scipy_dct2d(exact(x), "nchw"))
+
+
+def test_cached_matrix_serves_autograd_after_inference_mode(matrices) -> None:
     with torch.inference_mode():
         reference.dct2d(random((1, 1, 6, 6)))
+    assert len(matrices) == 1
     x = random((1, 1, 6, 6)).requires_grad_()
     reference.dct2d(x).sum().backward()
     assert x.grad is not None
