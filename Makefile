@@ -87,5 +87,5 @@ $(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist runs .mypy_cache .pytest_cache .ruff_cache
 	rm -f $(VENV)/.dependencies
