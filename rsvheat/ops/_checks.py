@@ -42,7 +42,8 @@ def precise_device(device: torch.device) -> torch.device:
 def tensor(name: str, value: Any) -> Tensor:
     """Return ``value`` if it is a dense tensor of a supported floating-point type."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        expected = "a number or a torch.Tensor" if name == "k" else "a torch.Tensor"
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
     if value.dtype not in DTYPES:
         raise TypeError(
             f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}; "
