@@ -174,7 +174,7 @@ class HeatOperator(nn.Module):
     ) -> Tensor:
         height, width = x.shape[1], x.shape[2]
         sources = (*freq_embed.parameters(), *self.to_k.parameters())
-        if not self._may_cache(sources):
+        if not self._may_cache(x, sources):
             return heat_conduction(x, self.diffusivity(freq_embed, height, width, scale))
         # k depends on how a table is resized, which users may switch on a built model.
         resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
@@ -188,12 +188,15 @@ class HeatOperator(nn.Module):
             self.cache.put(key, sources, kept)
         return apply_heat_filter(x, kept)
 
-    def _may_cache(self, sources: tuple[Tensor, ...]) -> bool:
+    def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
         if self.training or torch.compiler.is_compiling():
             return False
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
             return False
-        return not any(source.is_inference() or _checks.is_fake(source) for source in sources)
+        # Inference tensors have no versions, and what is made of fake ones is fake.
+        if any(source.is_inference() for source in sources):
+            return False
+        return not any(_checks.is_fake(tensor) for tensor in (x, *sources))
 
     def forward(
         self,

@@ -166,6 +166,15 @@ def test_filters_made_in_inference_mode_serve_training_of_other_parts(
     assert model.stems.optical.conv1.weight.grad.any()
 
 
+def test_models_made_in_inference_mode_work_without_the_cache(image: Tensor) -> None:
+    with torch.inference_mode():
+        model = build()
+        before = model(image)
+        model.stages[0].freq_embed.table.add_(1)
+        assert not torch.equal(model(image), before)
+    assert len(model.filter_cache) == 0
+
+
 def test_training_drops_the_filters(model: RSVHeat, image: Tensor) -> None:
     run(model, image)
     assert len(model.filter_cache) == 3
@@ -175,9 +184,16 @@ def test_training_drops_the_filters(model: RSVHeat, image: Tensor) -> None:
     assert len(model.filter_cache) == 0
 
 
+def test_moving_a_model_drops_the_filters(model: RSVHeat, image: Tensor) -> None:
+    run(model, image)
+    model.to(torch.float32)  # to(), half(), cuda(): all go the same way
+    assert len(model.filter_cache) == 0
+
+
 def test_fake_and_copied_models_leave_the_cache_alone(model: RSVHeat, image: Tensor) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model(torch.empty(1, 3, 32, 48))
+        run(model, torch.empty(1, 3, 32, 48))
+    assert len(model.filter_cache) == 0
     expected = run(model, image)
     assert torch.equal(expected, fresh(model, image))
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
