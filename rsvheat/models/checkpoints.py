@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +165,19 @@ def inflate_stem(weight: Tensor, bands: int) -> Tensor:
     return (weight.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
 
 
+class _Inert:
+    """Stands in for the class of a training configuration; runs none of its code."""
+
+    def __new__(cls, *args: Any) -> Any:
+        # Of the types that the weights-only unpickler fills, the one that also takes attributes.
+        return OrderedDict()
+
+
+# Published training scripts save their configuration beside the weights. Reading these two types
+# as plain dictionaries makes such files readable although everything else is still refused.
+_CONFIGURATIONS = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
+
+
 def _read(path: Path) -> Any:
     """Return what a file holds, or raise a CheckpointError that says what is wrong with it."""
     if not path.is_file():
@@ -187,7 +201,8 @@ def _read(path: Path) -> Any:
             f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_CONFIGURATIONS):  # type: ignore[arg-type]
+            return torch.load(path, map_location="cpu", weights_only=True)
     except EOFError as error:
         raise CheckpointError(f"{path} is truncated: it ends early. Download it again") from error
     except pickle.UnpicklingError as error:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints are made here in each published layout, from a model's own weights."""
 
+import argparse
 import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,6 +311,31 @@ def test_vheat_weights_start_an_rsvheat(tmp_path: Path) -> None:
     left = {name for name in report.missing if "correction" not in name}
     assert all(name.startswith("stems.sar.") for name in left)
     assert left
+
+
+def test_configurations_beside_the_weights_are_read_as_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CfgNode(dict):  # as yacs has it: a dict with attributes
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.__dict__["immutable"] = True
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    config = types.ModuleType("yacs.config")
+    config.CfgNode = CfgNode
+    content = {
+        "model": published(build(0)),
+        "config": CfgNode({"MODEL": CfgNode({"DIMS": [8, 16]})}),
+        "args": argparse.Namespace(lr=1e-3),
+    }
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", config)
+        path = save(content, tmp_path / "a.pth")
+    model = build(1)
+    rsvheat.load_checkpoint(model, path)
+    assert_same(model, build(0))
 
 
 def test_missing_file_and_wrong_model(tmp_path: Path) -> None:
