@@ -17,8 +17,8 @@ SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rs
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
 
 # What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.
-OLDEST := torch==2.11.0 numpy==2.1.0 scipy==1.14.1 pytest==8.3.0
-NEWEST := --upgrade torch numpy scipy pytest
+OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 scipy==1.14.1 pytest==8.3.0
+NEWEST := --upgrade torch numpy timm safetensors scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-torch-matrix lint format clean
 .DELETE_ON_ERROR:
@@ -44,7 +44,8 @@ test-cpp: $(VENV)/.dependencies
 test-python: build
 	RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PYTEST_ARGS)
 
-# One wheel under the oldest and the newest torch. Two environments of several GB in build/.
+# One wheel under the oldest and the newest torch: two environments of several GB in build/. The tests
+# run from there, where no process of theirs can import the source tree.
 test-torch-matrix: $(VENV)/.dependencies
 	rm -rf build/wheels
 	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheels .
@@ -56,7 +57,8 @@ test-wheel-%: $(VENV)/.dependencies
 	test -x build/$*/bin/python || $(BIN)/python -m venv build/$*
 	build/$*/bin/pip install -q $(if $(filter oldest,$*),$(OLDEST),$(NEWEST))
 	build/$*/bin/pip install -q --no-deps --force-reinstall build/wheels/rsvheat-*.whl
-	RSVHEAT_REQUIRE_NATIVE=1 build/$*/bin/pytest -m 'not slow and not source_tree' $(PYTEST_ARGS)
+	cd build/$* && RSVHEAT_REQUIRE_NATIVE=1 bin/pytest -c ../../pyproject.toml \
+	  -m 'not slow and not source_tree' $(PYTEST_ARGS) ../../tests
 
 lint: build
 	$(BIN)/ruff check .
