@@ -132,6 +132,16 @@ class WorkspaceLease {
 
 bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; }
 
+// No more threads than have 10 microseconds' work each: waking one costs that, and a whole slice of
+// the scheduler where the core is busy.
+ParallelFor worthwhile_threads(ParallelFor host, Shape s) {
+  constexpr int64_t kElements = 16384;
+  const int64_t threads = s.batch * s.height * s.width * s.channels / kElements;
+  host.num_threads =
+      static_cast<int>(std::clamp<int64_t>(threads, 1, std::max(host.num_threads, 1)));
+  return host;
+}
+
 // How many registers of channels an NHWC item takes: wide groups touch memory in longer runs, but
 // the tile should stay in L2 and every thread should have work.
 int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int threads) {
@@ -151,8 +161,9 @@ int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int thre
 // `parts` is how many work items can run side by side at most.
 template <class KernelJob, class Result, class ExtraRegisters>
 Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& job, DType dtype,
-                  Shape shape, Layout layout, const ParallelFor& parallel,
+                  Shape shape, Layout layout, const ParallelFor& host,
                   const ExtraRegisters& extra_registers) {
+  const ParallelFor parallel = worthwhile_threads(host, shape);
   const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
   const size_t vector_bytes = kernels().vector_bytes;
   job.shape = shape;
@@ -164,7 +175,7 @@ Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& j
   job.parallel = &parallel;
   const int64_t registers =
       tile_registers(job.tile) + line_registers(job.tile) + extra_registers(job.tile);
-  const WorkspaceLease lease(std::max(parallel.num_threads, 1), registers * vector_bytes);
+  const WorkspaceLease lease(parallel.num_threads, registers * vector_bytes);
   job.workspace = lease.workspace();
   const auto run = [&](const auto& height_plan, const auto& width_plan) {
     job.height_plan = height_plan.get();
