@@ -143,38 +143,36 @@ ParallelFor worthwhile_threads(ParallelFor host, Shape s) {
 }
 
 // How many registers of channels an NHWC item takes: wide groups touch memory in longer runs, but
-// the tile should stay in L2 and every thread should have work.
-int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int threads) {
-  constexpr int64_t kTileBytes = 512 << 10;
+// its tiles should stay in L2 and every thread should have work.
+int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int tiles, int threads) {
+  constexpr int64_t kL2Bytes = 1 << 20;
   constexpr int64_t kMaxGroup = 8;
   const int64_t registers = (shape.channels + lanes - 1) / lanes;
   const int64_t plane_bytes = shape.height * shape.width * vector_bytes;
   int64_t group = 1;
-  while (2 * group <= kMaxGroup && group < registers && 2 * group * plane_bytes <= kTileBytes &&
+  while (2 * group <= kMaxGroup && group < registers &&
+         2 * group * plane_bytes * tiles <= kL2Bytes &&
          (registers + 2 * group - 1) / (2 * group) * shape.batch >= threads) {
     group *= 2;
   }
   return group;
 }
 
-// Runs kernel(job) with the plans, the tile and `extra_registers(tile)` more registers a slot.
-// `parts` is how many work items can run side by side at most.
-template <class KernelJob, class Result, class ExtraRegisters>
+// Runs kernel(job) with the plans and, for each thread, `tiles` tiles and lines to work on.
+template <class KernelJob, class Result>
 Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& job, DType dtype,
-                  Shape shape, Layout layout, const ParallelFor& host,
-                  const ExtraRegisters& extra_registers) {
+                  Shape shape, Layout layout, int tiles, const ParallelFor& host) {
   const ParallelFor parallel = worthwhile_threads(host, shape);
   const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
   const size_t vector_bytes = kernels().vector_bytes;
   job.shape = shape;
   const auto lanes = static_cast<int64_t>(vector_bytes / element);
-  job.tile =
-      layout == Layout::kNchw
-          ? make_nchw_tile(shape, lanes)
-          : make_nhwc_tile(shape, channel_group(shape, lanes, vector_bytes, parallel.num_threads));
+  job.tile = layout == Layout::kNchw
+                 ? make_nchw_tile(shape, lanes)
+                 : make_nhwc_tile(shape, channel_group(shape, lanes, vector_bytes, tiles,
+                                                       parallel.num_threads));
   job.parallel = &parallel;
-  const int64_t registers =
-      tile_registers(job.tile) + line_registers(job.tile) + extra_registers(job.tile);
+  const int64_t registers = tiles * tile_registers(job.tile) + line_registers(job.tile);
   const WorkspaceLease lease(parallel.num_threads, registers * vector_bytes);
   job.workspace = lease.workspace();
   const auto run = [&](const auto& height_plan, const auto& width_plan) {
@@ -186,8 +184,6 @@ Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& j
              ? run(get_plan<double>(shape.height), get_plan<double>(shape.width))
              : run(get_plan<float>(shape.height), get_plan<float>(shape.width));
 }
-
-constexpr auto kNoExtra = [](Tile) { return int64_t{0}; };
 
 }  // namespace
 
@@ -242,7 +238,7 @@ void dct2d_cpu(const void* x, void* y, DType dtype, Shape shape, Layout layout, 
   job.y = y;
   job.inverse = inverse;
   const auto& by_dtype = layout == Layout::kNhwc ? kernels().dct2d_nhwc : kernels().dct2d_nchw;
-  run_kernel(by_dtype, job, dtype, shape, layout, parallel, kNoExtra);
+  run_kernel(by_dtype, job, dtype, shape, layout, 1, parallel);
 }
 
 bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction kind, void* y,
@@ -253,9 +249,8 @@ bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction ki
   job.coefficients = coefficients;
   job.kind = kind;
   job.y = y;
-  const auto filter_tile = [](Tile tile) { return tile_registers(tile); };
-  return run_kernel(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, parallel,
-                    filter_tile);
+  constexpr int kTiles = 2;  // the filter has its own
+  return run_kernel(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, kTiles, parallel);
 }
 
 void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficients coefficients,
@@ -275,11 +270,8 @@ void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficient
   job.kind = kind;
   job.grad_x = grad_x;
   job.grad_coefficients = grad_coefficients;
-  const auto filter_x_and_sum_tiles = [&](Tile tile) {
-    return (grad_coefficients ? 3 : 1) * tile_registers(tile);
-  };
-  run_kernel(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, parallel,
-             filter_x_and_sum_tiles);
+  const int tiles = grad_coefficients ? 4 : 2;  // grad_y, the filter, x and the sums
+  run_kernel(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, tiles, parallel);
 }
 
 void sector_ranges(double radius, double angle_0, double angle_1, int64_t height, int64_t width,
@@ -319,7 +311,7 @@ void frequency_split_cpu(const void* x, const double* radius, const double* angl
   job.ranges = ranges.data();
   job.low = low;
   job.high = high;
-  run_kernel(kernels().frequency_split, job, dtype, shape, Layout::kNchw, parallel, kNoExtra);
+  run_kernel(kernels().frequency_split, job, dtype, shape, Layout::kNchw, 1, parallel);
 }
 
 void spectral_l1_cpu(const void* pred, const void* target, double* sums, void* grad, DType dtype,
@@ -337,7 +329,7 @@ void spectral_l1_cpu(const void* pred, const void* target, double* sums, void* g
   job.target = target;
   job.partial_sums = partial_sums.data();
   job.grad = grad;
-  run_kernel(kernels().spectral_l1, job, dtype, shape, Layout::kNchw, parallel, kNoExtra);
+  run_kernel(kernels().spectral_l1, job, dtype, shape, Layout::kNchw, 1, parallel);
   const double* next = partial_sums.data();
   for (int64_t plane = 0; plane < planes; ++plane) {
     for (int64_t i = 0; i < row_groups; ++i) sums[0] += *next++;
