@@ -2,10 +2,12 @@
 """Operators of RS-vHeat: DCTs, heat conduction, frequency masking and the multi-domain losses.
 
 Each function runs a native kernel where one is loaded for the tensor's device and its pure-torch
-twin from :mod:`rsvheat.ops.reference`, with the same signature, elsewhere.
+twin from :mod:`rsvheat.ops.reference`, with the same signature, elsewhere and within
+:func:`use_reference`.
 """
 
 from rsvheat.ops import _registration  # noqa: F401  (attaches autograd, fakes, autocast, FLOPs)
+from rsvheat.ops._backend import use_reference
 from rsvheat.ops._types import MultiDomainLoss
 from rsvheat.ops.functional import (
     apply_heat_filter,
@@ -28,4 +30,5 @@ __all__ = [
     "idct2d",
     "multi_domain_loss",
     "spectral_l1_loss",
+    "use_reference",
 ]

@@ -3,6 +3,9 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -26,6 +29,29 @@ NATIVE_DEVICES = _native_devices()
 
 _warned: set[str] = set()
 
+# Not a threading.local: torch.compile guards on a context variable, and would bake the other in.
+_twins_only: ContextVar[bool] = ContextVar("rsvheat_use_reference", default=False)
+
+
+@contextmanager
+def use_reference() -> Iterator[None]:
+    """Serve the operators by their pure-torch twins, for any device, within this context.
+
+    What is traced or exported in it holds operators of torch alone, which ONNX and processes
+    without rsvheat can run. It holds for the calling thread or asyncio task only; functions
+    compiled by ``torch.compile`` follow it when they are called in it. It cannot be entered
+    inside of compiled code. ``RSVHEAT_REQUIRE_NATIVE`` concerns fallbacks and does not forbid it.
+
+    Example:
+        >>> with rsvheat.ops.use_reference():
+        ...     program = torch.export.export(model.eval(), (images,))
+    """
+    token = _twins_only.set(True)
+    try:
+        yield
+    finally:
+        _twins_only.reset(token)
+
 
 def use_native(x: Tensor) -> bool:
     """Return whether the ops of ``torch.ops.rsvheat`` serve the device of ``x``.
@@ -33,6 +59,8 @@ def use_native(x: Tensor) -> bool:
     Raises:
         RuntimeError: If they do not and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
     """
+    if _twins_only.get():
+        return False
     device = x.device.type
     if device in NATIVE_DEVICES:
         return True
