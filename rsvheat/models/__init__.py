@@ -4,6 +4,12 @@
 from rsvheat.models.checkpoints import CheckpointError, LoadReport, inflate_stem, load_checkpoint
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
+from rsvheat.models.pretraining import (
+    PretrainingOutput,
+    RSVHeatPretraining,
+    create_pretraining_model,
+    pool_features,
+)
 from rsvheat.models.registry import VARIANTS, create_model, register_with_timm
 
 register_with_timm()
@@ -12,10 +18,14 @@ __all__ = [
     "VARIANTS",
     "CheckpointError",
     "LoadReport",
+    "PretrainingOutput",
     "RSVHeat",
+    "RSVHeatPretraining",
     "create_model",
+    "create_pretraining_model",
     "inflate_stem",
     "load_checkpoint",
+    "pool_features",
     "register_with_timm",
     "resize_frequencies",
     "resize_map",

@@ -1,0 +1,547 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self-supervised pretraining of the encoder on optical, SAR or other images, paired or not."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.functional import interpolate, l1_loss, pixel_shuffle
+
+from rsvheat.augmentation import RandomView
+from rsvheat.losses import (
+    cosine_consistency,
+    effective_rank,
+    feature_std,
+    gather_samples,
+    info_nce,
+    variance_hinge,
+    world_size,
+)
+from rsvheat.masking import FrequencyMasking
+from rsvheat.models.encoder import RSVHeat
+from rsvheat.models.registry import create_model
+from rsvheat.ops import spectral_l1_loss
+
+Objective: TypeAlias = Literal["contrastive", "paper"]
+
+# What the views of the contrastive objective hide: a quarter of the directions, and all but the
+# coarsest 4 to 40 % of the coefficients, each from every other view.
+VIEW_MASKING = (
+    FrequencyMasking(shape="wedge", join="high", probability=0.5),
+    FrequencyMasking(shape="disc", ratio=(0.04, 0.4), join="low", probability=0.5),
+)
+
+
+def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tensor:
+    """Describe images by the mean, and the deviation, of each channel over space.
+
+    Args:
+        features: Channels-last maps (N, H, W, C) of some stages.
+        deviation: Whether standard deviations follow each stage's means.
+
+    Returns:
+        (N, D), float32 or float64; D is the sum of the channels, or twice that.
+    """
+    parts = []
+    for maps in features:
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        variance, mean = torch.var_mean(maps, dim=(1, 2), correction=0)
+        # The root of 0 has no derivative: maps of one position have no deviation.
+        parts += [mean, (variance + 1e-6).sqrt()] if deviation else [mean]
+    return torch.cat(parts, dim=1)
+
+
+@dataclass
+class PretrainingOutput:
+    """What a step of pretraining computes.
+
+    Attributes:
+        loss: Weighted sum of ``losses``, 0-dim; the value to differentiate.
+        losses: Unweighted parts, 0-dim: ``spatial``, ``frequency``, ``contrastive`` and, if asked
+            for, ``variance``. Parts of weight 0 are left out. In several processes spatial and
+            frequency are those of the local images, and their mean over the processes that of all.
+        statistics: What tells collapse, of the pooled features of all processes: ``feature_std``
+            and ``effective_rank``, see :mod:`rsvheat.losses`.
+        target: By modality, the images to be reconstructed, (N, C, H, W): the input, or its views.
+        low: By modality, what the encoder saw of them: with the paper's objective their low band.
+        high: The rest: ``target - low``; with the paper's objective the encoder sees both.
+        reconstruction: By modality, the spatial decoder's images. These four are filled with
+            ``with_images`` only, and detached.
+    """
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    target: dict[str, Tensor] = field(default_factory=dict)
+    low: dict[str, Tensor] = field(default_factory=dict)
+    high: dict[str, Tensor] = field(default_factory=dict)
+    reconstruction: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Decoder(nn.Module):
+    """Images from the features of the last two stages, through a bottleneck.
+
+    Both are brought to the same channels and added at the finer stage's size. Two pixel shuffles
+    with a convolution between them lead to the input's size, so that what a position of stride 16
+    says is spread over its neighbours.
+
+    Args:
+        dims: Channels of the two stages, the finer first.
+        bands: Channels of the images, by modality; each has a last layer of its own.
+        stride: Pixels of an image per position of the finer stage, a power of 2.
+        dim: Channels of the sum.
+    """
+
+    def __init__(
+        self, dims: tuple[int, int], bands: Mapping[str, int], stride: int, dim: int
+    ) -> None:
+        super().__init__()
+        self.inner = 2 ** (int(math.log2(stride)) // 2)
+        self.outer = stride // self.inner
+        narrow = max(dim // 4, 8)
+        self.fine = nn.Linear(dims[0], dim)
+        self.coarse = nn.Linear(dims[1], dim)
+        self.norm = nn.LayerNorm(dim)
+        self.act = nn.GELU()
+        self.expand = nn.Linear(dim, narrow * self.inner**2)
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.Conv2d(narrow, channels * self.outer**2, 3, padding=1)
+                for name, channels in bands.items()
+            }
+        )
+
+    def forward(self, features: Sequence[Tensor], modality: str, size: Sequence[int]) -> Tensor:
+        """Return images, (N, bands, H, W).
+
+        Args:
+            features: Channels-last maps of the two stages, the finer first.
+            modality: Which images.
+            size: (H, W).
+        """
+        fine, coarse = features
+        coarse = self.coarse(coarse).permute(0, 3, 1, 2)
+        coarse = interpolate(coarse, fine.shape[1:3], mode="bilinear", align_corners=False)
+        x = self.act(self.norm(self.fine(fine) + coarse.permute(0, 2, 3, 1)))
+        x = pixel_shuffle(self.expand(x).permute(0, 3, 1, 2), self.inner)
+        x = pixel_shuffle(self.heads[modality](self.act(x)), self.outer)
+        # Features have ceil(H / stride) rows, as of an image padded below and on the right.
+        return x[:, :, : size[0], : size[1]]
+
+
+class Projector(nn.Module):
+    """Two layers between pooled features and the embeddings that InfoNCE compares.
+
+    Batch statistics are used in evaluation too, and none are kept: the model has no state besides
+    its parameters.
+
+    Args:
+        in_dim: Pooled features.
+        hidden: Hidden channels.
+        out_dim: Channels of the embeddings.
+    """
+
+    def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, hidden, bias=False)
+        self.norm1 = nn.BatchNorm1d(hidden, track_running_stats=False)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(hidden, out_dim, bias=False)
+        self.norm2 = nn.BatchNorm1d(out_dim, affine=False, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return embeddings (N, out_dim) of pooled features (N, in_dim), N of at least 2."""
+        y: Tensor = self.norm2(self.fc2(self.act(self.norm1(self.fc1(x)))))
+        return y
+
+
+class RSVHeatPretraining(nn.Module):
+    """The encoder with what pretrains it without labels; afterwards keep ``model.encoder``.
+
+    A batch may hold any of the encoder's modalities, and aligned images of one sample in several
+    of them. For a modality that it does not hold nothing is computed; its parameters get zero
+    gradients, so that processes with different modalities train together.
+
+    ``objective="paper"``: each image is split into a low and a high band
+    (:meth:`FrequencyMasking.split <rsvheat.masking.FrequencyMasking.split>`). Both pass the shared
+    encoder, their features are fused stage by stage, and a spatial and a frequency decoder on the
+    last two fused stages reconstruct the image: L1 in space, L1 between DCT coefficients. For
+    samples seen in two modalities the contrastive term is one minus the cosine similarity of their
+    low-band features and of their high-band features, by position and stage. As low + high is the
+    image, nothing is hidden, and a constant satisfies the third term: watch ``feature_std``.
+    ``variance_weight`` answers a collapse.
+
+    ``objective="contrastive"``, the default: of each image ``views`` crops are taken, and parts of
+    their spectra hidden. The encoder sees what is left; the decoders reconstruct the whole
+    crop from it. The contrastive term is InfoNCE between the views of a sample, those of all
+    modalities, with every other image in the batch, on all processes, as a negative.
+
+    Args:
+        encoder: What is pretrained; two stages or more. Its classifier is not used.
+        objective: ``"contrastive"`` or ``"paper"``.
+        masking: How a view hides parts of its spectrum: for the paper's objective one, for the
+            contrastive one any number, applied one after the other.
+        augmentation: The views of the contrastive objective, ``RandomView()`` by default; the
+            paper's has none.
+        views: Views of each image in a step, at least 1; with 1, only samples in several modalities
+            have positives. Of the contrastive objective only.
+        weights: Of the spatial, frequency and contrastive terms, at least 0. Parts of weight 0 are
+            not computed.
+        variance_weight: Of a hinge on the deviation of the pooled features over the batch,
+            :func:`rsvheat.losses.variance_hinge`.
+        temperature: Of InfoNCE.
+        pooled_stages: Stages whose features are pooled for InfoNCE and statistics; None for all.
+        pooled_deviation: Whether deviations are pooled beside the means.
+        projection: Hidden and output channels of the projector.
+        decoder_dim: Channels of the decoders.
+        fusion: How low- and high-band features become one: ``"sum"``, or ``"linear"``, a learnt
+            layer over both.
+
+    Raises:
+        ValueError: If an argument is not as above.
+
+    Source: RS-vHeat (arXiv 2411.17984), pretraining; InfoNCE as in :func:`rsvheat.losses.info_nce`.
+    """
+
+    def __init__(
+        self,
+        encoder: RSVHeat,
+        *,
+        objective: Objective = "contrastive",
+        masking: FrequencyMasking | Sequence[FrequencyMasking] | None = None,
+        augmentation: RandomView | None = None,
+        views: int = 2,
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        variance_weight: float = 0.0,
+        temperature: float = 0.2,
+        pooled_stages: Sequence[int] | None = None,
+        pooled_deviation: bool = True,
+        projection: tuple[int, int] = (512, 128),
+        decoder_dim: int = 64,
+        fusion: Literal["sum", "linear"] = "sum",
+    ) -> None:
+        super().__init__()
+        if objective not in get_args(Objective):
+            raise ValueError(
+                f"objective must be one of {', '.join(get_args(Objective))}, got {objective!r}"
+            )
+        if fusion not in ("sum", "linear"):
+            raise ValueError(f"fusion must be 'sum' or 'linear', got {fusion!r}")
+        if len(encoder.dims) < 2:
+            raise ValueError(f"encoder must have at least 2 stages, got {len(encoder.dims)}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, got {views}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        factors = (*weights, variance_weight)
+        if len(factors) != 4 or not all(0 <= factor < math.inf for factor in factors):
+            raise ValueError(
+                "weights must be three finite numbers of at least 0 and variance_weight one, "
+                f"got {weights} and {variance_weight}"
+            )
+        if masking is None:
+            masking = FrequencyMasking() if objective == "paper" else VIEW_MASKING
+        self.maskings = (masking,) if isinstance(masking, FrequencyMasking) else tuple(masking)
+        if objective == "paper" and len(self.maskings) != 1:
+            raise ValueError(f"masking must be one for objective 'paper', got {len(self.maskings)}")
+        if objective == "paper" and augmentation is not None:
+            raise ValueError("augmentation must be None for objective 'paper', which has no views")
+        if augmentation is None and objective == "contrastive":
+            augmentation = RandomView()
+        self.encoder = encoder
+        self.objective = objective
+        self.augmentation = augmentation
+        self.views = views if objective == "contrastive" else 1
+        names = ("spatial", "frequency", "contrastive", "variance")
+        self.weights = dict(zip(names, factors, strict=True))
+        self.temperature = temperature
+        self.pooled_deviation = pooled_deviation
+        stages = range(len(encoder.dims))
+        chosen = stages if pooled_stages is None else pooled_stages
+        if not chosen or any(i not in stages and i + len(stages) not in stages for i in chosen):
+            raise ValueError(
+                f"pooled_stages must be within {-len(stages)} to {len(stages) - 1}, got {chosen}"
+            )
+        self.pooled_stages = [stages[i] for i in chosen]
+
+        dims = encoder.dims[-2:]
+        stride = 4 * 2 ** (len(encoder.dims) - 2)
+        self.decoders = nn.ModuleDict(
+            {
+                name: Decoder((dims[0], dims[1]), encoder.modalities, stride, decoder_dim)
+                for name in ("spatial", "frequency")
+                if self.weights[name] > 0
+            }
+        )
+        self.fusions = nn.ModuleList()
+        if objective == "paper" and fusion == "linear":
+            self.fusions.extend(nn.Linear(2 * dim, dim) for dim in dims)
+        self.projector: Projector | None = None
+        if objective == "contrastive" and self.weights["contrastive"] > 0:
+            pooled = sum(encoder.dims[i] for i in self.pooled_stages) * (1 + pooled_deviation)
+            self.projector = Projector(pooled, *projection)
+
+    def forward(
+        self,
+        images: Mapping[str, Tensor],
+        index: Mapping[str, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+        with_images: bool = False,
+    ) -> PretrainingOutput:
+        """Compute the objective of a batch.
+
+        Args:
+            images: By modality, normalised images (N, bands, H, W), N from 0 on; H and W may differ
+                between modalities. With the paper's objective those of a pair must agree.
+            index: By modality, int64 (N,): which sample of the batch each image shows, each at most
+                once. None if every modality holds the same samples in the same order.
+            generator: Source of all randomness but stochastic depth; torch's own by default.
+            with_images: Return images too.
+
+        Returns:
+            The loss, its parts, statistics and images.
+
+        Raises:
+            ValueError: If a modality is unknown, or shapes do not fit.
+        """
+        index = self._check(images, index)
+        seen = {
+            name: self._see(name, images[name], generator)
+            for name in self.encoder.modalities
+            if name in index
+        }
+        pairs = self._pairs(index)
+        # Means over all processes, though each has other images: see _mean.
+        image_count = sum(len(view.target) for view in seen.values())
+        pair_count = sum(len(rows) for rows in pairs.values())
+        image_total, pair_total = self._totals(image_count, pair_count)
+
+        losses, pictures = self._reconstruct(seen, image_total)
+        pooled = gather_samples(self._pool(seen))
+        if self.weights["contrastive"] > 0:
+            if self.projector is None:
+                losses["contrastive"] = self._consistency(seen, pairs, pair_total)
+            else:
+                samples = [index[name].repeat(self.views) for name in seen]
+                losses["contrastive"] = self._info_nce(pooled, samples)
+        if self.weights["variance"] > 0:
+            losses["variance"] = variance_hinge(pooled)
+        total = pooled.new_zeros(())
+        for name, loss in losses.items():
+            total = total + self.weights[name] * loss
+        output = PretrainingOutput(
+            loss=_AttachParameters.apply(total, *self.parameters()),
+            losses={name: loss.detach() for name, loss in losses.items()},
+            statistics={
+                "feature_std": feature_std(pooled),
+                "effective_rank": effective_rank(pooled),
+            },
+        )
+        if with_images:
+            output.target = {name: view.target.detach() for name, view in seen.items()}
+            output.low = {name: view.low.detach() for name, view in seen.items()}
+            output.high = {name: output.target[name] - low for name, low in output.low.items()}
+            output.reconstruction = {name: image.detach() for name, image in pictures.items()}
+        return output
+
+    def _see(self, modality: str, x: Tensor, generator: torch.Generator | None) -> "_Seen":
+        """Pass what the objective shows of the images through the encoder."""
+        if self.augmentation is None:
+            low, high = self.maskings[0].split(x, generator)
+            features = self._encode(torch.cat((low, high)), modality)
+            halves = [maps.chunk(2) for maps in features]
+            return _Seen(x, low, [[half[0] for half in halves], [half[1] for half in halves]])
+        target = torch.cat([self.augmentation(x, generator) for _ in range(self.views)])
+        shown = target
+        for masking in self.maskings:
+            shown = masking.hide(shown, generator)
+        return _Seen(target, shown, [self._encode(shown, modality)])
+
+    def _encode(self, x: Tensor, modality: str) -> list[Tensor]:
+        features = self.encoder.forward_intermediates(x, modality=modality, output_fmt="NHWC")
+        return list(features[1])
+
+    def _pool(self, seen: Mapping[str, "_Seen"]) -> Tensor:
+        """Return the pooled features of all images, (N, D), the mean of what bands give."""
+        dims = [self.encoder.dims[i] for i in self.pooled_stages]
+        first = next(self.parameters())
+        pooled = [first.new_zeros(0, sum(dims) * (1 + self.pooled_deviation)).float()]
+        for view in seen.values():
+            bands = [[maps[i] for i in self.pooled_stages] for maps in view.bands]
+            each = [pool_features(maps, deviation=self.pooled_deviation) for maps in bands]
+            pooled.append(torch.stack(each).mean(0))
+        return torch.cat(pooled)
+
+    def _reconstruct(
+        self, seen: Mapping[str, "_Seen"], total: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the terms on images, and what the spatial decoder made of them."""
+        terms: dict[str, list[Tensor]] = {name: [] for name in self.decoders}
+        pictures = {}
+        for modality, view in seen.items():
+            fused = self._fuse(view.bands)
+            target = view.target if view.target.dtype == torch.float64 else view.target.float()
+            for name, decoder in self.decoders.items():
+                image = decoder(fused, modality, target.shape[2:]).to(target.dtype)
+                distance = l1_loss if name == "spatial" else spectral_l1_loss
+                terms[name].append(len(target) * distance(image, target))
+                if name == "spatial":
+                    pictures[modality] = image
+        return {name: self._mean(values, total) for name, values in terms.items()}, pictures
+
+    def _fuse(self, bands: list[list[Tensor]]) -> list[Tensor]:
+        """Return the last two stages' features of all bands as one."""
+        if len(bands) == 1:
+            return bands[0][-2:]
+        low, high = (maps[-2:] for maps in bands)
+        if not self.fusions:
+            return [a + b for a, b in zip(low, high, strict=True)]
+        return [
+            fuse(torch.cat((a, b), dim=-1))
+            for fuse, a, b in zip(self.fusions, low, high, strict=True)
+        ]
+
+    def _pairs(self, index: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        """Return, for any two modalities, the rows (n, 2) in them that show the same sample."""
+        if self.objective != "paper" or self.weights["contrastive"] == 0:
+            return {}
+        return {
+            (a, b): (index[a][:, None] == index[b]).nonzero() for a, b in combinations(index, 2)
+        }
+
+    def _consistency(
+        self, seen: Mapping[str, "_Seen"], pairs: Mapping[tuple[str, str], Tensor], total: int
+    ) -> Tensor:
+        terms = []
+        for names, rows in pairs.items():
+            a, b = (
+                [maps[rows[:, side]] for band in seen[name].bands for maps in band[-2:]]
+                for side, name in enumerate(names)
+            )
+            terms.append(len(rows) * cosine_consistency(a, b))
+        return self._mean(terms, total)
+
+    def _info_nce(self, pooled: Tensor, samples: list[Tensor]) -> Tensor:
+        rank = distributed.get_rank() if world_size() > 1 else 0
+        first = torch.zeros(0, dtype=torch.int64, device=pooled.device)
+        # Sample 0 of one process is not sample 0 of another.
+        numbers = gather_samples(torch.cat((first, *samples)) + (rank << 32))
+        if self.projector is None or len(pooled) < 2:
+            return pooled.sum() * 0
+        return info_nce(self.projector(pooled), numbers, self.temperature)
+
+    def _totals(self, *counts: int) -> list[int]:
+        """Return counts added up over all processes."""
+        if world_size() == 1:
+            return list(counts)
+        totals = torch.tensor(counts, device=next(self.parameters()).device)
+        distributed.all_reduce(totals)
+        return [int(total) for total in totals]
+
+    def _mean(self, sums: Sequence[Tensor], total: int) -> Tensor:
+        """Return the sum of local sums over ``total``, so that the processes' mean is the mean."""
+        value = next(self.parameters()).new_zeros(()).float()
+        for part in sums:
+            value = value + part * (world_size() / max(total, 1))
+        return value
+
+    def _check(
+        self, images: Mapping[str, Tensor], index: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Return the index of the modalities that hold images, in the encoder's order."""
+        known = self.encoder.modalities
+        for name, x in images.items():
+            if name not in known:
+                raise ValueError(f"images may hold modalities {list(known)}, got {name!r}")
+            if x.dim() != 4 or x.shape[1] != known[name]:
+                raise ValueError(
+                    f"images[{name!r}] must have shape (N, {known[name]}, H, W), "
+                    f"got {tuple(x.shape)}"
+                )
+        present = [name for name in known if name in images]
+        if index is None:
+            sizes = {name: len(images[name]) for name in present}
+            if len(set(sizes.values())) > 1:
+                raise ValueError(f"without index modalities must be of one length, got {sizes}")
+            index = {
+                name: torch.arange(sizes[name], device=images[name].device) for name in present
+            }
+        for name in present:
+            if name not in index or index[name].shape != images[name].shape[:1]:
+                got = tuple(index[name].shape) if name in index else "nothing"
+                raise ValueError(f"index[{name!r}] must be ({len(images[name])},), got {got}")
+        return {name: index[name] for name in present if len(images[name]) > 0}
+
+
+@dataclass
+class _Seen:
+    """Images of one modality and their features.
+
+    Attributes:
+        target: What is to be reconstructed, (N, C, H, W).
+        low: What was shown of it, or its low band.
+        bands: Channels-last maps of all stages, of the image shown or of low and high band.
+    """
+
+    target: Tensor
+    low: Tensor
+    bands: list[list[Tensor]]
+
+
+class _AttachParameters(torch.autograd.Function):
+    """A loss that gives each parameter a gradient, zero where nothing else does.
+
+    Without it DDP waits for ever for the gradients of a modality that a process did not see.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        zeros = (
+            parameter.new_zeros(()).expand_as(parameter) if needed else None
+            for parameter, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        )
+        return grads[0], *zeros
+
+
+def create_pretraining_model(
+    variant: str,
+    modalities: Mapping[str, int] | None = None,
+    *,
+    img_size: int | Sequence[int] = 224,
+    encoder_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> RSVHeatPretraining:
+    """Build a variant's encoder and what pretrains it, with fresh weights.
+
+    Args:
+        variant: As for :func:`rsvheat.create_model`.
+        modalities: Bands by name; by default ``{"optical": 3, "sar": 1}``.
+        img_size: Side in pixels, or (height, width), of the images.
+        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
+        **options: Arguments of :class:`RSVHeatPretraining`.
+
+    Returns:
+        The model, in training mode.
+
+    Raises:
+        ValueError: If there is no such variant, or an argument has a wrong value.
+    """
+    encoder = create_model(
+        variant,
+        **{
+            "num_classes": 0,
+            "modalities": modalities,
+            "img_size": img_size,
+            **(encoder_options or {}),
+        },
+    )
+    return RSVHeatPretraining(encoder, **options)
