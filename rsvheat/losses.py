@@ -4,6 +4,7 @@
 The terms on images, L1 in space and in the DCT domain, are operators: see :mod:`rsvheat.ops`.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -181,7 +182,7 @@ def world_size() -> int:
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:
     if not x.requires_grad:
         return x
-    y = x.view_as(x)
+    y: Tensor = x.view_as(x)
     y.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
     return y
 
@@ -191,4 +192,4 @@ def _precise(x: Tensor) -> Tensor:
 
 
 def _sphere(features: Tensor) -> Tensor:
-    return normalize(_precise(features), dim=1) * features.shape[1] ** 0.5
+    return normalize(_precise(features), dim=1) * math.sqrt(features.shape[1])

@@ -330,7 +330,7 @@ class RSVHeatPretraining(nn.Module):
                 losses["contrastive"] = self._info_nce(pooled, samples)
         if self.weights["variance"] > 0:
             losses["variance"] = variance_hinge(pooled)
-        total = pooled.new_zeros(())
+        total = self._zeros()
         for name, loss in losses.items():
             total = total + self.weights[name] * loss
         output = PretrainingOutput(
@@ -368,8 +368,7 @@ class RSVHeatPretraining(nn.Module):
     def _pool(self, seen: Mapping[str, "_Seen"]) -> Tensor:
         """Return the pooled features of all images, (N, D), the mean of what bands give."""
         dims = [self.encoder.dims[i] for i in self.pooled_stages]
-        first = next(self.parameters())
-        pooled = [first.new_zeros(0, sum(dims) * (1 + self.pooled_deviation)).float()]
+        pooled = [self._zeros(0, sum(dims) * (1 + self.pooled_deviation))]
         for view in seen.values():
             bands = [[maps[i] for i in self.pooled_stages] for maps in view.bands]
             each = [pool_features(maps, deviation=self.pooled_deviation) for maps in bands]
@@ -434,6 +433,12 @@ class RSVHeatPretraining(nn.Module):
             return pooled.sum() * 0
         return info_nce(self.projector(pooled), numbers, self.temperature)
 
+    def _zeros(self, *shape: int) -> Tensor:
+        """Return zeros in the type of losses: float32, or float64 for a model in float64."""
+        first = next(self.parameters())
+        dtype = first.dtype if first.dtype == torch.float64 else torch.float32
+        return torch.zeros(shape, dtype=dtype, device=first.device)
+
     def _totals(self, *counts: int) -> list[int]:
         """Return counts added up over all processes."""
         if world_size() == 1:
@@ -444,7 +449,7 @@ class RSVHeatPretraining(nn.Module):
 
     def _mean(self, sums: Sequence[Tensor], total: int) -> Tensor:
         """Return the sum of local sums over ``total``, so that the processes' mean is the mean."""
-        value = next(self.parameters()).new_zeros(()).float()
+        value = self._zeros()
         for part in sums:
             value = value + part * (world_size() / max(total, 1))
         return value
