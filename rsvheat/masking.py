@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rsvheat.ops import frequency_split
+from rsvheat.ops import _checks, frequency_split
 
 SectorShape: TypeAlias = Literal["disc", "wedge"]
 Join: TypeAlias = Literal["low", "high", "either", "mosaic"]
@@ -91,18 +91,20 @@ class FrequencyMasking:
             height: H of the images.
             width: W of the images.
             generator: Source of randomness; torch's own by default.
-            device: Where the sectors are wanted.
+            device: Where the sectors are wanted; the CPU for devices without float64.
 
         Returns:
             Radii (batch,) and angles (batch, 2) as :func:`rsvheat.ops.frequency_split` takes them,
             float64.
         """
+        if device is not None:
+            device = _checks.precise_device(torch.device(device))
         total = height * width
         lowest = math.ceil(total * self.ratio[0])
         highest = max(math.floor(total * self.ratio[1]), lowest)
         spare = uniform((3, batch), generator, device)
         count = lowest + (spare[0] * (highest + 1 - lowest)).long().clamp(max=highest - lowest)
-        if self.shape == "wedge":
+        if self.shape == "wedge" and total > 1:
             angles = self._wedge(count, highest, spare[1], height, width)
             return torch.full_like(angles[:, 0], 2.0), angles
         span = self.angle[0] + spare[1].double() * (self.angle[1] - self.angle[0])
@@ -199,7 +201,7 @@ def _whole_groups(
     return first, torch.where((last - first > highest) & (fewer > first), fewer, last)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _spectrum(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return, by ascending radius, squared radii and directions; then the sorted directions.
 

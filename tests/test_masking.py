@@ -75,6 +75,14 @@ def test_bands_add_up_to_the_image_and_share_no_coefficient(shape, dtype):
     assert 0.19 < held.mean() < 0.31
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (2, 2)])
+@pytest.mark.parametrize("shape", ["disc", "wedge"])
+def test_bands_of_tiny_images_add_up(shape, size):
+    x = random((4, 1, *size))
+    low, high = FrequencyMasking(shape=shape).split(x, _generator())
+    torch.testing.assert_close(low + high, x)
+
+
 def test_low_band_is_a_low_pass_by_default():
     low, _ = FrequencyMasking().split(random((4, 1, 64, 64)), _generator())
     spectrum = np.abs(scipy_dct2d(low.double().numpy(), "nchw"))
