@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoders for other runtimes: ONNX, torch.export programs and AOTInductor packages.
+
+Each function writes one file that takes images of one height and width and any number of them,
+compares what it computes with the model, and returns what it measured.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rsvheat._files import replacing
+from rsvheat.models import RSVHeat
+from rsvheat.models.encoder import Stage, _feature_size, _image_size
+from rsvheat.models.freq_embed import FrequencyTable, resize_map
+from rsvheat.ops import use_reference
+
+Task: TypeAlias = Literal["logits", "features"]
+Operators: TypeAlias = Literal["native", "reference"]
+_Run: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
+
+# Largest relative L2 distance from the model. Measured: 1.5e-6 in float32.
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+# Values in a constant of an ONNX model: 64 MiB hold the filters of images of 1024 x 1024, where the
+# exporter's own limit leaves even DCT matrices to be computed at each run.
+_LARGEST_CONSTANT = 2**24
+# The oldest that torch's exporter has implementations for.
+_OLDEST_OPSET = 18
+
+
+class ExportError(RuntimeError):
+    """An exported file does not compute what the model does; it was not kept."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        images: Shape of its input ``images``; ``"batch"`` stands for any number.
+        outputs: Names of its outputs: ``logits``, or ``stride4``, ``stride8`` and so on.
+        error: Largest relative L2 distance of an output from the model's; None if not compared.
+    """
+
+    path: Path
+    images: tuple[int | str, ...]
+    outputs: tuple[str, ...]
+    error: float | None
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        compared = "not compared with the model"
+        if self.error is not None:
+            compared = f"agrees with the model to {self.error:.1e}"
+        shape = ", ".join(map(str, self.images))
+        return f"{self.path}: images ({shape}) -> {', '.join(self.outputs)}; {compared}"
+
+
+def export_onnx(
+    model: RSVHeat,
+    path: str | os.PathLike[str],
+    img_size: int | Sequence[int] | None = None,
+    *,
+    task: Task = "logits",
+    modality: str | None = None,
+    gsd: float | None = None,
+    batch_size: int | None = None,
+    opset: int = 20,
+    verify: bool | None = None,
+) -> Exported:
+    """Write an encoder as an ONNX model of standard operators; it runs without rsvheat and torch.
+
+    Heat conduction becomes matrix products with constant DCT matrices and filters. Models of more
+    than 1.5 GiB keep their weights in a second file, ``*.onnx.data``, as protobuf ends at 2 GiB.
+
+    Args:
+        model: The encoder, float32, in either mode; exported as in evaluation.
+        path: The file, ``*.onnx``; an older one is replaced when all went well.
+        img_size: Height and width of the images in pixels; the model's by default.
+        task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride,
+            W / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them.
+        modality: Which stem; the model's first by default.
+        gsd: Ground sampling distance, fixed, for ``freq_embed="implicit"``.
+        batch_size: Number of images; any by default.
+        opset: Version of the standard operators, 18 or newer.
+        verify: Whether to run the file in onnxruntime and compare; by default if it is installed.
+
+    Returns:
+        The file's input, outputs and measured error.
+
+    Raises:
+        ImportError: If onnx or onnxscript is missing, or onnxruntime and ``verify`` is True.
+        TypeError: If ``model`` is no encoder, or not in float32.
+        ValueError: If an argument is not as above.
+        ExportError: If the file computes something else than the model. None is left then.
+    """
+    _require("onnx", "onnxscript")
+    if verify is None:
+        verify = importlib.util.find_spec("onnxruntime") is not None
+    elif verify:
+        _require("onnxruntime")
+    if not isinstance(opset, int) or opset < _OLDEST_OPSET:
+        raise ValueError(f"opset must be {_OLDEST_OPSET} or newer, got {opset!r}")
+    entry = _Entry(model, img_size, task, modality, gsd, batch_size)
+    if entry.dtype != torch.float32:
+        raise TypeError(f"model must be in float32 for ONNX, got {entry.dtype}: model.float()")
+
+    def write(file: Path) -> None:
+        program = torch.onnx.export(
+            entry.program("reference"),
+            input_names=["images"],
+            output_names=list(entry.outputs),
+            dynamic_shapes=entry.dynamic_shapes,
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+        )
+        if program is None:
+            raise ExportError(f"{path} was not written: torch.onnx.export returned no program")
+        optimizer = importlib.import_module("onnxscript.optimizer")
+        limit = _LARGEST_CONSTANT
+        optimizer.optimize(program.model, input_size_limit=limit, output_size_limit=limit)
+        program.save(file)
+
+    return _export(entry, path, ".onnx", write, _load_onnx if verify else None)
+
+
+def export_torch(
+    model: RSVHeat,
+    path: str | os.PathLike[str],
+    img_size: int | Sequence[int] | None = None,
+    *,
+    task: Task = "logits",
+    modality: str | None = None,
+    gsd: float | None = None,
+    batch_size: int | None = None,
+    operators: Operators = "native",
+    verify: bool = True,
+) -> Exported:
+    """Write an encoder as a program of ``torch.export``.
+
+    ``torch.export.load(path).module()(images)`` runs it; with ``operators="native"`` in a process
+    that has imported rsvheat.
+
+    Args:
+        model: The encoder, in either mode; exported as in evaluation.
+        path: The file, ``*.pt2``; an older one is replaced when all went well.
+        img_size: As for :func:`export_onnx`.
+        task: As for :func:`export_onnx`; several outputs are a tuple.
+        modality: As for :func:`export_onnx`.
+        gsd: As for :func:`export_onnx`.
+        batch_size: As for :func:`export_onnx`.
+        operators: ``"native"`` holds this package's operators; ``"reference"`` only torch's, which
+            any process with torch runs, slower.
+        verify: Whether to load the file and compare.
+
+    Returns:
+        The file's input, outputs and measured error.
+
+    Raises:
+        TypeError: If ``model`` is no encoder.
+        ValueError: If an argument is not as above.
+        ExportError: If the file computes something else than the model. None is left then.
+    """
+    entry = _Entry(model, img_size, task, modality, gsd, batch_size)
+    program = entry.program(operators)
+    return _export(
+        entry,
+        path,
+        ".pt2",
+        lambda file: torch.export.save(program, file),
+        _load_torch if verify else None,
+    )
+
+
+def export_aoti(
+    model: RSVHeat,
+    path: str | os.PathLike[str],
+    img_size: int | Sequence[int] | None = None,
+    *,
+    task: Task = "logits",
+    modality: str | None = None,
+    gsd: float | None = None,
+    batch_size: int | None = None,
+    operators: Operators = "native",
+    verify: bool = True,
+) -> Exported:
+    """Compile an encoder by AOTInductor into a package for machines like this one.
+
+    ``torch._inductor.aoti_load_package(path)(images)`` runs it in Python, torch's
+    ``AOTIModelPackageLoader`` in C++; with ``operators="native"`` where rsvheat's library of
+    operators is loaded. Compiling takes a C++ compiler and half a minute or more.
+
+    Args:
+        model: The encoder, in either mode; exported as in evaluation, for the device it is on.
+        path: The file, ``*.pt2``; an older one is replaced when all went well.
+        img_size: As for :func:`export_onnx`.
+        task: As for :func:`export_onnx`.
+        modality: As for :func:`export_onnx`.
+        gsd: As for :func:`export_onnx`.
+        batch_size: As for :func:`export_onnx`.
+        operators: As for :func:`export_torch`.
+        verify: Whether to load the package and compare.
+
+    Returns:
+        The file's input, outputs and measured error.
+
+    Raises:
+        TypeError: If ``model`` is no encoder.
+        ValueError: If an argument is not as above.
+        ExportError: If the file computes something else than the model. None is left then.
+    """
+    entry = _Entry(model, img_size, task, modality, gsd, batch_size)
+    program = entry.program(operators)
+
+    def write(file: Path) -> None:
+        # Filters are computed when the package is loaded, not at every run.
+        options = {"aot_inductor.use_runtime_constant_folding": True}
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(file), inductor_configs=options
+        )
+
+    return _export(entry, path, ".pt2", write, _load_aoti if verify else None)
+
+
+class _Entry(nn.Module):
+    """An encoder with one input, its other arguments fixed and checked."""
+
+    def __init__(
+        self,
+        model: RSVHeat,
+        img_size: int | Sequence[int] | None,
+        task: str,
+        modality: str | None,
+        gsd: float | None,
+        batch_size: int | None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, RSVHeat):
+            raise TypeError(f"model must be an RSVHeat encoder, got {type(model).__name__}")
+        if task not in get_args(Task):
+            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None for any, got {batch_size}")
+        if modality is not None and modality not in model.modalities:
+            raise ValueError(f"modality must be one of {list(model.modalities)}, got {modality!r}")
+        self.model = model
+        self.task = task
+        self.modality = model.default_modality if modality is None else modality
+        self.gsd = gsd
+        self.batch_size = batch_size
+        size = model.img_size if img_size is None else _image_size(img_size)
+        self.shape = (model.modalities[self.modality], *size)
+        self.outputs: tuple[str, ...] = ("logits",)
+        if task == "features":
+            self.outputs = tuple(f"stride{info['reduction']}" for info in model.feature_info)
+        example = next(model.stems.parameters())
+        self.device, self.dtype = example.device, example.dtype
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.task == "logits":
+            y: Tensor = self.model(images, self.modality, self.gsd)
+            return y
+        _, maps = self.model.forward_intermediates(images, modality=self.modality, gsd=self.gsd)
+        return tuple(maps)
+
+    @property
+    def dynamic_shapes(self) -> tuple[dict[int, Any]] | None:
+        return ({0: torch.export.Dim("batch")},) if self.batch_size is None else None
+
+    def images(self, batch_size: int) -> Tensor:
+        generator = torch.Generator().manual_seed(batch_size)
+        images = torch.randn(batch_size, *self.shape, generator=generator)
+        return images.to(self.device, self.dtype)
+
+    def program(self, operators: str) -> torch.export.ExportedProgram:
+        if operators not in get_args(Operators):
+            choices = ", ".join(get_args(Operators))
+            raise ValueError(f"operators must be one of {choices}, got {operators!r}")
+        # A batch of one would be taken for a constant.
+        images = self.images(self.batch_size or 2)
+        chosen = use_reference() if operators == "reference" else nullcontext()
+        size = self.shape[1:]
+        with _evaluation(self.model), _resized(self.model, *size), torch.no_grad(), chosen:
+            return torch.export.export(
+                self, (images,), dynamic_shapes=self.dynamic_shapes, strict=False
+            )
+
+    def distance(self, run: _Run) -> float:
+        """Return the largest relative L2 distance of what ``run`` returns from the model."""
+        distances = []
+        for batch_size in (1, 2, 3) if self.batch_size is None else (self.batch_size,):
+            images = self.images(batch_size)
+            with _evaluation(self.model), torch.no_grad():
+                expected = self(images)
+                actual = run(images)
+            for a, b in zip(actual, _sequence(expected), strict=True):
+                if a.shape != b.shape:
+                    raise ExportError(f"outputs of shape {tuple(a.shape)}, not {tuple(b.shape)}")
+                distances.append((a.double() - b.double()).norm() / b.double().norm())
+        return float(torch.stack(distances).max())  # NaN if one is
+
+
+def _export(
+    entry: _Entry,
+    path: str | os.PathLike[str],
+    suffix: str,
+    write: Callable[[Path], None],
+    load: Callable[[Path], _Run] | None,
+) -> Exported:
+    path = Path(path)
+    if path.suffix != suffix:
+        raise ValueError(f"path must end in {suffix!r}, got {str(path)!r}")
+    error = None
+    with replacing(path.parent) as folder:
+        file = folder / path.name
+        write(file)
+        if load is not None:
+            error = entry.distance(load(file))
+            # Written so that NaN fails.
+            if not error <= _TOLERANCE[entry.dtype]:
+                raise ExportError(
+                    f"{path} was not written: its outputs are {error:.1e} from the model's "
+                    f"(relative L2), more than {_TOLERANCE[entry.dtype]:g}"
+                )
+    batch = "batch" if entry.batch_size is None else entry.batch_size
+    return Exported(path, (batch, *entry.shape), entry.outputs, error)
+
+
+def _load_onnx(file: Path) -> _Run:
+    # By name: it has no type stubs, and may be absent where types are checked.
+    session = importlib.import_module("onnxruntime").InferenceSession(
+        file, providers=["CPUExecutionProvider"]
+    )
+
+    def run(images: Tensor) -> list[Tensor]:
+        arrays = session.run(None, {"images": images.cpu().numpy()})
+        return [torch.from_numpy(array).to(images.device) for array in arrays]
+
+    return run
+
+
+def _load_torch(file: Path) -> _Run:
+    module = torch.export.load(file).module()
+    return lambda images: _sequence(module(images))
+
+
+def _load_aoti(file: Path) -> _Run:
+    package = torch._inductor.aoti_load_package(str(file))
+    return lambda images: _sequence(package(images))
+
+
+def _sequence(outputs: Any) -> Sequence[Tensor]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"{package} is not installed: pip install 'rsvheat[export]'")
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode and back, module by module."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[model])
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _resized(model: RSVHeat, height: int, width: int) -> Iterator[None]:
+    """Give a model tables of one image size, so that what is traced need not resize them."""
+    originals: list[tuple[nn.Module, str, nn.Parameter]] = []
+
+    def replace(module: nn.Module, name: str, value: Tensor) -> None:
+        originals.append((module, name, getattr(module, name)))
+        setattr(module, name, nn.Parameter(value.detach()))
+
+    for i, stage in enumerate(model.stages):
+        size = _feature_size((height, width), 4 * 2**i)
+        if isinstance(stage, Stage) and isinstance(stage.freq_embed, FrequencyTable):
+            replace(stage.freq_embed, "table", stage.freq_embed(*size))
+        if isinstance(stage, Stage) and stage.spatial_correction_embed is not None:
+            resized = resize_map(stage.spatial_correction_embed, *size, stage.freq_resize)
+            replace(stage, "spatial_correction_embed", resized)
+    try:
+        yield
+    finally:
+        for module, name, parameter in originals:
+            setattr(module, name, parameter)
