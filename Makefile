@@ -8,6 +8,7 @@ VENV ?= .venv
 SANITIZE ?= address,undefined
 WERROR ?= OFF
 PYTEST_ARGS ?=
+MMCV_WHEEL ?=
 
 BIN := $(VENV)/bin
 comma := ,
@@ -20,13 +21,13 @@ SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rs
 OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 scipy==1.14.1 pytest==8.3.0
 NEWEST := --upgrade torch numpy timm safetensors scipy pytest
 
-.PHONY: demo test build test-cpp test-python test-torch-matrix lint format clean
+.PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-torch-matrix lint format clean
 .DELETE_ON_ERROR:
 
 demo: build
 	$(BIN)/python examples/demo_operators.py
 
-test: lint test-cpp test-python
+test: lint test-cpp test-python test-mm
 
 # An incremental build: seconds when nothing changed.
 build: $(VENV)/.dependencies
@@ -43,6 +44,30 @@ test-cpp: $(VENV)/.dependencies
 
 test-python: build
 	RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PYTEST_ARGS)
+
+# The OpenMMLab plug-in. mmcv-lite stands in for mmcv, and torchvision for its compiled operators.
+test-mm: build build/mm-lite/.dependencies
+	RSVHEAT_REQUIRE_NATIVE=1 build/mm-lite/bin/python -m pytest $(PYTEST_ARGS) \
+	  tests/integrations/test_mm.py
+
+# The same with mmcv's own operators, and mmrotate. MMCV_WHEEL is the path of a wheel of onedl-mmcv with
+# operators compiled for this Python and this torch; PyPI has none.
+test-mm-operators: build build/mm-operators/.dependencies
+	RSVHEAT_REQUIRE_NATIVE=1 RSVHEAT_REQUIRE_MM_OPERATORS=1 \
+	  build/mm-operators/bin/python -m pytest $(PYTEST_ARGS) tests/integrations/test_mm.py
+
+# They see the packages of $(VENV), so torch is installed once. OpenCV comes without windows, whose
+# libraries (libGL) a server lacks: the headless package writes over the one that mmengine asks for.
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+MMCV_operators = $(or $(MMCV_WHEEL),$(error MMCV_WHEEL has to name an mmcv wheel))
+build/mm-%/.dependencies: $(VENV)/.dependencies
+	$(BIN)/python -m venv --without-pip build/mm-$*
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(PACKAGES)')')" \
+	  > $$(build/mm-$*/bin/python -c '$(PACKAGES)')/venv.pth
+	$(BIN)/pip --python build/mm-$*/bin/python install -q --group mm-$* $(MMCV_$*)
+	$(BIN)/pip --python build/mm-$*/bin/python install -q --no-deps --force-reinstall \
+	  opencv-python-headless
+	touch $@
 
 # One wheel under the oldest and the newest torch: two environments of several GB in build/. The tests
 # run from there, where no process of theirs can import the source tree.
