@@ -119,7 +119,8 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
 
         Raises:
             FileNotFoundError: If there is no such file.
-            rsvheat.models.CheckpointError: If the file does not fit; see :func:`rsvheat.load_checkpoint`.
+            rsvheat.models.CheckpointError: If the file does not fit, as
+                :func:`rsvheat.load_checkpoint` says.
             ValueError: If the file lacks weights that ``frozen_stages`` freezes.
         """
         if self.init_cfg is None or self.is_init:
