@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of samples: seeded, for any number of processes, from any place in an epoch on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import distributed
+from torch.utils.data import DistributedSampler
+
+
+class SampleIndex(NamedTuple):
+    """What a dataset is asked for. Its randomness depends on nothing else but its seed.
+
+    The epoch travels with the index since workers that live on never see what is set in the main
+    process.
+    """
+
+    epoch: int
+    sample: int
+
+
+class ResumableSampler(DistributedSampler[Any]):
+    """Batches of one order for all processes, which can start within an epoch.
+
+    Rank r of W takes every W-th sample, so the batches that W processes see in a step together are
+    the batch that one process with a W times larger batch sees. Each has the same number of
+    steps: training leaves out what does not fill them, evaluation repeats the first samples.
+
+    It yields :class:`SampleIndex`; give it to a ``DataLoader`` as ``sampler`` with the same
+    ``batch_size`` and ``drop_last``. Being a ``DistributedSampler`` it is left in place by
+    Lightning, which calls :meth:`set_epoch`.
+
+    What was used of an epoch is known to the loop that uses it only, since workers read ahead. So
+    the loop says it when it asks for the state::
+
+        torch.save(sampler.state_dict(batches_done), ...)
+
+    Args:
+        length: Number of samples.
+        batch_size: Samples in a batch of one process.
+        shuffle: Draw a new order in each epoch.
+        drop_last: Leave out the last samples where they do not fill a batch on each process.
+        seed: Of the order.
+        blocks: Numbers of consecutive samples that lie together in storage, see
+            :attr:`Source.blocks`. Shuffling then draws the order of blocks and mixes
+            ``mix_blocks`` of them at a time, so that reading stays near.
+        mix_blocks: See ``blocks``.
+        num_replicas: Number of processes; by default ``torch.distributed``'s, or 1.
+        rank: Of this process; by default likewise.
+
+    Raises:
+        ValueError: If an argument is not as above, or ``drop_last`` leaves out everything.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        seed: int = 0,
+        blocks: Sequence[int] = (),
+        mix_blocks: int = 16,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        ready = distributed.is_available() and distributed.is_initialized()
+        if num_replicas is None:
+            num_replicas = distributed.get_world_size() if ready else 1
+        if rank is None:
+            rank = distributed.get_rank() if ready else 0
+        for name, value in (("length", length), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if mix_blocks < 1:
+            raise ValueError(f"mix_blocks must be at least 1, got {mix_blocks}")
+        if blocks and sum(blocks) != length:
+            raise ValueError(f"blocks have {sum(blocks)} samples, expected {length}")
+        super().__init__(range(length), num_replicas, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
+        self.batch_size = batch_size
+        step = batch_size * num_replicas
+        if drop_last:
+            if length < step:
+                raise ValueError(
+                    f"{length} samples do not fill one batch of {batch_size} on {num_replicas} "
+                    "processes; choose a smaller batch_size"
+                )
+            self.num_samples = length // step * batch_size
+        self.total_size = self.num_samples * num_replicas
+        self._length, self._blocks, self._mix_blocks = length, list(blocks), mix_blocks
+        self._start = (0, 0)  # epoch, and how many samples of it were used by all processes
+
+    @property
+    def step(self) -> int:
+        """Number of samples that all processes use in a step."""
+        return self.batch_size * self.num_replicas
+
+    @property
+    def batches(self) -> int:
+        """Number of batches of an epoch on each process."""
+        return -(-self.num_samples // self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the indices of all samples in the order of an epoch."""
+        if not self.shuffle:
+            return np.arange(self._length)
+        rng = np.random.default_rng([self.seed, epoch])
+        if not self._blocks:
+            return rng.permutation(self._length)
+        starts = np.concatenate([[0], np.cumsum(self._blocks)])
+        chosen = rng.permutation(len(self._blocks))
+        mixed = []
+        for first in range(0, len(chosen), self._mix_blocks):
+            blocks = chosen[first : first + self._mix_blocks]
+            samples = np.concatenate([np.arange(starts[b], starts[b + 1]) for b in blocks])
+            mixed.append(rng.permutation(samples))
+        return np.concatenate(mixed)
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        """Iterate over what is left of the epoch for this process."""
+        # Not a generator: the epoch is that of this call, not that of the first sample's.
+        order = self.order(self.epoch)
+        order = np.resize(order, self.total_size)  # repeats the first where there are too few
+        start = self._start[1] if self._start[0] == self.epoch else 0
+        mine = order[start + self.rank :: self.num_replicas].tolist()
+        epoch = self.epoch
+        return iter([SampleIndex(epoch, index) for index in mine])
+
+    def state_dict(self, batches_done: int) -> dict[str, int]:
+        """Return a place in an epoch, the same for all processes.
+
+        Args:
+            batches_done: How many batches of the epoch each process has used.
+        """
+        done = batches_done * self.step
+        if done >= self.total_size:
+            return {"epoch": self.epoch + 1, "samples": 0}
+        return {"epoch": self.epoch, "samples": done}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Start at a place in an epoch; those after it begin at their first sample.
+
+        Args:
+            state_dict: From :meth:`state_dict`, of any number of processes.
+
+        Raises:
+            ValueError: If the place is none where a batch of these processes begins.
+        """
+        epoch, samples = int(state_dict["epoch"]), int(state_dict["samples"])
+        if epoch < 0 or samples < 0 or samples % self.step:
+            raise ValueError(
+                f"no batch begins {samples} samples into epoch {epoch}: a step takes {self.step} "
+                "now; continue with the same number of processes and batch_size, or from the end "
+                "of an epoch"
+            )
+        if samples >= self.total_size:
+            epoch, samples = epoch + 1, 0
+        self._start = (epoch, samples)
+        self.set_epoch(epoch)
