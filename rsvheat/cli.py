@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``rsvheat``: finds its commands, runs one, and says in a line what went wrong.
+
+Each module of :mod:`rsvheat.commands` whose name has no leading underscore is a command. The first
+line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` does
+it and may return an exit code. What takes time to import is imported in there.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from rsvheat import commands
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
+
+# Whether ``--debug`` was given.
+debugging = False
+
+
+class UsageError(Exception):
+    """The arguments of a command are wrong; the message says in one line how."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: What follows the program's name; ``sys.argv`` by default.
+
+    Returns:
+        Exit code: 0 when done, 1 after a failure, 2 for wrong usage, and as shells count them 130
+        after SIGINT and 143 after SIGTERM.
+    """
+    global debugging
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debugging = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else USAGE
+    if words[0] == "--version":
+        print(f"rsvheat {importlib.metadata.version('rsvheat')}")
+        return 0
+    name = words[0]
+    try:
+        return _command(name).run(words[1:]) or 0
+    except UsageError as error:
+        return _failed(error, name, USAGE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as end:
+        # Lightning turns the one into the other.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return INTERRUPTED
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except Exception as error:
+        return _failed(error, name, FAILURE)
+
+
+def _commands() -> list[str]:
+    names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def _command(name: str) -> ModuleType:
+    if name not in _commands():
+        raise UsageError(f"there is no command {name!r}; there are {', '.join(_commands())}")
+    return importlib.import_module(f"rsvheat.commands.{name}")
+
+
+def _overview() -> str:
+    modules = {name: _command(name) for name in _commands()}
+    width = max(map(len, modules))
+    lines = [
+        "usage: rsvheat [--debug] COMMAND ...",
+        "",
+        "Foundation models for remote sensing by heat conduction.",
+        "",
+        "commands:",
+        *(f"  {name:{width}}  {summary(module)}" for name, module in modules.items()),
+        "",
+        "options:",
+        "  -h, --help  This text; after a command, that command's.",
+        "  --version   The version.",
+        "  --debug     After an error, its traceback too.",
+        "",
+        "examples:",
+        *(f"  {module.EXAMPLE}" for module in modules.values()),
+    ]
+    return "\n".join(lines)
+
+
+def summary(module: ModuleType) -> str:
+    """Return a command's help in a line."""
+    return (module.__doc__ or "").strip().split("\n")[0]
+
+
+def _failed(error: Exception, name: str, code: int) -> int:
+    if debugging:
+        traceback.print_exception(error)
+    print(f"rsvheat {name}: {_line(error)}", file=sys.stderr)
+    if not debugging and not _is_expected(error):
+        print("This is unexpected; --debug shows where it happened", file=sys.stderr)
+    return code
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether a message is meant for whoever runs a command."""
+    ours = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)
+    return ours or type(error).__name__ == "MisconfigurationException"
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{error.name} is not installed; training needs pip install 'rsvheat[train]'"
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return text if text and _is_expected(error) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands' arguments have in common."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rsvheat.cli import UsageError, summary
+from rsvheat.commands._recipes import with_recipes
+
+
+def one_line(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
+    """Report wrong arguments; an ArgumentParser's ``error``."""
+    program = self.prog.replace(" [options]", "")
+    raise UsageError(f"{condense(message)} (see {program} --help)") from ex
+
+
+class PlainParser(argparse.ArgumentParser):
+    """For commands that need nothing but Python.
+
+    Args:
+        name: Of the command's module.
+    """
+
+    error = one_line
+
+    def __init__(self, name: str) -> None:
+        super().__init__(**texts(name))
+
+
+def condense(message: str) -> str:
+    """Return the part of jsonargparse's many lines that says what is wrong.
+
+    It nests what went wrong with each type that a value might have had. The innermost key and the
+    first complaint about it are what matters.
+    """
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    complaint = [i for i, line in enumerate(lines) if re.match("Expected|Problem|Does not", line)]
+    if not keys or not complaint:
+        return " ".join(lines)
+    last = max(i for i, line in enumerate(lines) if "Parser key" in line)
+    found = next((i for i in complaint if i >= last and "Union" not in lines[i]), complaint[0])
+    text = lines[found]
+    if text.endswith(":") and found + 1 < len(lines):
+        text = f"{text} {lines[found + 1]}"
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("Got value:", "got")
+    return f"--{'.'.join(dict.fromkeys(keys))}: {text}"
+
+
+def texts(name: str) -> dict[str, Any]:
+    """Return what an ArgumentParser says of a command.
+
+    Args:
+        name: Of its module.
+    """
+    module = sys.modules[name]
+    return {
+        "prog": f"rsvheat {name.rpartition('.')[2]}",
+        "description": summary(module),
+        "epilog": f"example: {module.EXAMPLE}",
+    }
+
+
+def run_function(
+    function: Callable[..., Any],
+    arguments: list[str],
+    name: str,
+    defaults: dict[str, Any] | None = None,
+) -> Any:
+    """Call a function with arguments from the command line and configuration files.
+
+    Args:
+        function: Its annotations and docstring say what there is.
+        arguments: The command line's.
+        name: Of the command's module.
+        defaults: Instead of the function's.
+
+    Returns:
+        What the function does.
+    """
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        error = one_line
+
+    return jsonargparse.auto_cli(
+        function,
+        with_recipes(arguments),
+        set_defaults=defaults,
+        parser_class=Parser,
+        **texts(name),
+    )

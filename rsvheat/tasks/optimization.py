@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizer: learning rates by batch and step, and which parameters decay."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+REFERENCE_BATCH = 256
+
+
+def warmup_cosine(step: int, total: int, warmup: int, floor: float) -> float:
+    """Return the factor on the learning rate at a step.
+
+    It rises linearly over the first ``warmup`` steps, of which the first already moves, and falls
+    to ``floor`` along half a cosine at step ``total``.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW, and how the learning rate follows the batch and the course of training.
+
+    Args:
+        base_lr: Learning rate for a global batch of 256 images; it is scaled linearly with the
+            batch: the loader's, times the processes, times the batches accumulated.
+        lr: Learning rate whatever the batch, instead of ``base_lr``.
+        weight_decay: Of weights; biases, norms and embeddings do not decay.
+        betas: Of AdamW.
+        warmup: Share of the steps over which the rate rises linearly; then it falls along half a
+            cosine.
+        floor: Share of the rate that is left at the end.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    base_lr: float = 2e-4
+    lr: float | None = None
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.05
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not self.base_lr > 0 or (self.lr is not None and not self.lr > 0):
+            raise ValueError(f"base_lr and lr must be above 0, got {self.base_lr} and {self.lr}")
+        if not 0 <= self.warmup < 1 or not 0 <= self.floor <= 1:
+            raise ValueError(
+                "warmup must be at least 0 and below 1 and floor from 0 to 1, got "
+                f"{self.warmup} and {self.floor}"
+            )
+
+    def learning_rate(self, trainer: Trainer) -> float:
+        """Return the highest learning rate of a run.
+
+        Raises:
+            ValueError: If ``lr`` is not given and the loader does not tell its batch size.
+        """
+        if self.lr is not None:
+            return self.lr
+        _ = trainer.estimated_stepping_batches  # loads the data loader
+        loader = trainer.train_dataloader
+        sampler = getattr(loader, "batch_sampler", None)
+        size: int | None = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", 0)
+        if not size:
+            raise ValueError(
+                "the training data loader does not tell its batch size, by which base_lr is "
+                "scaled: give lr instead"
+            )
+        processes = trainer.world_size * trainer.accumulate_grad_batches
+        return self.base_lr * size * processes / REFERENCE_BATCH
+
+    def configure(self, groups: list[dict[str, Any]], trainer: Trainer) -> dict[str, Any]:
+        """Return the optimizer and the schedule, set at every step, in Lightning's format.
+
+        Args:
+            groups: Parameter groups; one with ``lr_scale`` gets that share of the rate.
+            trainer: Says how long and on how much data the run is.
+
+        Raises:
+            ValueError: If the run has no end, or as for :meth:`learning_rate`.
+        """
+        total = trainer.estimated_stepping_batches
+        if not 0 < total < math.inf:
+            raise ValueError("the cosine schedule needs an end: set max_epochs or max_steps")
+        lr = self.learning_rate(trainer)
+        for group in groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        optimizer = AdamW(groups, lr=lr, betas=self.betas, weight_decay=self.weight_decay)
+        warmup = int(self.warmup * total)
+        course = partial(warmup_cosine, total=int(total), warmup=warmup, floor=self.floor)
+        scheduler = {"scheduler": LambdaLR(optimizer, course), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trainable parameters in two groups, with weight decay and without.
+
+    Parameters of fewer than two dimensions do not decay, nor do those that a part's
+    ``no_weight_decay()`` names.
+    """
+    exempt = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in _exempt_names(module)
+    }
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.dim() < 2 or name in exempt
+            (others if plain else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _exempt_names(module: nn.Module) -> Iterable[str]:
+    names = getattr(module, "no_weight_decay", None)
+    return names() if callable(names) else ()

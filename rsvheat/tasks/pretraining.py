@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self-supervised pretraining as a Lightning module."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from rsvheat.models import PretrainingOutput, RSVHeatPretraining, create_pretraining_model
+from rsvheat.models.layers import HeatBlock
+from rsvheat.tasks.encoders import encoder_arguments
+from rsvheat.tasks.logs import EpochMeans
+from rsvheat.tasks.optimization import Optimization, parameter_groups
+
+PRETRAINING = Optimization()
+
+
+class PretrainingTask(LightningModule):
+    """Trains :class:`~rsvheat.models.RSVHeatPretraining` on optical, SAR and other images.
+
+    Takes batches of ``rsvheat.data.collate_modalities``: ``images`` and ``index`` by modality, and
+    ``size``. Each step logs ``train/loss`` with its parts, the features' statistics that tell
+    collapse and the learning rate; each epoch ``train/<name>_epoch``, means over all processes.
+    Masks and views follow from the seed, the epoch, the batch and the process alone, so a run that
+    goes on from a checkpoint sees those that it would have seen.
+
+    Args:
+        network: What is trained. Afterwards ``task.network.encoder`` is what to keep;
+            :func:`rsvheat.load_checkpoint` finds it in the checkpoint.
+        optimization: The optimizer and the learning rate.
+        seed: Of masks and views.
+        images_every: Epochs between pictures of input, bands and reconstruction in TensorBoard; 0
+            for none.
+        images: Samples in such a picture.
+    """
+
+    def __init__(
+        self,
+        network: RSVHeatPretraining,
+        optimization: Optimization = PRETRAINING,
+        *,
+        seed: int = 0,
+        images_every: int = 10,
+        images: int = 8,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.optimization = optimization
+        self.seed = seed
+        self.images_every = images_every
+        self.images = images
+        self.epoch_means = EpochMeans()
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of a batch, and log it with its parts."""
+        if batch_idx == 0 and self.images_every and self.current_epoch % self.images_every == 0:
+            self._log_pictures(batch)
+        output = self.network(batch["images"], batch["index"], self._generator(batch_idx))
+        tensors = {"loss": output.loss.detach(), **output.losses, **output.statistics}
+        # One copy from the device for all of them.
+        values = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
+        # A checkpoint must not replace a good one after this.
+        if not math.isfinite(values["loss"]):
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise FloatingPointError(
+                f"the loss is not finite at epoch {self.current_epoch}, batch {batch_idx} "
+                f"({parts}): lower the learning rate, or look at the images"
+            )
+        self.epoch_means.update(values, self.images_in(batch))
+        self.log("train/loss", values.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        loss: Tensor = output.loss
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        for name, value in self.epoch_means.compute(self.trainer).items():
+            self.log(f"train/{name}_epoch", value)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Log the loss on other images, with masks that are the same in every epoch."""
+        seed = (self.seed, batch_idx, self.global_rank, 1)
+        output = self.network(batch["images"], batch["index"], _generator(seed, self.device))
+        values = {"loss": output.loss, **output.losses, **output.statistics}
+        self.log_dict(
+            {f"val/{name}": value for name, value in values.items()},
+            batch_size=self.images_in(batch),
+            sync_dist=True,
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule."""
+        groups = parameter_groups(self.network, self.optimization.weight_decay)
+        return self.optimization.configure(groups, self.trainer)
+
+    def configure_model(self) -> None:
+        """Shard the network where the strategy is FSDP2 (``ModelParallelStrategy``)."""
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh["data_parallel"])
+
+    def images_in(self, batch: Mapping[str, Any]) -> int:
+        """Return how many images a batch holds, those of all modalities counted."""
+        return sum(len(images) for images in batch["images"].values())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add how the encoder is built, and the means so far."""
+        checkpoint["encoder"] = encoder_arguments(self.network.encoder)
+        checkpoint["epoch_means"] = self.epoch_means.state_dict(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the means so far."""
+        self.epoch_means.load_state_dict(checkpoint["epoch_means"], self.global_rank)
+
+    def _generator(self, batch_idx: int) -> torch.Generator:
+        seed = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        return _generator(seed, self.device)
+
+    @torch.no_grad()
+    def _log_pictures(self, batch: Mapping[str, Any]) -> None:
+        """Log pictures of the batch's first samples; by every process, as losses span them."""
+        index = {name: rows[rows < self.images] for name, rows in batch["index"].items()}
+        images = {name: batch["images"][name][: len(rows)] for name, rows in index.items()}
+        self.network.eval()
+        output = self.network(images, index, self._generator(0), with_images=True)
+        self.network.train()
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger) and self.trainer.is_global_zero:
+                for name, picture in pictures(output, self.images).items():
+                    logger.experiment.add_image(f"images/{name}", picture, self.global_step)
+
+
+def create_pretraining_task(
+    variant: str = "rsvheat_nano",
+    modalities: Mapping[str, int] | None = None,
+    *,
+    img_size: int | Sequence[int] = 224,
+    encoder_options: Mapping[str, Any] | None = None,
+    optimization: Optimization = PRETRAINING,
+    seed: int = 0,
+    images_every: int = 10,
+    images: int = 8,
+    **options: Any,
+) -> PretrainingTask:
+    """Build a variant, what pretrains it, and the task that trains both.
+
+    Args:
+        variant: As for :func:`rsvheat.create_model`.
+        modalities: Bands by name; by default ``{"optical": 3, "sar": 1}``.
+        img_size: Side in pixels, or (height, width), of the images.
+        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
+        optimization: See :class:`PretrainingTask`.
+        seed: See :class:`PretrainingTask`.
+        images_every: See :class:`PretrainingTask`.
+        images: See :class:`PretrainingTask`.
+        **options: Arguments of :class:`~rsvheat.models.RSVHeatPretraining`.
+
+    Raises:
+        ValueError: If there is no such variant, or an argument has a wrong value.
+    """
+    network = create_pretraining_model(
+        variant, modalities, img_size=img_size, encoder_options=encoder_options, **options
+    )
+    return PretrainingTask(
+        network, optimization, seed=seed, images_every=images_every, images=images
+    )
+
+
+def pictures(output: PretrainingOutput, samples: int) -> dict[str, Tensor]:
+    """Compose pictures of what a step saw and made.
+
+    Args:
+        output: With images.
+        samples: Rows at most.
+
+    Returns:
+        By modality (3, H, W) in [0, 1]: a row per image, and in it the image, its low and high band
+        and its reconstruction. They share the image's scale, the high band around medium gray.
+    """
+    result = {}
+    for name, target in output.target.items():
+        rows = []
+        for row in range(min(samples, len(target))):
+            low, high = torch.aminmax(target[row].float())
+            span = (high - low).clamp(min=1e-6)
+            images = [(target, low), (output.low[name], low), (output.high[name], -span / 2)]
+            if name in output.reconstruction:
+                images.append((output.reconstruction[name], low))
+            shown = [((image[row].float() - zero) / span).clamp(0, 1) for image, zero in images]
+            rows.append(torch.cat([_rgb(image) for image in shown], dim=2))
+        if rows:
+            result[name] = torch.cat(rows, dim=1).cpu()
+    return result
+
+
+def _rgb(image: Tensor) -> Tensor:
+    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+
+
+def shard(network: RSVHeatPretraining, mesh: DeviceMesh) -> None:
+    """Shard parameters, gradients and moments over the processes of a mesh (FSDP2)."""
+    for module in network.modules():
+        if isinstance(module, HeatBlock):
+            fully_shard(module, mesh=mesh)
+    # The rest, embeddings that blocks are handed among it, is gathered for the whole pass.
+    fully_shard(network, mesh=mesh, reshard_after_forward=False)
+
+
+def _generator(seed: Sequence[int], device: torch.device) -> torch.Generator:
+    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(state)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run and its folder: what of it is kept, shown and continued."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from rsvheat.tasks.checkpointing import (
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    RandomState,
+    check_folder,
+)
+from rsvheat.tasks.logs import CSVLog, ImagesPerSecond, ProgressBar, ProgressLines
+
+
+class Run:
+    """What a Lightning Trainer needs so that a run can be watched, ended and continued.
+
+    The folder holds ``last.ckpt``, the best checkpoints, ``metrics.csv`` and TensorBoard's events::
+
+        run = Run("runs/mine", resume=True, monitor="val/accuracy", mode="max")
+        trainer = Trainer(max_epochs=20, **run.trainer_arguments())
+        trainer.fit(task, data, ckpt_path=run.checkpoint)
+
+    Args:
+        output: The folder.
+        resume: Go on from ``last.ckpt`` in the folder if there is one, or from the checkpoint whose
+            path is given.
+        monitor: Logged value by which checkpoints are the best.
+        mode: Whether its ``"min"`` or ``"max"`` is.
+        keep_best: How many of them to keep.
+        save_every: Optimizer steps between checkpoints within an epoch; 0 for none.
+        ema: Decay of an exponential moving average of the weights, updated at every step; None for
+            none. The average is what is validated, and what checkpoints hold as weights.
+        patience: Validations without a better monitored value after which the run ends.
+
+    Attributes:
+        checkpoint: What to go on from, or None.
+        last: What keeps ``last.ckpt``.
+        best: What keeps the best ones, or None.
+
+    Raises:
+        ValueError: If the folder holds a run and ``resume`` is false, or an argument is not as
+            above.
+        FileNotFoundError: If the checkpoint to go on from is not there.
+        CheckpointWriteError: If the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        resume: bool | str | os.PathLike[str] = False,
+        monitor: str,
+        mode: Literal["min", "max"] = "min",
+        keep_best: int = 1,
+        save_every: int = 0,
+        ema: float | None = None,
+        patience: int | None = None,
+    ) -> None:
+        for name, value in (("keep_best", keep_best), ("save_every", save_every)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(f"ema must be above 0 and below 1, got {ema}")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}")
+        self.folder = Path(output)
+        self.checkpoint = self._find(resume)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            check_folder(self.folder)
+        self.step = 0
+        if self.checkpoint is not None:
+            self.step = AtomicCheckpointIO().load_checkpoint(self.checkpoint)["global_step"]
+        self.last = LastCheckpoint(self.folder, save_every, others=keep_best)
+        self.best: ModelCheckpoint | None = None
+        if keep_best:
+            self.best = ModelCheckpoint(
+                self.folder,
+                "best" if keep_best == 1 else "best-epoch{epoch:03d}",
+                monitor,
+                save_top_k=keep_best,
+                mode=mode,
+                auto_insert_metric_name=False,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+        self._average = None if ema is None else EMAWeightAveraging(decay=ema)
+        self._stopping = None
+        if patience is not None:
+            self._stopping = EarlyStopping(monitor, patience=patience, mode=mode)
+
+    def _find(self, resume: bool | str | os.PathLike[str]) -> Path | None:
+        if not isinstance(resume, bool):
+            if not Path(resume).is_file():
+                raise FileNotFoundError(f"there is no checkpoint {resume} to go on from")
+            return Path(resume)
+        # SLURM's requeueing leaves checkpoints of another name.
+        found = [*self.folder.glob("last.ckpt"), *self.folder.glob("hpc_ckpt_*.ckpt")]
+        if found and not resume and getattr(rank_zero_only, "rank", 0) == 0:
+            raise ValueError(
+                f"{self.folder} holds a run: go on with --resume, or choose another --output"
+            )
+        return max(found, key=lambda path: path.stat().st_mtime) if found and resume else None
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return arguments of a Trainer, among them callbacks, loggers and plugins."""
+        shown = sys.stdout.isatty()
+        callbacks: list[Callback | None] = [
+            self._average,
+            ImagesPerSecond(),
+            ProgressBar() if shown else ProgressLines(),
+            self._stopping,
+            RandomState(),
+            # The last one holds the state of those before it.
+            self.best,
+            self.last,
+        ]
+        return {
+            "default_root_dir": str(self.folder),
+            "callbacks": [callback for callback in callbacks if callback is not None],
+            "logger": [
+                TensorBoardLogger(self.folder, name="", version="", purge_step=self.step),
+                CSVLog(self.folder, self.step),
+            ],
+            "plugins": [AtomicCheckpointIO()],
+            "enable_progress_bar": shown,
+            "enable_model_summary": False,
+        }

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a classifier, as numbers, tables and pictures."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from rsvheat._files import replacing
+
+
+def classification_metrics(classes: int) -> MetricCollection:
+    """Return what :meth:`Scores.of` takes: metrics to be fed with predictions and labels."""
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "precision": MulticlassPrecision(classes, average=None),
+            "recall": MulticlassRecall(classes, average=None),
+            "f1": MulticlassF1Score(classes, average=None),
+            "confusion": MulticlassConfusionMatrix(classes),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier does on a set of samples.
+
+    Attributes:
+        classes: Their names, in the order of everything below.
+        accuracy: Overall accuracy: the share of samples that are right.
+        precision: By class, of what is predicted as it, the share that is; 0 where nothing is.
+        recall: By class, the share of its samples that is predicted as it; 0 where there are none.
+        f1: By class, the harmonic mean of both.
+        confusion: Numbers of samples, a row by true class, a column by predicted class.
+    """
+
+    classes: tuple[str, ...]
+    accuracy: float
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, metrics: MetricCollection, classes: Sequence[str]) -> "Scores":
+        """Return what metrics of :func:`classification_metrics` have found."""
+        values: dict[str, Tensor] = metrics.compute()
+        by_class = {name: tuple(values[name].tolist()) for name in ("precision", "recall", "f1")}
+        confusion = tuple(tuple(int(n) for n in row) for row in values["confusion"].tolist())
+        return cls(tuple(classes), float(values["accuracy"]), confusion=confusion, **by_class)
+
+    @classmethod
+    def score(cls, predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> "Scores":
+        """Return the scores of predicted labels, int64 (N,), N of at least 1."""
+        metrics = classification_metrics(len(classes))
+        metrics.update(predicted, labels)
+        return cls.of(metrics, classes)
+
+    @property
+    def support(self) -> tuple[int, ...]:
+        """Samples of each class."""
+        return tuple(sum(row) for row in self.confusion)
+
+    @property
+    def mean_f1(self) -> float:
+        """Mean of the classes' F1."""
+        return sum(self.f1) / len(self.f1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        names = ("precision", "recall", "f1", "support")
+        rows = zip(self.precision, self.recall, self.f1, self.support, strict=True)
+        by_class = [dict(zip(names, row, strict=True)) for row in rows]
+        return {
+            "overall_accuracy": self.accuracy,
+            "mean_recall": sum(self.recall) / len(self.recall),
+            "mean_f1": self.mean_f1,
+            "samples": sum(self.support),
+            "classes": dict(zip(self.classes, by_class, strict=True)),
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        name: str = "scores",
+        about: Mapping[str, Any] | None = None,
+    ) -> list[Path]:
+        """Write ``<name>.json``, ``.csv`` and ``.png``, all or none.
+
+        Args:
+            folder: Where they go; made if need be.
+            name: What they are called.
+            about: What else the JSON should say.
+
+        Returns:
+            The files.
+        """
+        folder = Path(folder)
+        files = [Path(f"{name}.{suffix}") for suffix in ("json", "csv", "png")]
+        with replacing(folder) as temporary:
+            content = {**(about or {}), **self.to_dict()}
+            (temporary / files[0]).write_text(json.dumps(content, indent=1) + "\n")
+            self._write_csv(temporary / files[1])
+            self.figure().savefig(temporary / files[2], dpi=150)
+        return [folder / file for file in files]
+
+    def _write_csv(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            predicted = [f"predicted {name}" for name in self.classes]
+            writer.writerow(["class", "support", "precision", "recall", "f1", *predicted])
+            for i, name in enumerate(self.classes):
+                scores = [self.precision[i], self.recall[i], self.f1[i]]
+                writer.writerow([name, self.support[i], *scores, *self.confusion[i]])
+
+    def figure(self) -> Any:
+        """Return the confusion matrix as a Matplotlib figure, shares of each true class."""
+        from matplotlib.figure import Figure
+
+        count = len(self.classes)
+        side = 3 + 0.45 * count
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        matrix = torch.tensor(self.confusion, dtype=torch.float64)
+        shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(count), self.classes, rotation=60, ha="right")
+        axes.set_yticks(range(count), self.classes)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.set_title(f"overall accuracy {self.accuracy:.3f}, mean F1 {self.mean_f1:.3f}")
+        for i, row in enumerate(self.confusion):
+            for j, number in enumerate(row):
+                if number:
+                    color = "white" if shares[i, j] > 0.5 else "black"
+                    axes.text(j, i, str(number), ha="center", va="center", color=color, fontsize=8)
+        return figure
