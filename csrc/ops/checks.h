@@ -122,4 +122,15 @@ inline CoefficientTensor coefficients_of(const char* op, const char* name, const
   return {takes_strides ? tensor : torch::stable::contiguous(tensor)};
 }
 
+// A parameter of one value a channel of `x`, whose channels are its last axis.
+inline Tensor channel_parameter(const char* op, const char* name, const Tensor& tensor,
+                                const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() > 0 && tensor.dim() == 1 && tensor.size(0) == x.size(-1), op, ": ", name,
+                  " must be (C,) for x ", sizes_to_string(x), ", but it has shape ",
+                  sizes_to_string(tensor));
+  check_dtype(op, name, tensor, parameter_type(x.scalar_type()));
+  check_same_device(op, name, tensor, "x", x);
+  return dense(tensor);
+}
+
 }  // namespace rsvheat

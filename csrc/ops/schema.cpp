@@ -16,4 +16,20 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
       " bool need_filter) -> (Tensor, Tensor)");
   m.def("frequency_split(Tensor x, Tensor radius, Tensor angles) -> (Tensor, Tensor)");
   m.def("spectral_l1(Tensor pred, Tensor target, bool with_grad) -> (Tensor, Tensor, Tensor)");
+  m.def("gated_layer_norm(Tensor x, Tensor gate, Tensor weight, Tensor bias, float eps) -> Tensor");
+  m.def(
+      "_gated_layer_norm_backward(Tensor grad_y, Tensor x, Tensor gate, Tensor weight, Tensor bias,"
+      " float eps) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "add_layer_norm(Tensor residual, Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor");
+  m.def(
+      "_add_layer_norm_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor bias, float eps)"
+      " -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "spatial_correction_conv(Tensor x, Tensor embed, Tensor norm_weight, Tensor norm_bias,"
+      " Tensor conv_weight, Tensor conv_bias, float eps) -> Tensor");
+  m.def(
+      "_spatial_correction_conv_backward(Tensor grad_y, Tensor x, Tensor embed, Tensor norm_weight,"
+      " Tensor norm_bias, Tensor conv_weight, Tensor conv_bias, float eps)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

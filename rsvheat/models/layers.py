@@ -6,23 +6,40 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, relu
 
 from rsvheat.models._filter_cache import FilterCache
+from rsvheat.models._onednn import Conv2dNHWC, Linear
 from rsvheat.models.freq_embed import FrequencyNetwork, FrequencyTable
-from rsvheat.ops import _autocast, _checks, apply_heat_filter, heat_conduction, heat_filter
+from rsvheat.ops import (
+    _autocast,
+    _checks,
+    add_layer_norm,
+    apply_heat_filter,
+    gated_layer_norm,
+    heat_conduction,
+    heat_filter,
+    spatial_correction_conv,
+)
 
 # As in the published encoders: the stem's norms differ from all others.
 STEM_NORM_EPS = 1e-6
 NORM_EPS = 1e-5
 
+# Size of an MLP's hidden features in evaluation on the CPU: a part of the last-level cache that is
+# still large enough for products at full speed.
+HIDDEN_BYTES = 4 * 2**20
 
-class Conv2dNHWC(nn.Conv2d):
-    """A 2-D convolution of NHWC features, (B, H, W, C) -> (B, H', W', C').
 
-    The kernels of torch for channels-last tensors read and write this layout; nothing is copied.
+def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether ``module`` is what the model was built with, without hooks.
+
+    Fused steps go around the modules whose work they do; one that a user has replaced or watches
+    is called.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x``, (B, H, W, C)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return type(module) is kind and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 class DropPath(nn.Module):
@@ -38,9 +55,13 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with samples dropped."""
-        if not self.training or self.rate == 0:
+        if not self.drops():
             return x
         return x * dropout(x.new_ones(x.shape[0], *[1] * (x.dim() - 1)), self.rate)
+
+    def drops(self) -> bool:
+        """Return whether a call may drop anything."""
+        return self.training and self.rate > 0
 
     def extra_repr(self) -> str:
         """Return the rate for ``repr``."""
@@ -98,14 +119,21 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the shape of ``x``, (..., C)."""
-        y: Tensor = self.fc2(self.act(self.fc1(x)))
+        if is_unchanged(self.fc1, Linear) and is_unchanged(self.act, nn.GELU):
+            y: Tensor = self.fc2(self.fc1.slices(x, activation="gelu")[0])
+        else:
+            y = self.fc2(self.act(self.fc1(x)))
         return y
+
+
+def _norm_parameters(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+    return norm.weight, norm.bias, norm.eps
 
 
 class HeatOperator(nn.Module):
@@ -124,11 +152,11 @@ class HeatOperator(nn.Module):
         super().__init__()
         self.correction_norm = nn.LayerNorm(dim, eps=NORM_EPS) if spatial_correction else None
         self.dwconv = Conv2dNHWC(dim, dim, 3, padding=1, groups=dim)
-        self.linear = nn.Linear(dim, 2 * dim)
+        self.linear = Linear(dim, 2 * dim)
         self.to_k = nn.Linear(dim, dim)
         self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.SiLU()
-        self.out_linear = nn.Linear(dim, dim)
+        self.out_linear = Linear(dim, dim)
         self.cache = cache
 
     def train(self, mode: bool = True) -> "HeatOperator":
@@ -213,11 +241,33 @@ class HeatOperator(nn.Module):
             spatial_correction_embed: (H, W, C), if the operator has a spatial correction.
             scale: Ground sampling distance over the reference one.
         """
-        if self.correction_norm is not None and spatial_correction_embed is not None:
-            x = self.correction_norm(relu(x + spatial_correction_embed))
-        x, gate = self.linear(self.dwconv(x)).chunk(2, dim=-1)
-        x = self.out_norm(self._conduct(x, freq_embed, scale))
-        y: Tensor = self.out_linear(x * self.act(gate))
+        x = self._correct(x, spatial_correction_embed)
+        if is_unchanged(self.linear, Linear):
+            x, gate = self.linear.slices(x, 2)
+        else:
+            x, gate = self.linear(x).chunk(2, dim=-1)
+        x = self._conduct(x, freq_embed, scale)
+        if is_unchanged(self.out_norm, nn.LayerNorm) and is_unchanged(self.act, nn.SiLU):
+            x = gated_layer_norm(x, gate, *_norm_parameters(self.out_norm))
+        else:
+            x = self.out_norm(x) * self.act(gate)
+        y: Tensor = self.out_linear(x)
+        return y
+
+    def _correct(self, x: Tensor, embed: Tensor | None) -> Tensor:
+        norm, conv = self.correction_norm, self.dwconv
+        y: Tensor
+        if norm is None or embed is None:
+            y = conv(x)
+        elif (
+            is_unchanged(norm, nn.LayerNorm)
+            and is_unchanged(conv, Conv2dNHWC)
+            and conv.bias is not None
+        ):
+            weight, bias, eps = _norm_parameters(norm)
+            y = spatial_correction_conv(x, embed, weight, bias, conv.weight, conv.bias, eps)
+        else:
+            y = conv(norm(relu(x + embed)))
         return y
 
 
@@ -267,10 +317,49 @@ class HeatBlock(nn.Module):
         context = (freq_embed, spatial_correction_embed, scale)
         if self.norm_position == "pre":
             x = self._add(x, self.op(self.norm1(x), *context), self.gamma1)
+        else:
+            x = self._add_normed(x, self.op(x, *context), self.norm1, self.gamma1)
+        rows = self._mlp_rows(x)
+        if rows is None:
+            return self._add_mlp(x)
+        for part in torch.split(x.view(-1, x.shape[-1]), rows):
+            part.copy_(self._add_mlp(part))
+        return x
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        if self.norm_position == "pre":
             return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
-        x = self._add(x, self.norm1(self.op(x, *context)), self.gamma1)
-        return self._add(x, self.norm2(self.mlp(x)), self.gamma2)
+        return self._add_normed(x, self.mlp(x), self.norm2, self.gamma2)
+
+    def _mlp_rows(self, x: Tensor) -> int | None:
+        """Return how many pixels the MLP should take at a time; None for all.
+
+        In evaluation on the CPU its hidden features, the largest of all tensors, need not leave the
+        cache, and ``x`` may be overwritten part by part.
+        """
+        if (
+            x.device.type != "cpu"
+            or torch.is_grad_enabled()
+            or self.drop_path.drops()
+            or torch.compiler.is_compiling()
+            or not x.is_contiguous()
+        ):
+            return None
+        pixel = self.mlp.fc1.out_features * x.element_size()
+        return (
+            None if x.numel() // x.shape[-1] * pixel <= 2 * HIDDEN_BYTES else HIDDEN_BYTES // pixel
+        )
 
     def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
         branch = self.drop_path(branch)
         return x + branch if gamma is None else x + branch * gamma
+
+    def _add_normed(
+        self, x: Tensor, branch: Tensor, norm: nn.LayerNorm, gamma: Tensor | None
+    ) -> Tensor:
+        if self.drop_path.drops() or not is_unchanged(norm, nn.LayerNorm):
+            return self._add(x, norm(branch), gamma)
+        weight, bias, eps = _norm_parameters(norm)
+        if gamma is not None:
+            weight, bias = weight * gamma, bias * gamma
+        return add_layer_norm(x, branch, weight, bias, eps)

@@ -19,16 +19,24 @@ from rsvheat.ops.functional import (
     multi_domain_loss,
     spectral_l1_loss,
 )
+from rsvheat.ops.fused import (
+    add_layer_norm,
+    gated_layer_norm,
+    spatial_correction_conv,
+)
 
 __all__ = [
     "MultiDomainLoss",
+    "add_layer_norm",
     "apply_heat_filter",
     "dct2d",
     "frequency_split",
+    "gated_layer_norm",
     "heat_conduction",
     "heat_filter",
     "idct2d",
     "multi_domain_loss",
+    "spatial_correction_conv",
     "spectral_l1_loss",
     "use_reference",
 ]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Precision under ``torch.autocast``.
 
-Operators whose sums stay in float32 inside (``heat_conduction``, ``apply_heat_filter``) take
-float32 features in the autocast type; k and the filter stay float32. Those whose output is a
+Operators whose sums stay in float32 inside (``heat_conduction``, ``apply_heat_filter``, the fused
+steps of a block) take float32 features in the autocast type; k, the filter and other parameters
+stay float32. ``add_layer_norm`` keeps to its residual's type. Those whose output is a
 spectrum, a band or a sum of one run in float32, as ``torch.fft`` does. float64 is left alone.
 """
 
@@ -50,6 +51,10 @@ def _lower_first(args: tuple[Any, ...], device_type: str) -> tuple[Any, ...]:
     return to_lower(args[0], device_type), *args[1:]
 
 
+def _lower_two(args: tuple[Any, ...], device_type: str) -> tuple[Any, ...]:
+    return to_lower(args[0], device_type), to_lower(args[1], device_type), *args[2:]
+
+
 def _float32_first(args: tuple[Any, ...], device_type: str) -> tuple[Any, ...]:
     return to_float32(args[0]), *args[1:]
 
@@ -65,6 +70,8 @@ _RULES = {
     "idct2d": _float32_first,
     "frequency_split": _float32_first,
     "spectral_l1": _float32_pair,
+    "gated_layer_norm": _lower_two,
+    "spatial_correction_conv": _lower_first,
 }
 
 

@@ -39,6 +39,9 @@ def register() -> None:
         ("_apply_heat_filter_backward", _save_all, _apply_heat_filter_twice),
         ("frequency_split", _save_sector, _frequency_split),
         ("spectral_l1", _save_differences, _spectral_l1),
+        ("gated_layer_norm", _save_inputs, _gated_layer_norm),
+        ("add_layer_norm", _save_inputs, _add_layer_norm),
+        ("spatial_correction_conv", _save_inputs, _spatial_correction_conv),
     ):
         torch.library.register_autograd(f"rsvheat::{name}", backward, setup_context=setup)
 
@@ -191,3 +194,43 @@ def _spectral_l1(
         return None, None, None
     need_pred, need_target, _ = ctx.needs_input_grad
     return grad if need_pred else None, -grad if need_target else None, None
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gated_layer_norm(ctx: Any, grad: Tensor) -> tuple[_Grad, ...]:
+    if torch.is_grad_enabled():
+        return _through_twin(ctx, grad, reference.gated_layer_norm)
+    grads = torch.ops.rsvheat._gated_layer_norm_backward(grad, *ctx.saved_tensors, ctx.eps)
+    return *grads, None
+
+
+def _add_layer_norm(ctx: Any, grad: Tensor) -> tuple[_Grad, ...]:
+    if torch.is_grad_enabled():
+        return _through_twin(ctx, grad, reference.add_layer_norm)
+    _, x, weight, bias = ctx.saved_tensors
+    grads = torch.ops.rsvheat._add_layer_norm_backward(grad, x, weight, bias, ctx.eps)
+    return grad, *grads, None
+
+
+def _spatial_correction_conv(ctx: Any, grad: Tensor) -> tuple[_Grad, ...]:
+    if torch.is_grad_enabled():
+        return _through_twin(ctx, grad, reference.spatial_correction_conv)
+    grads = torch.ops.rsvheat._spatial_correction_conv_backward(grad, *ctx.saved_tensors, ctx.eps)
+    return *grads, None
+
+
+def _through_twin(ctx: Any, grad: Tensor, twin: Callable[..., Tensor]) -> tuple[_Grad, ...]:
+    """Return the gradients by the twin's derivatives, which have derivatives themselves."""
+    inputs = ctx.saved_tensors
+    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:-1]) if needed]
+    found = torch.autograd.grad(
+        twin(*inputs, ctx.eps), [inputs[i] for i in wanted], grad, create_graph=True
+    )
+    grads: list[_Grad] = [None] * len(ctx.needs_input_grad)
+    for i, value in zip(wanted, found, strict=True):
+        grads[i] = value
+    return tuple(grads)

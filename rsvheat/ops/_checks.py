@@ -151,6 +151,38 @@ def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return fits
 
 
+def like(name: str, value: Any, other_name: str, other: Any) -> None:
+    """Check two feature tensors (..., C) of one shape and device."""
+    tensor(other_name, other)
+    tensor(name, value)
+    if other.dim() == 0 or value.shape != other.shape:
+        raise ValueError(
+            f"{name} must have {other_name}'s shape (..., C), {tuple(other.shape)}, "
+            f"got {tuple(value.shape)}"
+        )
+    _same_device(name, value, other_name, other)
+
+
+def parameter(name: str, value: Any, shape: Sequence[int], x: Tensor) -> None:
+    """Check a learned parameter that goes with the features ``x``."""
+    tensor(name, value)
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+    _same_device(name, value, "x", x)
+
+
+def to_parameter_dtype(value: Tensor, x: Tensor) -> Tensor:
+    """Return a parameter in the type that goes with ``x``: float32, or float64 for float64."""
+    return value.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def channel_parameters(x: Tensor, **values: Any) -> list[Tensor]:
+    """Check parameters of one value a channel of ``x``, (..., C); return them in their type."""
+    for name, value in values.items():
+        parameter(name, value, x.shape[-1:], x)
+    return [to_parameter_dtype(value, x) for value in values.values()]
+
+
 def filter_arguments(k: Any, height: Any, width: Any) -> Tensor:
     """Check what a filter is prepared from; return ``k`` as a float32 or float64 tensor.
 

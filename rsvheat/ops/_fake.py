@@ -19,6 +19,12 @@ def register() -> None:
         "_apply_heat_filter_backward": _backward,
         "frequency_split": _frequency_split,
         "spectral_l1": _spectral_l1,
+        "gated_layer_norm": _like_first,
+        "add_layer_norm": _like_first,
+        "spatial_correction_conv": _like_first,
+        "_gated_layer_norm_backward": _like_operands,
+        "_add_layer_norm_backward": _like_operands,
+        "_spatial_correction_conv_backward": _like_operands,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"rsvheat::{name}", fake)
@@ -28,8 +34,12 @@ def _transform(x: Tensor, channels_last: bool) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _like_first(x: Tensor, coefficients: Tensor) -> Tensor:
+def _like_first(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
+
+
+def _like_operands(grad_y: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in operands if isinstance(t, Tensor))
 
 
 def _backward(

@@ -26,6 +26,8 @@ def register() -> None:
         "_apply_heat_filter_backward": _apply_heat_filter_backward,
         "frequency_split": _frequency_split,
         "spectral_l1": _spectral_l1,
+        "spatial_correction_conv": _spatial_correction_conv,
+        "_spatial_correction_conv_backward": _spatial_correction_conv_backward,
     }
     for name, formula in formulas.items():
         register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
@@ -59,6 +61,15 @@ def _apply_heat_filter_backward(*args: Any, **_: Any) -> int:
 
 def _frequency_split(x: Sequence[int], *_: Any, **__: Any) -> int:
     return _cost(x, 2, 2, 1)
+
+
+# Norms and activations count nothing, as for torch's own; the convolution counts as torch's would.
+def _spatial_correction_conv(x: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * 9 * math.prod(x)
+
+
+def _spatial_correction_conv_backward(grad_y: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * _spatial_correction_conv(grad_y)
 
 
 def _spectral_l1(

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import conv2d, cosine_similarity, layer_norm, relu, silu
 
 from rsvheat.ops import _autocast, _checks
 from rsvheat.ops._types import (
@@ -95,6 +95,57 @@ def multi_domain_loss(
     _checks.pair(pred, target)
     spatial = _difference(pred, target).abs().mean()
     return weigh(spatial, spectral_l1_loss(pred, target), features_a, features_b, weights)
+
+
+def gated_layer_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """Twin of :func:`rsvheat.ops.gated_layer_norm`."""
+    _checks.like("gate", gate, "x", x)
+    if _autocast.enabled(x):
+        x, gate = (_autocast.to_lower(t, x.device.type) for t in (x, gate))
+    normed = _layer_norm(x, weight, bias, eps)
+    return (normed * silu(_autocast.to_float32(gate))).to(x.dtype)
+
+
+def add_layer_norm(
+    residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """Twin of :func:`rsvheat.ops.add_layer_norm`."""
+    _checks.like("residual", residual, "x", x)
+    normed = _layer_norm(x.to(residual.dtype), weight, bias, eps)
+    return (_autocast.to_float32(residual) + normed).to(residual.dtype)
+
+
+def spatial_correction_conv(
+    x: Tensor,
+    embed: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Twin of :func:`rsvheat.ops.spatial_correction_conv`."""
+    _checks.image_batch("x", x, "nhwc")
+    _checks.parameter("embed", embed, x.shape[1:], x)
+    _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
+    if _autocast.enabled(x):
+        x = _autocast.to_lower(x, x.device.type)
+    (conv_bias,) = _checks.channel_parameters(x, conv_bias=conv_bias)
+    corrected = relu(_autocast.to_float32(x) + _checks.to_parameter_dtype(embed, x))
+    normed = _layer_norm(corrected, norm_weight, norm_bias, eps).permute(0, 3, 1, 2)
+    kernels = _checks.to_parameter_dtype(conv_weight, x)
+    with _autocast.disabled(x):
+        y = conv2d(normed, kernels, conv_bias, padding=1, groups=x.shape[3])
+    return y.permute(0, 2, 3, 1).to(x.dtype)
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Return the norm of ``x`` over its last axis, in float32 or float64."""
+    weight, bias = _checks.channel_parameters(x, weight=weight, bias=bias)
+    with _autocast.disabled(x):
+        return layer_norm(_autocast.to_float32(x), x.shape[-1:], weight, bias, eps)
 
 
 def weigh(

@@ -18,6 +18,8 @@
 #include "../dct.h"
 #include "../frequency_split.h"
 #include "../heat_conduction.h"
+#include "../layer_norm.h"
+#include "../spatial_correction.h"
 #include "../spectral_l1.h"
 #include "jobs.h"
 #include "plan.h"
@@ -130,6 +132,15 @@ class WorkspaceLease {
   int slots_ = 0;
 };
 
+// Of the type that arithmetic on `dtype` is done in.
+size_t compute_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+}
+
+int64_t padded_channels(Shape s, DType dtype) {
+  return round_up(s.channels, static_cast<int64_t>(kernels().vector_bytes / compute_bytes(dtype)));
+}
+
 bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; }
 
 // No more threads than have 10 microseconds' work each: waking one costs that, and a whole slice of
@@ -163,7 +174,7 @@ template <class KernelJob, class Result>
 Result run_kernel(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& job, DType dtype,
                   Shape shape, Layout layout, int tiles, const ParallelFor& host) {
   const ParallelFor parallel = worthwhile_threads(host, shape);
-  const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+  const size_t element = compute_bytes(dtype);
   const size_t vector_bytes = kernels().vector_bytes;
   job.shape = shape;
   const auto lanes = static_cast<int64_t>(vector_bytes / element);
@@ -258,8 +269,8 @@ void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficient
                                   DType dtype, Shape shape, const ParallelFor& parallel) {
   if (is_empty(shape)) {
     if (grad_coefficients) {
-      const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
-      std::memset(grad_coefficients, 0, shape.height * shape.width * shape.channels * element);
+      std::memset(grad_coefficients, 0,
+                  shape.height * shape.width * shape.channels * compute_bytes(dtype));
     }
     return;
   }
@@ -318,7 +329,7 @@ void spectral_l1_cpu(const void* pred, const void* target, double* sums, void* g
                      Shape shape, const ParallelFor& parallel) {
   sums[0] = sums[1] = 0;
   if (is_empty(shape)) return;
-  const size_t element = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+  const size_t element = compute_bytes(dtype);
   const int64_t lanes = static_cast<int64_t>(kernels().vector_bytes / element);
   const int64_t row_groups = (shape.height + lanes - 1) / lanes;
   const int64_t column_groups = (shape.width + lanes - 1) / lanes;
@@ -335,6 +346,88 @@ void spectral_l1_cpu(const void* pred, const void* target, double* sums, void* g
     for (int64_t i = 0; i < row_groups; ++i) sums[0] += *next++;
     for (int64_t i = 0; i < column_groups; ++i) sums[1] += *next++;
   }
+}
+
+void layer_norm_cpu(NormStep step, const void* x, const void* other, NormParameters norm, void* y,
+                    DType dtype, int64_t rows, int64_t channels, const ParallelFor& host) {
+  if (rows * channels == 0) return;
+  const ParallelFor parallel = worthwhile_threads(host, {rows, 1, 1, channels});
+  NormJob job{step, x, other, norm, y, rows, channels, &parallel};
+  kernels().layer_norm[static_cast<int>(dtype)](job);
+}
+
+void layer_norm_backward_cpu(NormStep step, const void* grad_y, const void* x, const void* other,
+                             NormParameters norm, void* grad_x, void* grad_other, void* grad_weight,
+                             void* grad_bias, DType dtype, int64_t rows, int64_t channels,
+                             const ParallelFor& host) {
+  if (rows * channels == 0) {
+    std::memset(grad_weight, 0, channels * compute_bytes(dtype));
+    std::memset(grad_bias, 0, channels * compute_bytes(dtype));
+    return;
+  }
+  constexpr int64_t kMaxBlocks = 64;
+  const int64_t blocks = std::min(rows, kMaxBlocks);
+  const ParallelFor parallel = worthwhile_threads(host, {rows, 1, 1, channels});
+  const WorkspaceLease lease(1, blocks * 3 * channels * compute_bytes(dtype));
+  NormBackwardJob job{step,
+                      grad_y,
+                      x,
+                      other,
+                      norm,
+                      grad_x,
+                      grad_other,
+                      grad_weight,
+                      grad_bias,
+                      rows,
+                      channels,
+                      blocks,
+                      lease.workspace().data,
+                      &parallel};
+  kernels().layer_norm_backward[static_cast<int>(dtype)](job);
+}
+
+void spatial_correction_conv_cpu(const void* x, CorrectionParameters parameters, void* y,
+                                 DType dtype, Shape shape, const ParallelFor& host) {
+  if (is_empty(shape)) return;
+  const ParallelFor parallel = worthwhile_threads(host, shape);
+  const int64_t elements = correction_elements(shape.width, padded_channels(shape, dtype));
+  const WorkspaceLease lease(parallel.num_threads, elements * compute_bytes(dtype));
+  const CorrectionJob job{shape, x, parameters, y, lease.workspace(), &parallel};
+  kernels().spatial_correction_conv[static_cast<int>(dtype)](job);
+}
+
+void spatial_correction_conv_backward_cpu(const void* grad_y, const void* x,
+                                          CorrectionParameters parameters,
+                                          CorrectionGradients gradients, DType dtype, Shape shape,
+                                          const ParallelFor& host) {
+  const size_t element = compute_bytes(dtype);
+  if (is_empty(shape)) {
+    std::memset(gradients.embed, 0, shape.height * shape.width * shape.channels * element);
+    for (void* sums : {gradients.norm_weight, gradients.norm_bias, gradients.conv_bias}) {
+      std::memset(sums, 0, shape.channels * element);
+    }
+    std::memset(gradients.conv_weight, 0, 9 * shape.channels * element);
+    return;
+  }
+  // Each block computes a row above and below itself once more.
+  constexpr int64_t kBlockRows = 8, kMinBlocks = 4;
+  const int64_t blocks = std::min(shape.height, std::max(kMinBlocks, shape.height / kBlockRows));
+  const ParallelFor parallel = worthwhile_threads(host, shape);
+  const int64_t pixel = padded_channels(shape, dtype);
+  const WorkspaceLease lease(parallel.num_threads,
+                             correction_backward_elements(shape.width, pixel) * element);
+  std::vector<double> partial_sums(blocks * 12 * pixel * element / sizeof(double));
+  CorrectionBackwardJob job{};
+  job.shape = shape;
+  job.x = x;
+  job.parameters = parameters;
+  job.workspace = lease.workspace();
+  job.parallel = &parallel;
+  job.grad_y = grad_y;
+  job.gradients = gradients;
+  job.blocks = blocks;
+  job.partial_sums = partial_sums.data();
+  kernels().spatial_correction_conv_backward[static_cast<int>(dtype)](job);
 }
 
 }  // namespace rsvheat

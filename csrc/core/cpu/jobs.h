@@ -8,6 +8,8 @@
 
 #include "../frequency_split.h"
 #include "../heat_conduction.h"
+#include "../layer_norm.h"
+#include "../spatial_correction.h"
 #include "../types.h"
 
 namespace rsvheat {
@@ -73,6 +75,48 @@ struct SpectralL1Job : Job {
   void* grad;
 };
 
+struct NormJob {
+  NormStep step;
+  const void* x;
+  const void* other;
+  NormParameters norm;
+  void* y;
+  int64_t rows, channels;
+  const ParallelFor* parallel;
+};
+
+struct NormBackwardJob {
+  NormStep step;
+  const void* grad_y;
+  const void* x;
+  const void* other;
+  NormParameters norm;
+  void* grad_x;
+  void* grad_other;
+  void* grad_weight;
+  void* grad_bias;
+  int64_t rows, channels;
+  int64_t blocks;      // of rows
+  void* partial_sums;  // (blocks, 3, channels) in the compute type
+  const ParallelFor* parallel;
+};
+
+struct CorrectionJob {
+  Shape shape;
+  const void* x;
+  CorrectionParameters parameters;
+  void* y;
+  Workspace workspace;
+  const ParallelFor* parallel;
+};
+
+struct CorrectionBackwardJob : CorrectionJob {
+  const void* grad_y;
+  CorrectionGradients gradients;
+  int64_t blocks;      // of rows
+  void* partial_sums;  // (blocks, 12, padded channels) in the compute type
+};
+
 // Kernels of one instruction set, by DType. Slot sizes are in vector registers of vector_bytes.
 struct Kernels {
   size_t vector_bytes;
@@ -82,6 +126,10 @@ struct Kernels {
   void (*heat_conduction_backward[4])(const HeatBackwardJob&);
   void (*frequency_split[4])(const SplitJob&);
   void (*spectral_l1[4])(const SpectralL1Job&);
+  void (*layer_norm[4])(const NormJob&);
+  void (*layer_norm_backward[4])(const NormBackwardJob&);
+  void (*spatial_correction_conv[4])(const CorrectionJob&);
+  void (*spatial_correction_conv_backward[4])(const CorrectionBackwardJob&);
 };
 
 extern const Kernels kKernelsGeneric;
@@ -102,6 +150,17 @@ constexpr int64_t tile_registers(Tile t) { return t.rows * t.row_registers; }
 constexpr int64_t transform_scratch_registers(int64_t n) { return 4 * n + 64; }
 constexpr int64_t line_registers(Tile t) {
   return 2 * t.lines + transform_scratch_registers(t.length);
+}
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Work space of a thread in elements: `pixel` is the channels rounded up to whole registers.
+constexpr int64_t ring_elements(int64_t width, int64_t pixel) { return 3 * (width + 2) * pixel; }
+constexpr int64_t correction_elements(int64_t width, int64_t pixel) {
+  return 10 * pixel + ring_elements(width, pixel);
+}
+constexpr int64_t correction_backward_elements(int64_t width, int64_t pixel) {
+  return 20 * pixel + 2 * ring_elements(width, pixel) + width * pixel;
 }
 
 }  // namespace rsvheat

@@ -16,6 +16,7 @@
 #include "plan.h"
 
 #define RSVHEAT_INLINE inline __attribute__((always_inline))
+#define RSVHEAT_INLINE_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)
 #define RSVHEAT_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -38,6 +39,8 @@ namespace {
 #include "heat_conduction.inl"
 #include "frequency_split.inl"
 #include "spectral_l1.inl"
+#include "layer_norm.inl"
+#include "spatial_correction.inl"
 // clang-format on
 
 }  // namespace
@@ -55,6 +58,10 @@ const Kernels RSVHEAT_KERNELS = {
     RSVHEAT_ALL_DTYPES(heat_conduction_backward),
     RSVHEAT_ALL_DTYPES(frequency_split),
     RSVHEAT_ALL_DTYPES(spectral_l1),
+    RSVHEAT_ALL_DTYPES(layer_norm),
+    RSVHEAT_ALL_DTYPES(layer_norm_backward),
+    RSVHEAT_ALL_DTYPES(spatial_correction_conv),
+    RSVHEAT_ALL_DTYPES(spatial_correction_conv_backward),
 };
 
 }  // namespace rsvheat

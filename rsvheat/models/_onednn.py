@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers and convolutions on the CPU, by oneDNN.
+
+In float32 torch multiplies matrices with MKL, whose kernels reach less than half of an AMD CPU's
+arithmetic; oneDNN, which every torch for x86 carries, gets near all of it on any make. It also
+fuses an activation, and takes weights in a blocked layout that can be prepared once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear
+from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
+
+from rsvheat.ops import _autocast, _checks
+
+
+class _Operators(NamedTuple):
+    linear: Callable[..., Tensor]
+    pack_linear: Callable[..., Tensor]
+    conv: Callable[..., Tensor]
+    pack_conv: Callable[..., Tensor]
+
+
+def _operators() -> _Operators | None:
+    """Return what torch's compiler uses for the same purpose, or None where torch has it not."""
+    if not torch._C._has_mkldnn:
+        return None
+    ops = torch.ops.mkldnn
+    try:
+        found = _Operators(
+            ops._linear_pointwise.default,
+            ops._reorder_linear_weight.default,
+            ops._convolution_pointwise.default,
+            ops._reorder_convolution_weight.default,
+        )
+    except AttributeError:
+        return None
+    for packet, formula in (
+        (ops._linear_pointwise, _linear_flops),
+        (ops._convolution_pointwise, _conv_flops),
+    ):
+        if packet not in flop_registry:
+            register_flop_formula(packet)(formula)
+    return found
+
+
+def _linear_flops(x: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 2 * out_shape.numel() * x[-1]
+
+
+def _conv_flops(
+    x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any
+) -> int:
+    count: int = conv_flop_count(list(x), list(weight), list(out_shape))
+    return count
+
+
+_OPERATORS = _operators()
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Packed(NamedTuple):
+    """Weights in oneDNN's layout, each with its bias, and what they were made of."""
+
+    key: tuple[Any, ...]
+    weights: list[tuple[Tensor, Tensor | None]]
+
+    # A copy of a model packs its own weights.
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Packed":
+        return _NOTHING
+
+    def __reduce__(self) -> tuple[type["_Packed"], tuple[Any, ...]]:
+        return _Packed, ((), [])
+
+
+_NOTHING = _Packed((), [])
+
+
+class _PackedModule(nn.Module):
+    """A layer that keeps its weight packed in evaluation, where no gradient is wanted.
+
+    The copy takes as much memory again as the weight, half of that in bfloat16. ``train()``, a
+    move, and every change of the weight that autograd sees drop it.
+    """
+
+    weight: Tensor
+    bias: Any  # a parameter or None
+    _packed = _NOTHING
+
+    def train(self, mode: bool = True) -> "_PackedModule":
+        """Set the mode; training drops the packed weight."""
+        if mode:
+            self._packed = _NOTHING
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # A move or a change of dtype may restore both address and version with other values.
+        self._packed = _NOTHING
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _lowered(self, x: Tensor) -> Tensor | None:
+        """Return ``x`` in the type to compute in if oneDNN may serve the call, else None."""
+        if (
+            _OPERATORS is None
+            or torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
+            or not torch.backends.mkldnn.enabled
+            or not all(map(_is_plain, (x, self.weight, self.bias)))
+            or _checks.is_fake(x)
+            or x.numel() == 0
+        ):
+            return None
+        if not _autocast.enabled(x):
+            return x if x.dtype in _DTYPES and x.dtype == self.weight.dtype else None
+        dtype = torch.get_autocast_dtype("cpu")
+        if dtype not in _DTYPES or x.dtype not in _DTYPES or self.weight.dtype not in _DTYPES:
+            return None
+        return x.to(dtype)
+
+    def _may_pack(self, x: Tensor) -> bool:
+        recorded = torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, self.weight, self.bias)
+        )
+        return not (recorded or self.training or self.weight.is_inference())
+
+    def _pack(
+        self,
+        x: Tensor,
+        pack: Callable[[Tensor], Tensor],
+        slices: int = 1,
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the slices of the weight in the layout and the type that go with ``x``."""
+        key: tuple[Any, ...] = (x.dtype, slices)
+        for source in (self.weight, self.bias):
+            if source is not None:
+                key += (id(source), source._version, source.data_ptr())
+        packed = self._packed
+        if packed.key != key:
+            # Outside of inference mode: its tensors could not take part in a later backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                weights = [
+                    (pack(weight.to(x.dtype)), None if bias is None else bias.to(x.dtype))
+                    for weight, bias in self._slices(slices)
+                ]
+            # One assignment: threads that share the model each see a whole one.
+            packed = self._packed = _Packed(key, weights)
+        return packed.weights
+
+    def _slices(self, count: int) -> list[tuple[Tensor, Tensor | None]]:
+        weights = self.weight.chunk(count)
+        biases = [None] * count if self.bias is None else self.bias.chunk(count)
+        return list(zip(weights, biases, strict=True))
+
+
+def _is_plain(t: Tensor | None) -> bool:
+    """Return whether ``t`` has data on the CPU, is of no subclass, and outside of any transform."""
+    return t is None or (
+        type(t) in (Tensor, nn.Parameter)
+        and t.device.type == "cpu"
+        and t.layout is torch.strided
+        and not torch._is_functional_tensor(t)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+    )
+
+
+class Linear(_PackedModule, nn.Linear):
+    """``nn.Linear`` that multiplies with oneDNN on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out_features) of ``x``, (..., in_features)."""
+        return self.slices(x)[0]
+
+    def slices(self, x: Tensor, count: int = 1, activation: str = "none") -> list[Tensor]:
+        """Return the output in equal slices of its channels, each contiguous.
+
+        Args:
+            x: Features, (..., in_features).
+            count: Slices.
+            activation: ``"none"`` or ``"gelu"``; fused where no gradient is wanted.
+        """
+        lowered = self._lowered(x) if x.dim() > 1 and x.shape[-1] == self.in_features else None
+        if lowered is not None and self._may_pack(x):
+            assert _OPERATORS is not None
+            weights = self._pack(lowered, _OPERATORS.pack_linear, count)
+            return [_product(lowered, *one, activation) for one in weights]
+        if lowered is not None and lowered.dtype == torch.float32 == self.weight.dtype:
+            outputs = [_Product.apply(lowered, *one) for one in self._slices(count)]
+        else:
+            outputs = [linear(x, *one) for one in self._slices(count)]
+        return [gelu(y) for y in outputs] if activation == "gelu" else outputs
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
+) -> Tensor:
+    assert _OPERATORS is not None
+    algorithm = "none" if activation == "gelu" else ""  # not the approximation by tanh
+    return _OPERATORS.linear(x, weight, bias, activation, [], algorithm)
+
+
+class _Product(torch.autograd.Function):
+    """``linear`` in float32 whose three products are oneDNN's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        flat_x, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        # These products have no derivatives of their own: second ones go by torch's.
+        product = linear if torch.is_grad_enabled() else _product
+        grad_x = product(grad, weight.t()) if need_x else None
+        grad_weight = product(flat_grad.t(), flat_x.t()) if need_weight else None
+        return grad_x, grad_weight, flat_grad.sum(0) if need_bias else None
+
+
+class Conv2dNHWC(_PackedModule, nn.Conv2d):
+    """A 2-D convolution of NHWC features, (B, H, W, C) -> (B, H', W', C').
+
+    The kernels for channels-last tensors read and write this layout; nothing is copied.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x``, (B, H, W, C)."""
+        # An image of another layout is cheap to copy here, its features are not.
+        x = x.contiguous().permute(0, 3, 1, 2)
+        lowered = self._lowered(x) if x.dim() == 4 and x.shape[1] == self.in_channels else None
+        if lowered is None or self.groups > 1 or not self._may_pack(x):
+            return super().forward(x).permute(0, 2, 3, 1)
+        assert _OPERATORS is not None
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        pack = _OPERATORS.pack_conv
+        ((weight, bias),) = self._pack(lowered, lambda w: pack(w, *geometry, lowered.shape))
+        y = _OPERATORS.conv(lowered, weight, bias, *geometry, "none", [], "")
+        return y.permute(0, 2, 3, 1)

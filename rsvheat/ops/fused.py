@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of the encoder's blocks that move much memory for little arithmetic, each in one pass.
+
+Only the CPU has native kernels for them; other devices run the pure-torch twins, which compilers
+fuse. Every function keeps its inputs for the backward pass and nothing else.
+"""
+
+import torch
+from torch import Tensor
+
+from rsvheat.ops import _checks, reference
+from rsvheat.ops._backend import use_native
+
+
+def _has_kernel(x: Tensor) -> bool:
+    # Meta tensors too, so that a graph traced without data holds the operators of the CPU.
+    return x.device.type in ("cpu", "meta") and use_native(x)
+
+
+def gated_layer_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """Norm features over their channels and open or close them by a gate.
+
+    Computes ``layer_norm(x) * silu(gate)``, the end of the heat conduction operator.
+
+    Args:
+        x: Features, (..., C); float32, float64, bfloat16 or float16.
+        gate: Gate before its activation, of the shape and dtype of ``x``.
+        weight: Factor on the normed channels, (C,). Used in float32, in float64 if ``x`` is.
+        bias: Added to them, (C,).
+        eps: Added to the variance.
+
+    Returns:
+        Features of the same shape and dtype as ``x``, rounded once; sums are kept in float32, or
+        float64 for float64. Under autocast float32 features are taken in the autocast type.
+
+    Raises:
+        ValueError: If a shape or a device is not as above.
+        TypeError: If a dtype is not as above.
+
+    Source: vHeat (arXiv 2405.16555), heat conduction operator.
+    """
+    _checks.like("gate", gate, "x", x)
+    if gate.dtype != x.dtype:
+        raise TypeError(f"gate must have x's dtype {x.dtype}, got {gate.dtype}")
+    if not _has_kernel(x):
+        return reference.gated_layer_norm(x, gate, weight, bias, eps)
+    parameters = _checks.channel_parameters(x, weight=weight, bias=bias)
+    y: Tensor = torch.ops.rsvheat.gated_layer_norm(x, gate, *parameters, eps)
+    return y
+
+
+def add_layer_norm(
+    residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """Norm features over their channels and add them to a residual stream.
+
+    Computes ``residual + layer_norm(x)``, the end of a block with norms after its branches.
+
+    Args:
+        residual: Features, (..., C); float32, float64, bfloat16 or float16.
+        x: What a branch returned, of the same shape; taken in the dtype of ``residual``.
+        weight: Factor on the normed channels, (C,). Used in float32, in float64 if ``residual`` is.
+        bias: Added to them, (C,).
+        eps: Added to the variance.
+
+    Returns:
+        Features of the shape and dtype of ``residual``, rounded once; sums are kept in float32, or
+        float64 for float64.
+
+    Raises:
+        ValueError: If a shape or a device is not as above.
+        TypeError: If a dtype is not as above.
+
+    Source: vHeat (arXiv 2405.16555), block with post-norm.
+    """
+    _checks.like("residual", residual, "x", x)
+    if not _has_kernel(x):
+        return reference.add_layer_norm(residual, x, weight, bias, eps)
+    parameters = _checks.channel_parameters(residual, weight=weight, bias=bias)
+    y: Tensor = torch.ops.rsvheat.add_layer_norm(residual, x.to(residual.dtype), *parameters, eps)
+    return y
+
+
+def spatial_correction_conv(
+    x: Tensor,
+    embed: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Correct features by an embedding of their position, norm them and convolve each channel.
+
+    Computes ``depthwise_conv3x3(layer_norm(relu(x + embed)))`` with zero padding, the beginning of
+    the heat conduction operator of RS-vHeat.
+
+    Args:
+        x: Features, (B, H, W, C); float32, float64, bfloat16 or float16, H and W up to 4096.
+        embed: Spatial correction embedding, (H, W, C). This and all other parameters are used in
+            float32, in float64 if ``x`` is.
+        norm_weight: Factor on the normed channels, (C,).
+        norm_bias: Added to them, (C,).
+        conv_weight: Kernels, (C, 1, 3, 3).
+        conv_bias: Added to the convolutions, (C,).
+        eps: Added to the variance.
+
+    Returns:
+        Features of the same shape and dtype as ``x``, rounded once; sums are kept in float32, or
+        float64 for float64. Under autocast float32 features are taken in the autocast type.
+
+    Raises:
+        ValueError: If a shape or a device is not as above.
+        TypeError: If a dtype is not as above.
+
+    Source: RS-vHeat (arXiv 2411.17984), spatial correction embeddings.
+    """
+    _checks.image_batch("x", x, "nhwc")
+    _checks.parameter("embed", embed, x.shape[1:], x)
+    _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
+    operands = (embed, norm_weight, norm_bias, conv_weight, conv_bias)
+    if not _has_kernel(x):
+        return reference.spatial_correction_conv(x, *operands, eps)
+    channels = _checks.channel_parameters(
+        x, norm_weight=norm_weight, norm_bias=norm_bias, conv_bias=conv_bias
+    )
+    embed, conv_weight = (_checks.to_parameter_dtype(p, x) for p in (embed, conv_weight))
+    y: Tensor = torch.ops.rsvheat.spatial_correction_conv(
+        x, embed, *channels[:2], conv_weight, channels[2], eps
+    )
+    return y
