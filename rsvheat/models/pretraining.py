@@ -194,9 +194,12 @@ class RSVHeatPretraining(nn.Module):
         variance_weight: Of a hinge on the deviation of the pooled features over the batch,
             :func:`rsvheat.losses.variance_hinge`.
         temperature: Of InfoNCE.
-        pooled_stages: Stages whose features are pooled for InfoNCE and statistics; None for all.
-        pooled_deviation: Whether deviations are pooled beside the means.
-        projection: Hidden and output channels of the projector.
+        heads: Groups of stages. Each group's features, pooled as :func:`pool_features` does, have
+            a projector and an InfoNCE of their own, whose mean is the contrastive term. By default
+            all stages together, the last two together, and the last. With one head over all
+            stages the early ones, which see textures and colours, solve the task, and the last
+            ones learn less.
+        projection: Hidden and output channels of the projectors.
         decoder_dim: Channels of the decoders.
         fusion: How low- and high-band features become one: ``"sum"``, or ``"linear"``, a learnt
             layer over both.
@@ -218,8 +221,7 @@ class RSVHeatPretraining(nn.Module):
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         variance_weight: float = 0.0,
         temperature: float = 0.2,
-        pooled_stages: Sequence[int] | None = None,
-        pooled_deviation: bool = True,
+        heads: Sequence[Sequence[int]] | None = None,
         projection: tuple[int, int] = (512, 128),
         decoder_dim: int = 64,
         fusion: Literal["sum", "linear"] = "sum",
@@ -259,17 +261,18 @@ class RSVHeatPretraining(nn.Module):
         names = ("spatial", "frequency", "contrastive", "variance")
         self.weights = dict(zip(names, factors, strict=True))
         self.temperature = temperature
-        self.pooled_deviation = pooled_deviation
-        stages = range(len(encoder.dims))
-        chosen = stages if pooled_stages is None else pooled_stages
-        if not chosen or any(i not in stages and i + len(stages) not in stages for i in chosen):
+        count = len(encoder.dims)
+        if heads is None:
+            heads = (range(count), (count - 2, count - 1), (count - 1,))
+        fits = [len(head) > 0 and all(-count <= i < count for i in head) for head in heads]
+        if not fits or not all(fits):
             raise ValueError(
-                f"pooled_stages must be within {-len(stages)} to {len(stages) - 1}, got {chosen}"
+                f"heads must be groups of stages within {-count} to {count - 1}, got {heads}"
             )
-        self.pooled_stages = [stages[i] for i in chosen]
+        self.heads = [[i % count for i in head] for head in heads]
 
         dims = encoder.dims[-2:]
-        stride = 4 * 2 ** (len(encoder.dims) - 2)
+        stride = 4 * 2 ** (count - 2)
         self.decoders = nn.ModuleDict(
             {
                 name: Decoder((dims[0], dims[1]), encoder.modalities, stride, decoder_dim)
@@ -280,10 +283,12 @@ class RSVHeatPretraining(nn.Module):
         self.fusions = nn.ModuleList()
         if objective == "paper" and fusion == "linear":
             self.fusions.extend(nn.Linear(2 * dim, dim) for dim in dims)
-        self.projector: Projector | None = None
+        self.projectors = nn.ModuleList()
         if objective == "contrastive" and self.weights["contrastive"] > 0:
-            pooled = sum(encoder.dims[i] for i in self.pooled_stages) * (1 + pooled_deviation)
-            self.projector = Projector(pooled, *projection)
+            self.projectors.extend(
+                Projector(2 * sum(encoder.dims[i] for i in head), *projection)
+                for head in self.heads
+            )
 
     def forward(
         self,
@@ -323,7 +328,7 @@ class RSVHeatPretraining(nn.Module):
         losses, pictures = self._reconstruct(seen, image_total)
         pooled = gather_samples(self._pool(seen))
         if self.weights["contrastive"] > 0:
-            if self.projector is None:
+            if self.objective == "paper":
                 losses["contrastive"] = self._consistency(seen, pairs, pair_total)
             else:
                 samples = [index[name].repeat(self.views) for name in seen]
@@ -367,11 +372,9 @@ class RSVHeatPretraining(nn.Module):
 
     def _pool(self, seen: Mapping[str, "_Seen"]) -> Tensor:
         """Return the pooled features of all images, (N, D), the mean of what bands give."""
-        dims = [self.encoder.dims[i] for i in self.pooled_stages]
-        pooled = [self._zeros(0, sum(dims) * (1 + self.pooled_deviation))]
+        pooled = [self._zeros(0, 2 * sum(self.encoder.dims))]
         for view in seen.values():
-            bands = [[maps[i] for i in self.pooled_stages] for maps in view.bands]
-            each = [pool_features(maps, deviation=self.pooled_deviation) for maps in bands]
+            each = [pool_features(maps) for maps in view.bands]
             pooled.append(torch.stack(each).mean(0))
         return torch.cat(pooled)
 
@@ -429,9 +432,14 @@ class RSVHeatPretraining(nn.Module):
         first = torch.zeros(0, dtype=torch.int64, device=pooled.device)
         # Sample 0 of one process is not sample 0 of another.
         numbers = gather_samples(torch.cat((first, *samples)) + (rank << 32))
-        if self.projector is None or len(pooled) < 2:
+        if len(pooled) < 2:
             return pooled.sum() * 0
-        return info_nce(self.projector(pooled), numbers, self.temperature)
+        stages = torch.split(pooled, [2 * dim for dim in self.encoder.dims], dim=1)
+        terms = []
+        for head, projector in zip(self.heads, self.projectors, strict=True):
+            embeddings = projector(torch.cat([stages[i] for i in head], dim=1))
+            terms.append(info_nce(embeddings, numbers, self.temperature))
+        return torch.stack(terms).mean()
 
     def _zeros(self, *shape: int) -> Tensor:
         """Return zeros in the type of losses: float32, or float64 for a model in float64."""
