@@ -104,7 +104,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         where = index if isinstance(index, tuple) else SampleIndex(0, index)
         skipped: list[Skip] = []
         sample = self._try(where, skipped)
-        draws = np.random.default_rng([self.seed, *where, 1])
+        draws = np.random.default_rng([self.seed, *where])
         while sample is None:
             if len(skipped) >= self.attempts:
                 raise DataError(
@@ -112,7 +112,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                     f"{skipped[0].reason}"
                 )
             other = SampleIndex(where.epoch, int(draws.integers(len(self))))
-            sample = self._try(other, skipped)
+            sample = self._try(other, skipped, len(skipped))
         if skipped:
             sample["skipped"] = skipped
         return sample
@@ -141,12 +141,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """
         return list(self[SampleIndex(0, 0)].get("skipped", ()))
 
-    def _try(self, where: SampleIndex, skipped: list[Skip]) -> dict[str, Any] | None:
+    def _try(
+        self, where: SampleIndex, skipped: list[Skip], attempt: int = 0
+    ) -> dict[str, Any] | None:
         if not 0 <= where.sample < len(self):
             raise IndexError(f"there is no sample {where.sample} among {len(self)}")
         index = int(self.indices[where.sample])
         try:
-            sample = self._make(index, np.random.default_rng([self.seed, *where]))
+            sample = self._make(index, np.random.default_rng([self.seed, *where, attempt]))
         except SampleError as error:
             key = self.source.key(index)
             if self.on_error == "raise":
