@@ -18,6 +18,7 @@ from rsvheat.models.freq_embed import (
     check_freq_resize,
     resize_map,
 )
+from rsvheat.models.hub import HubMixin
 from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem
 
 NormPosition: TypeAlias = Literal["post", "pre"]
@@ -137,7 +138,7 @@ class Head(nn.Module):
         return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
 
 
-class RSVHeat(nn.Module):
+class RSVHeat(HubMixin, nn.Module):
     """The encoder of RS-vHeat, and of vHeat with ``spatial_correction=False``.
 
     Takes images of any height and width, another one at each call. Every convolution of stride 2
@@ -219,6 +220,10 @@ class RSVHeat(nn.Module):
         self.freq_embed = freq_embed
         self.freq_resize = freq_resize
         self.reference_gsd = float(reference_gsd)
+        self.layer_scale = layer_scale
+        self.spatial_correction = spatial_correction
+        self.drop_path = drop_path
+        self.mlp_ratio = mlp_ratio
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
         self.feature_info = [
