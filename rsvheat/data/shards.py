@@ -136,6 +136,11 @@ class ShardSource(Source):
                         member.offset_data,
                         member.size,
                     )
+            # tarfile takes a header that is cut short for the end.
+            with path.open("rb") as file:
+                file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+                if any(file.read()):
+                    problem = f"{path} is damaged: it is cut short"
         except (tarfile.TarError, OSError) as error:
             problem = f"{path} is damaged: {error}"
         return list(entries.items()), problem
