@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import gelu, linear
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
@@ -66,6 +67,8 @@ class _Packed(NamedTuple):
     """Weights in oneDNN's layout, each with its bias, and what they were made of."""
 
     key: tuple[Any, ...]
+    # Held so that no other tensor gets the identity and the address that are in the key.
+    sources: tuple[Tensor | None, ...]
     weights: list[tuple[Tensor, Tensor | None]]
 
     # A copy of a model packs its own weights.
@@ -73,10 +76,10 @@ class _Packed(NamedTuple):
         return _NOTHING
 
     def __reduce__(self) -> tuple[type["_Packed"], tuple[Any, ...]]:
-        return _Packed, ((), [])
+        return _Packed, ((), (), [])
 
 
-_NOTHING = _Packed((), [])
+_NOTHING = _Packed((), (), [])
 
 
 class _PackedModule(nn.Module):
@@ -107,6 +110,8 @@ class _PackedModule(nn.Module):
             _OPERATORS is None
             or torch.compiler.is_compiling()
             or torch._C._get_tracing_state() is not None
+            or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
             or not torch.backends.mkldnn.enabled
             or not all(map(_is_plain, (x, self.weight, self.bias)))
             or _checks.is_fake(x)
@@ -134,7 +139,8 @@ class _PackedModule(nn.Module):
     ) -> list[tuple[Tensor, Tensor | None]]:
         """Return the slices of the weight in the layout and the type that go with ``x``."""
         key: tuple[Any, ...] = (x.dtype, slices)
-        for source in (self.weight, self.bias):
+        sources = (self.weight, self.bias)
+        for source in sources:
             if source is not None:
                 key += (id(source), source._version, source.data_ptr())
         packed = self._packed
@@ -146,7 +152,7 @@ class _PackedModule(nn.Module):
                     for weight, bias in self._slices(slices)
                 ]
             # One assignment: threads that share the model each see a whole one.
-            packed = self._packed = _Packed(key, weights)
+            packed = self._packed = _Packed(key, sources, weights)
         return packed.weights
 
     def _slices(self, count: int) -> list[tuple[Tensor, Tensor | None]]:
@@ -156,13 +162,12 @@ class _PackedModule(nn.Module):
 
 
 def _is_plain(t: Tensor | None) -> bool:
-    """Return whether ``t`` has data on the CPU, is of no subclass, and outside of any transform."""
+    """Return whether ``t`` has data on the CPU, and is of no subclass."""
     return t is None or (
         type(t) in (Tensor, nn.Parameter)
         and t.device.type == "cpu"
         and t.layout is torch.strided
         and not torch._is_functional_tensor(t)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
     )
 
 
@@ -192,6 +197,17 @@ class Linear(_PackedModule, nn.Linear):
             outputs = [linear(x, *one) for one in self._slices(count)]
         return [gelu(y) for y in outputs] if activation == "gelu" else outputs
 
+    def of_gelu(self, x: Tensor) -> Tensor:
+        """Return :meth:`forward` of the GELU of ``x``, which is kept for the backward pass alone.
+
+        The GELU is computed once more there: cheap beside the products, and of all that a block
+        keeps its value would be the largest beside ``x`` itself.
+        """
+        if self._lowered(x) is None or not torch.is_grad_enabled():
+            return self(gelu(x))
+        y: Tensor = _OfGelu.apply(x, self.weight, self.bias, self)
+        return y
+
 
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
@@ -210,15 +226,43 @@ class _Product(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad
-        flat_x, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        # These products have no derivatives of their own: second ones go by torch's.
-        product = linear if torch.is_grad_enabled() else _product
-        grad_x = product(grad, weight.t()) if need_x else None
-        grad_weight = product(flat_grad.t(), flat_x.t()) if need_weight else None
-        return grad_x, grad_weight, flat_grad.sum(0) if need_bias else None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradients(*ctx.saved_tensors, grad, ctx.needs_input_grad)
+
+
+class _OfGelu(torch.autograd.Function):
+    """A Linear layer of a GELU whose value is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Linear) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        return layer(gelu(x))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            y = linear(gelu(x), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+            inputs = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+            found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+            return *(next(found) if need else None for need in needed), None
+        grads = _gradients(gelu(x), weight, grad, needed)
+        grad_x = None if grads[0] is None else torch.ops.aten.gelu_backward(grads[0], x)
+        return grad_x, *grads[1:], None
+
+
+def _gradients(
+    x: Tensor, weight: Tensor, grad: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of ``x``, the weight and the bias of a Linear layer."""
+    flat_x, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    # oneDNN's products have no derivatives of their own: second ones go by torch's.
+    fast = x.dtype == torch.float32 and _OPERATORS is not None and not torch.is_grad_enabled()
+    product = _product if fast and x.device.type == "cpu" else linear
+    grad_x = product(grad, weight.to(x.dtype).t()) if needed[0] else None
+    grad_weight = product(flat_grad.t(), flat_x.t()).to(weight.dtype) if needed[1] else None
+    return grad_x, grad_weight, flat_grad.sum(0) if needed[2] else None
 
 
 class Conv2dNHWC(_PackedModule, nn.Conv2d):
@@ -232,7 +276,8 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
         # An image of another layout is cheap to copy here, its features are not.
         x = x.contiguous().permute(0, 3, 1, 2)
         lowered = self._lowered(x) if x.dim() == 4 and x.shape[1] == self.in_channels else None
-        if lowered is None or self.groups > 1 or not self._may_pack(x):
+        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if lowered is None or not plain or self.groups > 1 or not self._may_pack(x):
             return super().forward(x).permute(0, 2, 3, 1)
         assert _OPERATORS is not None
         geometry = (self.padding, self.stride, self.dilation, self.groups)

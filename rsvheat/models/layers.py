@@ -35,7 +35,8 @@ def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
     is called.
     """
     return type(module) is kind and not (
-        module._forward_hooks
+        "forward" in vars(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
@@ -125,11 +126,21 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the shape of ``x``, (..., C)."""
-        if is_unchanged(self.fc1, Linear) and is_unchanged(self.act, nn.GELU):
-            y: Tensor = self.fc2(self.fc1.slices(x, activation="gelu")[0])
+        if not _is_exact_gelu(self.act) or not is_unchanged(self.fc1, Linear):
+            y: Tensor = self.fc2(self.act(self.fc1(x)))
+        elif torch.is_grad_enabled() and is_unchanged(self.fc2, Linear):
+            y = self.fc2.of_gelu(self.fc1(x))
         else:
-            y = self.fc2(self.act(self.fc1(x)))
+            y = self.fc2(self.fc1.slices(x, activation="gelu")[0])
         return y
+
+
+def _is_exact_gelu(act: nn.Module) -> bool:
+    return is_unchanged(act, nn.GELU) and act.approximate == "none"
+
+
+def _is_affine_norm(norm: nn.Module) -> bool:
+    return is_unchanged(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
 
 
 def _norm_parameters(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
@@ -153,7 +164,7 @@ class HeatOperator(nn.Module):
         self.correction_norm = nn.LayerNorm(dim, eps=NORM_EPS) if spatial_correction else None
         self.dwconv = Conv2dNHWC(dim, dim, 3, padding=1, groups=dim)
         self.linear = Linear(dim, 2 * dim)
-        self.to_k = nn.Linear(dim, dim)
+        self.to_k = Linear(dim, dim)
         self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.SiLU()
         self.out_linear = Linear(dim, dim)
@@ -190,7 +201,7 @@ class HeatOperator(nn.Module):
         # float32 also under autocast: half types would move k by up to half a percent.
         with _autocast.disabled(weight):
             embedding = freq_embed(height, width, scale)
-            if weight.dtype == torch.float64:
+            if weight.dtype in (torch.float32, torch.float64):
                 k = relu(self.to_k(embedding))
             else:
                 bias = self.to_k.bias
@@ -247,7 +258,7 @@ class HeatOperator(nn.Module):
         else:
             x, gate = self.linear(x).chunk(2, dim=-1)
         x = self._conduct(x, freq_embed, scale)
-        if is_unchanged(self.out_norm, nn.LayerNorm) and is_unchanged(self.act, nn.SiLU):
+        if _is_affine_norm(self.out_norm) and is_unchanged(self.act, nn.SiLU):
             x = gated_layer_norm(x, gate, *_norm_parameters(self.out_norm))
         else:
             x = self.out_norm(x) * self.act(gate)
@@ -259,11 +270,7 @@ class HeatOperator(nn.Module):
         y: Tensor
         if norm is None or embed is None:
             y = conv(x)
-        elif (
-            is_unchanged(norm, nn.LayerNorm)
-            and is_unchanged(conv, Conv2dNHWC)
-            and conv.bias is not None
-        ):
+        elif _is_affine_norm(norm) and is_unchanged(conv, Conv2dNHWC) and conv.bias is not None:
             weight, bias, eps = _norm_parameters(norm)
             y = spatial_correction_conv(x, embed, weight, bias, conv.weight, conv.bias, eps)
         else:
@@ -335,8 +342,18 @@ class HeatBlock(nn.Module):
         """Return how many pixels the MLP should take at a time; None for all.
 
         In evaluation on the CPU its hidden features, the largest of all tensors, need not leave the
-        cache, and ``x`` may be overwritten part by part.
+        cache, and ``x`` may be overwritten part by part. Modules that a user has replaced or
+        watches get all pixels at once.
         """
+        mlp = self.mlp
+        if not (
+            is_unchanged(mlp, Mlp)
+            and is_unchanged(mlp.fc1, Linear)
+            and is_unchanged(mlp.act, nn.GELU)
+            and is_unchanged(mlp.fc2, Linear)
+            and is_unchanged(self.norm2, nn.LayerNorm)
+        ):
+            return None
         if (
             x.device.type != "cpu"
             or torch.is_grad_enabled()
@@ -345,7 +362,7 @@ class HeatBlock(nn.Module):
             or not x.is_contiguous()
         ):
             return None
-        pixel = self.mlp.fc1.out_features * x.element_size()
+        pixel = mlp.fc1.out_features * x.element_size()
         return (
             None if x.numel() // x.shape[-1] * pixel <= 2 * HIDDEN_BYTES else HIDDEN_BYTES // pixel
         )
@@ -357,7 +374,7 @@ class HeatBlock(nn.Module):
     def _add_normed(
         self, x: Tensor, branch: Tensor, norm: nn.LayerNorm, gamma: Tensor | None
     ) -> Tensor:
-        if self.drop_path.drops() or not is_unchanged(norm, nn.LayerNorm):
+        if self.drop_path.drops() or not _is_affine_norm(norm):
             return self._add(x, norm(branch), gamma)
         weight, bias, eps = _norm_parameters(norm)
         if gamma is not None:
