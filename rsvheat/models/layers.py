@@ -345,6 +345,14 @@ class HeatBlock(nn.Module):
         cache, and ``x`` may be overwritten part by part. Modules that a user has replaced or
         watches get all pixels at once.
         """
+        if (
+            x.device.type != "cpu"
+            or torch.is_grad_enabled()
+            or self.drop_path.drops()
+            or torch.compiler.is_compiling()
+            or not x.is_contiguous()
+        ):
+            return None
         mlp = self.mlp
         if not (
             is_unchanged(mlp, Mlp)
@@ -352,14 +360,6 @@ class HeatBlock(nn.Module):
             and is_unchanged(mlp.act, nn.GELU)
             and is_unchanged(mlp.fc2, Linear)
             and is_unchanged(self.norm2, nn.LayerNorm)
-        ):
-            return None
-        if (
-            x.device.type != "cpu"
-            or torch.is_grad_enabled()
-            or self.drop_path.drops()
-            or torch.compiler.is_compiling()
-            or not x.is_contiguous()
         ):
             return None
         pixel = mlp.fc1.out_features * x.element_size()

@@ -225,7 +225,9 @@ def _spatial_correction_conv(ctx: Any, grad: Tensor) -> tuple[_Grad, ...]:
 
 def _through_twin(ctx: Any, grad: Tensor, twin: Callable[..., Tensor]) -> tuple[_Grad, ...]:
     """Return the gradients by the twin's derivatives, which have derivatives themselves."""
-    inputs = ctx.saved_tensors
+    # Aliases: where one input was computed from another, as x from residual, the gradient of the
+    # latter must not take the way through the former.
+    inputs = [t.view_as(t) for t in ctx.saved_tensors]
     wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:-1]) if needed]
     found = torch.autograd.grad(
         twin(*inputs, ctx.eps), [inputs[i] for i in wanted], grad, create_graph=True

@@ -26,7 +26,7 @@ def gated_layer_norm(
 
     Args:
         x: Features, (..., C); float32, float64, bfloat16 or float16.
-        gate: Gate before its activation, of the shape and dtype of ``x``.
+        gate: Gate before its activation, of the same shape; taken in the dtype of ``x``.
         weight: Factor on the normed channels, (C,). Used in float32, in float64 if ``x`` is.
         bias: Added to them, (C,).
         eps: Added to the variance.
@@ -42,12 +42,10 @@ def gated_layer_norm(
     Source: vHeat (arXiv 2405.16555), heat conduction operator.
     """
     _checks.like("gate", gate, "x", x)
-    if gate.dtype != x.dtype:
-        raise TypeError(f"gate must have x's dtype {x.dtype}, got {gate.dtype}")
     if not _has_kernel(x):
         return reference.gated_layer_norm(x, gate, weight, bias, eps)
     parameters = _checks.channel_parameters(x, weight=weight, bias=bias)
-    y: Tensor = torch.ops.rsvheat.gated_layer_norm(x, gate, *parameters, eps)
+    y: Tensor = torch.ops.rsvheat.gated_layer_norm(x, gate.to(x.dtype), *parameters, eps)
     return y
 
 

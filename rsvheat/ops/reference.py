@@ -103,9 +103,9 @@ def gated_layer_norm(
     """Twin of :func:`rsvheat.ops.gated_layer_norm`."""
     _checks.like("gate", gate, "x", x)
     if _autocast.enabled(x):
-        x, gate = (_autocast.to_lower(t, x.device.type) for t in (x, gate))
+        x = _autocast.to_lower(x, x.device.type)
     normed = _layer_norm(x, weight, bias, eps)
-    return (normed * silu(_autocast.to_float32(gate))).to(x.dtype)
+    return (normed * silu(_autocast.to_float32(gate.to(x.dtype)))).to(x.dtype)
 
 
 def add_layer_norm(
