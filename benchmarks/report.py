@@ -10,8 +10,14 @@ from pathlib import Path
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
+
 OPERATOR_ROWS = ("rsvheat", "rsvheat-prepared")
 NOT_PEERS = ("floor", *OPERATOR_ROWS)
+
+
+class BenchmarkError(Exception):
+    """Reported in one line."""
 
 
 @dataclass

@@ -5,10 +5,7 @@ What the rows and columns are, and how to compare two runs: benchmarks/README.md
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import os
-import platform
 import re
 import sys
 import time
@@ -21,6 +18,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 import numpy as np
 import torch
 from formulations import ROWS, SHAPES, Case, Problem, Row, truth
+from machine import describe, machine_slug
 from measure import (
     MemoryUnknownError,
     ProbeError,
@@ -34,6 +32,8 @@ from measure import (
     time_calls,
 )
 from report import (
+    RESULTS,
+    BenchmarkError,
     Record,
     Table,
     goals,
@@ -47,14 +47,9 @@ from report import (
 
 import rsvheat
 
-RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 # A row with a larger error computes something else: its time would mean nothing.
 WRONG = {"float32": 1e-4, "float64": 1e-12, "bfloat16": 5e-2, "float16": 1e-2}
-
-
-class BenchmarkError(Exception):
-    """Reported in one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,7 +140,8 @@ def _run(arguments: argparse.Namespace) -> int:
         reason = info["cuda_error"] if info["native"] else info["native_error"]
         raise BenchmarkError(f"there are no native kernels to time: {reason}")
     ops = ROWS if arguments.op == "all" else [arguments.op]
-    paths = {op: arguments.results / f"{_slug(arguments)}_{op}.csv" for op in ops}
+    slug = machine_slug(arguments.device, arguments.threads)
+    paths = {op: arguments.results / f"{slug}_{op}.csv" for op in ops}
     for path in paths.values():
         if arguments.check and not path.exists():
             raise BenchmarkError(f"--check: nothing is stored for this device, no {path.name}")
@@ -190,7 +186,9 @@ def _print_markdown(folder: Path) -> None:
 
 
 def _measure_table(op: str, arguments: argparse.Namespace) -> Table:
-    header = _header(op, arguments)
+    packages = ("numpy", "scipy", "ducc0", "torch-dct")
+    command = _command(op, arguments)
+    header = {"op": op, **describe(arguments.device, arguments.threads, command, packages)}
     print("\n".join(f"{key}: {value}" for key, value in header.items()), flush=True)
     records: list[Record] = []
     shapes = arguments.shapes or SHAPES[op, arguments.device]
@@ -259,30 +257,6 @@ def _error(case: Case, row: Row, exact: tuple[np.ndarray, ...], dtype: str) -> f
     return error
 
 
-def _header(op: str, arguments: argparse.Namespace) -> dict[str, str]:
-    info = rsvheat.build_info()
-    device = _device_name(arguments.device)
-    if arguments.device == "cpu":
-        threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
-        device += f" ({info['cpu_capability']}, {threads}{_caches()})"
-    versions = [f"Python {platform.python_version()}"]
-    for package in ("rsvheat", "torch", "numpy", "scipy", "ducc0", "torch-dct"):
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue  # its rows say that they are skipped
-    versions.append(f"{info['compiler']} {info['compiler_flags']}")
-    return {
-        "op": op,
-        "kind": arguments.device,
-        "device": device,
-        "versions": ", ".join(versions),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "load before": f"{os.getloadavg()[0]:.1f} (times need a machine that is otherwise idle)",
-        "command": _command(op, arguments),
-    }
-
-
 def _command(op: str, arguments: argparse.Namespace) -> str:
     words = ["python benchmarks/run.py", op]
     words += ["--device", arguments.device, "--dtype", *arguments.dtype]
@@ -293,31 +267,6 @@ def _command(op: str, arguments: argparse.Namespace) -> str:
     words += ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
     words += ["--keep-pages"] * arguments.keep_pages
     return " ".join(words)
-
-
-def _slug(arguments: argparse.Namespace) -> str:
-    name = _device_name(arguments.device)
-    if arguments.device == "cpu":
-        name += f" {arguments.threads} threads"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    models = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return models[0] if models else platform.machine()
-
-
-def _caches() -> str:
-    caches = []
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = (
-            (index / name).read_text().strip() for name in ("level", "type", "size")
-        )
-        if kind != "Instruction":
-            caches.append(f", L{level} {size}")
-    return "".join(caches)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ class Linear(_PackedModule, nn.Linear):
         keeps its value would be the largest beside ``x`` itself.
         """
         if self._lowered(x) is None or not torch.is_grad_enabled():
-            return self(gelu(x))
+            return self.forward(gelu(x))
         y: Tensor = _OfGelu.apply(x, self.weight, self.bias, self)
         return y
 
@@ -227,7 +227,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _gradients(*ctx.saved_tensors, grad, ctx.needs_input_grad)
+        x, weight = ctx.saved_tensors
+        return _gradients(x, weight, grad, ctx.needs_input_grad)
 
 
 class _OfGelu(torch.autograd.Function):
@@ -236,7 +237,7 @@ class _OfGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Linear) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
-        return layer(gelu(x))
+        return layer.forward(gelu(x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
