@@ -339,9 +339,8 @@ class OpticalSarDataModule(_DataModule):
         pin_memory: bool | None = None,
         context: Context | None = None,
     ) -> None:
-        usual = {"optical": Sensor(3), "sar": Sensor(1)}
         super().__init__(
-            {**usual, **(sensors or {})} if sensors is None else sensors,
+            {"optical": Sensor(3), "sar": Sensor(1)} if sensors is None else sensors,
             batch_size,
             num_workers,
             seed,
@@ -365,6 +364,8 @@ class OpticalSarDataModule(_DataModule):
         if not found:
             raise ValueError("one of folders, shards and sources must be given")
         self._source = ConcatSource(found)
+        if sensors is None and not shards:  # what is in shards is known when they are read
+            self.sensors = {n: s for n, s in self.sensors.items() if n in self._source.modalities}
         self._val_source = FolderSource(val_folders, **options) if val_folders else None
         self._crop = Crop(size, window, scale, augment)
         self._val_crop = Crop(size, window, augment=False)

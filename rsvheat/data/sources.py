@@ -402,21 +402,21 @@ class ConcatSource(Source):
         if not sources:
             raise ValueError("sources must not be empty")
         self._sources = list(sources)
-        names = itertools.chain.from_iterable(source.modalities for source in sources)
-        self.modalities = tuple(dict.fromkeys(names))
-        self._ends = self._sum()
+        self._add_up()
 
     def __str__(self) -> str:
         """Return the sources."""
         return "; ".join(str(source) for source in self._sources)
 
-    def _sum(self) -> list[int]:
-        return list(itertools.accumulate(len(source) for source in self._sources))
+    def _add_up(self) -> None:
+        names = itertools.chain.from_iterable(source.modalities for source in self._sources)
+        self.modalities = tuple(dict.fromkeys(names))
+        self._ends = list(itertools.accumulate(len(source) for source in self._sources))
 
     def scan(self) -> list[Skip]:
         """See :meth:`Source.scan`."""
         skips = [skip for source in self._sources for skip in source.scan()]
-        self._ends = self._sum()
+        self._add_up()
         return skips
 
     def _find(self, index: int) -> tuple[int, int]:
