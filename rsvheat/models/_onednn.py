@@ -203,9 +203,10 @@ class Linear(_PackedModule, nn.Linear):
         The GELU is computed once more there: cheap beside the products, and of all that a block
         keeps its value would be the largest beside ``x`` itself.
         """
-        if self._lowered(x) is None or not torch.is_grad_enabled():
+        lowered = self._lowered(x) if torch.is_grad_enabled() else None
+        if lowered is None:
             return self.forward(gelu(x))
-        y: Tensor = _OfGelu.apply(x, self.weight, self.bias, self)
+        y: Tensor = _OfGelu.apply(lowered, self.weight, self.bias, self)
         return y
 
 
@@ -244,8 +245,11 @@ class _OfGelu(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
+            # Aliases: the way to one does not lead through another, as where weights are tied.
+            x, weight = x.view_as(x), weight.view_as(weight)
+            bias = None if bias is None else bias.view_as(bias)
             y = linear(gelu(x), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-            inputs = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+            inputs = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
             found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
             return *(next(found) if need else None for need in needed), None
         grads = _gradients(gelu(x), weight, grad, needed)
