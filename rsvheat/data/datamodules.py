@@ -48,11 +48,18 @@ Context: TypeAlias = Literal["fork", "forkserver", "spawn"]
 
 
 class _Loader(DataLoader[Any]):
-    """Tells Lightning that it can be resumed; the data module does it.
+    """Counts what workers left out, and tells Lightning that it can be resumed.
 
-    Lightning would keep the number of batches that the loader gave, which is one more than were
-    used where an exception ends a step.
+    It is the data module that resumes. Lightning would keep the number of batches that the loader
+    gave, which is one more than were used where an exception ends a step.
     """
+
+    report: SkipReport | None = None
+
+    def __iter__(self) -> Any:
+        """Iterate over batches."""
+        batches = super().__iter__()
+        return batches if self.report is None else map(self.report.collect, batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing."""
@@ -185,7 +192,7 @@ class _DataModule(LightningDataModule):
             self._sampler = sampler
             if self._resume is not None:
                 sampler.load_state_dict(self._resume)
-        return _Loader(
+        loader = _Loader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -196,6 +203,8 @@ class _DataModule(LightningDataModule):
             pin_memory=self._pin_memory,
             multiprocessing_context=self._context if self.num_workers else None,
         )
+        loader.report = self.report
+        return loader
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader for training."""
@@ -208,10 +217,6 @@ class _DataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader for testing, of the validation samples where there are no others."""
         return self.loader("test") if "test" in self.datasets else self.val_dataloader()
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Count what the workers left out."""
-        return self.report.collect(batch)
 
     def teardown(self, stage: str) -> None:
         """Say what was left out."""
@@ -289,8 +294,8 @@ class OpticalSarDataModule(_DataModule):
             ``sar`` 1, normalised by mean and deviation; radar amplitude or power needs
             ``decibels``.
         size: Side of the samples in pixels.
-        window: Side of what is cut from images to be resized to ``size``, in pixels; None for the
-            largest square.
+        window: Side of what is cut from images to be resized to ``size``, in pixels; smaller images
+            are taken as they are. None for the largest square.
         scale: Range of a random factor of the window's side.
         augment: Random windows, flips and turns in training.
         batch_size: Samples in a batch of one process.

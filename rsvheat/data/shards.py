@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rsvheat._files import complete_file
+from rsvheat._files import complete_file, remove_unfinished
 from rsvheat.data.readers import ImageReader, open_image
 from rsvheat.data.report import DataError, OnError, SampleError, Skip, SkipReport
 from rsvheat.data.sources import Indices, Source, check_modalities
@@ -254,6 +254,8 @@ def write_shards(
     chosen = range(len(source)) if indices is None else indices
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if part == (0, 1):  # no other process is at work
+        remove_unfinished(folder)
     plan = hashlib.sha256(str(samples_per_shard).encode())
     for index in chosen:
         plan.update(source.key(int(index)).encode() + b"\0")

@@ -192,6 +192,7 @@ def test_what_was_interrupted_goes_on_to_the_same_bytes(tmp_path, folders):
     assert "shards.json" not in contents(tmp_path / "resumed")
     assert len(scanned(ShardSource(tmp_path / "resumed"))) == 5  # usable before it is complete
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "resumed").glob("*.tar")}
+    (tmp_path / "resumed" / ".unfinished-killed").mkdir()
     steps = []
     write_shards(
         source, tmp_path / "resumed", samples_per_shard=3, progress=lambda *s: steps.append(s)
