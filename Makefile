@@ -31,7 +31,7 @@ test: lint test-cpp test-python test-mm
 
 # An incremental build: seconds when nothing changed.
 build: $(VENV)/.dependencies
-	RSVHEAT_WERROR=$(WERROR) $(BIN)/pip install -q --no-build-isolation -e '.[explain,export,train]'
+	RSVHEAT_WERROR=$(WERROR) $(BIN)/pip install -q --no-build-isolation -e '.[explain,export,geo,torchgeo,train]'
 
 # Every test once per CPU capability that the machine has, then the CUDA kernels emulated.
 # SANITIZE=thread looks for data races instead.
