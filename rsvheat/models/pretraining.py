@@ -28,12 +28,10 @@ from rsvheat.ops import spectral_l1_loss
 
 Objective: TypeAlias = Literal["contrastive", "paper"]
 
-# What the views of the contrastive objective hide: a quarter of the directions, and all but the
-# coarsest 4 to 40 % of the coefficients, each from every other view.
-VIEW_MASKING = (
-    FrequencyMasking(shape="wedge", join="high", probability=0.5),
-    FrequencyMasking(shape="disc", ratio=(0.04, 0.4), join="low", probability=0.5),
-)
+# What the contrastive objective hides: from every fourth view 20 to 30 % of the coefficients, by
+# direction. Measured on EuroSAT's images: from every other view it costs 1 to 2 points of kNN
+# accuracy, and dropping high bands of every other 2 more, since textures tell classes apart.
+VIEW_MASKING = (FrequencyMasking(shape="wedge", join="high", probability=0.25),)
 
 
 def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tensor:
@@ -220,9 +218,9 @@ class RSVHeatPretraining(nn.Module):
         views: int = 2,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         variance_weight: float = 0.0,
-        temperature: float = 0.2,
+        temperature: float = 0.15,
         heads: Sequence[Sequence[int]] | None = None,
-        projection: tuple[int, int] = (512, 128),
+        projection: tuple[int, int] = (256, 128),
         decoder_dim: int = 64,
         fusion: Literal["sum", "linear"] = "sum",
     ) -> None:
