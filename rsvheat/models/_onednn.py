@@ -7,7 +7,7 @@ fuses an activation, and takes weights in a blocked layout that can be prepared 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,9 @@ def _conv_flops(
 
 
 _OPERATORS = _operators()
-_DTYPES = (torch.float32, torch.bfloat16)
+_DTYPES: tuple[torch.dtype, ...] = (torch.float32,)
+if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    _DTYPES += (torch.bfloat16,)
 
 
 class _Packed(NamedTuple):
@@ -191,8 +193,8 @@ class Linear(_PackedModule, nn.Linear):
             assert _OPERATORS is not None
             weights = self._pack(lowered, _OPERATORS.pack_linear, count)
             return [_product(lowered, *one, activation) for one in weights]
-        if lowered is not None and lowered.dtype == torch.float32 == self.weight.dtype:
-            outputs = [_Product.apply(lowered, *one) for one in self._slices(count)]
+        if lowered is not None:
+            outputs = list(_Products.apply(lowered, self.weight, self.bias, count, False))
         else:
             outputs = [linear(x, *one) for one in self._slices(count)]
         return [gelu(y) for y in outputs] if activation == "gelu" else outputs
@@ -206,8 +208,8 @@ class Linear(_PackedModule, nn.Linear):
         lowered = self._lowered(x) if torch.is_grad_enabled() else None
         if lowered is None:
             return self.forward(gelu(x))
-        y: Tensor = _OfGelu.apply(lowered, self.weight, self.bias, self)
-        return y
+        (y,) = _Products.apply(lowered, self.weight, self.bias, 1, True)
+        return cast(Tensor, y)
 
 
 def _product(
@@ -218,56 +220,70 @@ def _product(
     return _OPERATORS.linear(x, weight, bias, activation, [], algorithm)
 
 
-class _Product(torch.autograd.Function):
-    """``linear`` in float32 whose three products are oneDNN's."""
+class _Products(torch.autograd.Function):
+    """A Linear layer, in slices of its channels, of ``x`` or of a GELU that is not kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        return _gradients(x, weight, grad, ctx.needs_input_grad)
-
-
-class _OfGelu(torch.autograd.Function):
-    """A Linear layer of a GELU whose value is not kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Linear) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, count: int, of_gelu: bool
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, weight, bias)
-        return layer.forward(gelu(x))
+        ctx.count, ctx.of_gelu = count, of_gelu
+        weights = weight.to(x.dtype).chunk(count)
+        biases = [None] * count if bias is None else bias.to(x.dtype).chunk(count)
+        x = gelu(x) if of_gelu else x
+        return tuple(_product(x, *one) for one in zip(weights, biases, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:3]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            # Aliases: the way to one does not lead through another, as where weights are tied.
-            x, weight = x.view_as(x), weight.view_as(weight)
-            bias = None if bias is None else bias.view_as(bias)
-            y = linear(gelu(x), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-            inputs = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
-            found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
-            return *(next(found) if need else None for need in needed), None
-        grads = _gradients(gelu(x), weight, grad, needed)
-        grad_x = None if grads[0] is None else torch.ops.aten.gelu_backward(grads[0], x)
-        return grad_x, *grads[1:], None
+            return _differentiable_gradients(ctx, grads)
+        x, weight, _ = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_x = grad_weight = grad_bias = None
+        if need_x:
+            weights = weight.to(x.dtype).chunk(ctx.count)
+            grad_x = _product(grads[0], weights[0].t())
+            for grad, one in zip(grads[1:], weights[1:], strict=True):
+                grad_x += _product(grad, one.t())
+            if ctx.of_gelu:
+                grad_x = torch.ops.aten.gelu_backward(grad_x, x)
+        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        if need_weight:
+            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
+            grad_weight = torch.empty_like(weight)
+            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
+                one.copy_(_transposed_product(grad, flat))
+        if need_bias:
+            grad_bias = torch.cat([grad.sum(0) for grad in flat_grads])
+        return grad_x, grad_weight, grad_bias, None, None
 
 
-def _gradients(
-    x: Tensor, weight: Tensor, grad: Tensor, needed: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of ``x``, the weight and the bias of a Linear layer."""
-    flat_x, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-    # oneDNN's products have no derivatives of their own: second ones go by torch's.
-    fast = x.dtype == torch.float32 and _OPERATORS is not None and not torch.is_grad_enabled()
-    product = _product if fast and x.device.type == "cpu" else linear
-    grad_x = product(grad, weight.to(x.dtype).t()) if needed[0] else None
-    grad_weight = product(flat_grad.t(), flat_x.t()).to(weight.dtype) if needed[1] else None
-    return grad_x, grad_weight, flat_grad.sum(0) if needed[2] else None
+def _differentiable_gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """Return the gradients by torch's products, as oneDNN's have no derivatives of their own."""
+    # Aliases: the way to one does not lead through another, as where weights are tied.
+    x, weight, bias = ctx.saved_tensors
+    x, weight = x.view_as(x), weight.view_as(weight)
+    bias = None if bias is None else bias.view_as(bias)
+    y = linear(
+        gelu(x) if ctx.of_gelu else x,
+        weight.to(x.dtype),
+        None if bias is None else bias.to(x.dtype),
+    )
+    needed = ctx.needs_input_grad[:3]
+    inputs = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
+    found = iter(torch.autograd.grad(y.chunk(ctx.count, dim=-1), inputs, grads, create_graph=True))
+    return *(next(found) if need else None for need in needed), None, None
+
+
+def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a.T @ b`` of matrices with many rows."""
+    if a.dtype != torch.float32:
+        return a.t() @ b  # oneDNN's too
+    # The first operand is transposed by a copy: the smaller one.
+    if a.shape[1] <= b.shape[1]:
+        return _product(a.t(), b.t())
+    return _product(b.t(), a.t()).t()
 
 
 class Conv2dNHWC(_PackedModule, nn.Conv2d):
