@@ -21,13 +21,14 @@ SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rs
 OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 scipy==1.14.1 pytest==8.3.0
 NEWEST := --upgrade torch numpy timm safetensors scipy pytest
 
-.PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-torch-matrix lint format clean
+.PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
+  test-torchgeo test-terratorch test-torch-matrix lint format clean
 .DELETE_ON_ERROR:
 
 demo: build
 	$(BIN)/python examples/demo_operators.py
 
-test: lint test-cpp test-python test-mm
+test: lint test-cpp test-python test-mm test-torchgeo
 
 # An incremental build: seconds when nothing changed.
 build: $(VENV)/.dependencies
@@ -67,6 +68,24 @@ build/mm-%/.dependencies: $(VENV)/.dependencies
 	$(BIN)/pip --python build/mm-$*/bin/python install -q --group mm-$* $(MMCV_$*)
 	$(BIN)/pip --python build/mm-$*/bin/python install -q --no-deps --force-reinstall \
 	  opencv-python-headless
+	touch $@
+
+# Other libraries that the encoder is a backbone for, likewise in environments of their own.
+test-hosts: test-torchgeo test-terratorch
+
+test-torchgeo: build build/host-torchgeo/.dependencies
+	RSVHEAT_REQUIRE_NATIVE=1 build/host-torchgeo/bin/python -m pytest $(PYTEST_ARGS) \
+	  $(addprefix tests/integrations/test_,torchgeo.py smp.py torchvision.py)
+
+test-terratorch: build build/host-terratorch/.dependencies
+	RSVHEAT_REQUIRE_NATIVE=1 build/host-terratorch/bin/python -m pytest $(PYTEST_ARGS) \
+	  tests/integrations/test_terratorch.py
+
+build/host-%/.dependencies: $(VENV)/.dependencies
+	$(BIN)/python -m venv --without-pip build/host-$*
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(PACKAGES)')')" \
+	  > $$(build/host-$*/bin/python -c '$(PACKAGES)')/venv.pth
+	$(BIN)/pip --python build/host-$*/bin/python install -q --group host-$*
 	touch $@
 
 # One wheel under the oldest and the newest torch: two environments of several GB in build/. The tests
