@@ -5,6 +5,8 @@ from utils import random
 
 from rsvheat.augmentation import RandomView
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STILL = {"scale": (1, 1), "ratio": (1, 1), "dihedral": False}
 PLAIN = {"contrast": 0, "brightness": 0, "channel_shift": 0}
 

@@ -8,6 +8,8 @@ from utils import random
 
 from rsvheat import losses
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def _numpy_info_nce(z: np.ndarray, samples: list[int], temperature: float) -> float:
     """Return the loss term by term, as the docstring's formula reads."""

@@ -8,6 +8,8 @@ from utils import random, scipy_dct2d, sector
 
 from rsvheat.masking import FrequencyMasking
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(64, 64), (32, 32), (48, 80), (97, 31)]
 
 
