@@ -132,7 +132,9 @@ def spatial_correction_conv(
     _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
     if _autocast.enabled(x):
         x = _autocast.to_lower(x, x.device.type)
-    (conv_bias,) = _checks.channel_parameters(x, conv_bias=conv_bias)
+    norm_weight, norm_bias, conv_bias = _checks.channel_parameters(
+        x, norm_weight=norm_weight, norm_bias=norm_bias, conv_bias=conv_bias
+    )
     corrected = relu(_autocast.to_float32(x) + _checks.to_parameter_dtype(embed, x))
     normed = _layer_norm(corrected, norm_weight, norm_bias, eps).permute(0, 3, 1, 2)
     kernels = _checks.to_parameter_dtype(conv_weight, x)

@@ -40,7 +40,8 @@ def test_warns_once_and_computes() -> None:
 @pytest.mark.usefixtures("without_cpu_kernels")
 def test_required_kernels_are_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSVHEAT_REQUIRE_NATIVE", "1")
-    x = random((1, 4, 5, 3))
+    x, ones = random((1, 4, 5, 3)), torch.ones(3)
+    channels = (ones, ones)
     for call in (
         lambda: ops.dct2d(x),
         lambda: ops.idct2d(x),
@@ -49,6 +50,9 @@ def test_required_kernels_are_not_replaced(monkeypatch: pytest.MonkeyPatch) -> N
         lambda: ops.frequency_split(x, 0.5),
         lambda: ops.spectral_l1_loss(x, x),
         lambda: ops.multi_domain_loss(x, x),
+        lambda: ops.gated_layer_norm(x, x, *channels),
+        lambda: ops.add_layer_norm(x, x, *channels),
+        lambda: ops.spatial_correction_conv(x, x[0], *channels, torch.ones(3, 1, 3, 3), ones),
     ):
         with pytest.raises(RuntimeError, match="RSVHEAT_REQUIRE_NATIVE=1 forbids"):
             call()

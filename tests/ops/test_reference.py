@@ -36,6 +36,9 @@ TWINS = (
     "frequency_split",
     "spectral_l1_loss",
     "multi_domain_loss",
+    "gated_layer_norm",
+    "add_layer_norm",
+    "spatial_correction_conv",
 )
 SIZES = [(1, 1), (1, 7), (9, 1), (2, 3), (8, 8), (13, 17), (56, 28), (127, 64), (200, 50)]
 
@@ -48,7 +51,8 @@ def test_twin_has_the_public_signature(name: str) -> None:
 
 def test_every_public_function_has_a_twin() -> None:
     # heat_filter is plain torch itself.
-    assert {*TWINS, "heat_filter", "MultiDomainLoss"} == set(ops.__all__)
+    others = {"heat_filter", "MultiDomainLoss", "use_reference"}
+    assert {*TWINS, *others} == set(ops.__all__)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 31, 1024, 4096])

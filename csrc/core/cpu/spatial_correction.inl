@@ -270,7 +270,7 @@ void spatial_correction_conv_backward(const CorrectionBackwardJob& job) {
                 channels, moments.inverse_deviation,
                 [&](int64_t c, int64_t) { return load(grad + c); }, normalised,
                 [&](int64_t c, int64_t count, Vec<T> v) {
-                  v = load(corrected + c) > T(0) ? v : Vec<T>{};
+                  v = load(corrected + c) <= T(0) ? Vec<T>{} : v;  // keeps NaN
                   store_first(grad_x + at + c, v, count);
                   const Vec<T> before = b == 0 ? Vec<T>{} : load_first(grad_embed + c, count);
                   store_first(grad_embed + c, before + v, count);
