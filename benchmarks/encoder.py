@@ -227,7 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep-pages", action="store_true", help="as for run.py: malloc keeps what is freed"
     )
-    parser.add_argument("--write", action="store_true", help="store the table as CSV")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the rows measured into the stored CSV, case by case",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the stored tables, no run")
     arguments = parser.parse_args(argv)
     try:
@@ -258,19 +262,31 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     head = describe(arguments.device, arguments.threads, command, ("timm",))
     print("\n".join(f"{key}: {value}" for key, value in head.items()), flush=True)
-    rows = []
+    path = RESULTS / f"{machine_slug(arguments.device, arguments.threads)}_encoder.csv"
+    rows: list[dict[str, Any]] = []
     for mode in arguments.mode:
         for dtype in arguments.dtype:
             for case in CASES:
-                if case[1] in arguments.sizes:
-                    rows += measure(case, dtype, mode, arguments.device, arguments.rounds)
-                    print(markdown(rows).splitlines()[-1], flush=True)
+                if case[1] not in arguments.sizes:
+                    continue
+                measured = measure(case, dtype, mode, arguments.device, arguments.rounds)
+                print(markdown(measured).splitlines()[-1], flush=True)
+                rows += measured
+                if arguments.write:
+                    write(path, head, _merge(read(path) if path.exists() else [], measured))
     print("\nGoals:", *goals(rows), "", markdown(rows), sep="\n")
-    if arguments.write:
-        path = RESULTS / f"{machine_slug(arguments.device, arguments.threads)}_encoder.csv"
-        write(path, head, rows)
-        print(f"\nwrote {path.name}")
     return 0
+
+
+def _merge(stored: list[dict[str, Any]], measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the stored rows with those of the measured case in place of its old ones."""
+
+    def case(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[column] for column in ("mode", "dtype", "size", "batch"))
+
+    rows = [row for row in stored if case(row) != case(measured[0])] + measured
+    order = ("inference", "training", "float32", "bfloat16")
+    return sorted(rows, key=lambda r: (order.index(r["mode"]), order.index(r["dtype"]), r["size"]))
 
 
 if __name__ == "__main__":
