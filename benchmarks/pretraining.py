@@ -1,0 +1,923 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pretraining without labels is worth, on real images.
+
+ablation   The terms of the objective, by what the encoder's features tell on EuroSAT.
+retrieval  Find the optical crop of a radar crop, on scenes that were not trained on.
+step       Time and memory of a step beside one whose masking is torch-dct's, on the CPU.
+figure     Input, bands and reconstruction of images that were not trained on.
+checkpoint The weights that the package holds, and their card.
+
+Whatever is finished is written at once; a command that was stopped goes on where it was. Real
+images are looked for in --data: eurosat_rgb (a folder a class) and s1s2_volkov (opt, sar).
+"""
+
+import argparse
+import csv
+import fcntl
+import io
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from encoder import peak_bytes
+from machine import describe
+from PIL import Image, ImageDraw, ImageFont
+from report import RESULTS, BenchmarkError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+import rsvheat
+from rsvheat._files import complete_file
+from rsvheat.augmentation import RandomView
+from rsvheat.data import DataError, FolderSource, label_subset, read_image, stratified_split
+from rsvheat.masking import FrequencyMasking
+from rsvheat.models import (
+    PretrainingOutput,
+    RSVHeat,
+    RSVHeatPretraining,
+    create_pretraining_model,
+    pool_features,
+)
+from rsvheat.models.pretraining import VIEW_MASKING
+from rsvheat.ops import reference
+from rsvheat.tasks.optimization import Optimization, parameter_groups, warmup_cosine
+from rsvheat.tasks.pretraining import pictures
+from rsvheat.tasks.probing import Features, extract_features, knn, linear_probe
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "pretraining"
+WEIGHTS = ROOT / "rsvheat" / "weights"
+HELD_OUT, SPLIT_SEED = 0.2, 0
+VIEW = 48  # side of the views of EuroSAT's 64-pixel images
+LR, BATCH = 1.5e-3, 128
+# The strengths that the linear probe chooses from; on these features others never won.
+REGULARIZATION = (1e-1, 1e-2, 1e-3)
+
+Batches = Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]
+
+
+# Images
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images (N, 3, 64, 64), normalised by the training part, and what is known of them."""
+
+    images: Tensor
+    labels: Tensor
+    train: Tensor
+    test: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def eurosat(folder: Path) -> Labelled:
+    """Return EuroSAT with its split: of each class a part is held out."""
+    source = FolderSource({"optical": folder / "eurosat_rgb"})
+    source.scan()
+    names = [source.key(i).split("/")[0] for i in range(len(source))]
+    classes = tuple(sorted(set(names)))
+    labels = np.array([classes.index(name) for name in names])
+    pixels = np.stack([read_image(source.file(i, "optical")).values for i in range(len(source))])
+    parts = stratified_split(labels, {"test": HELD_OUT}, SPLIT_SEED)
+    train = torch.from_numpy(parts["train"])
+    images, mean, std = standardised(torch.from_numpy(pixels), train)
+    return Labelled(
+        images, torch.from_numpy(labels), train, torch.from_numpy(parts["test"]), classes, mean, std
+    )
+
+
+def standardised(
+    pixels: Tensor, train: Tensor
+) -> tuple[Tensor, tuple[float, ...], tuple[float, ...]]:
+    """Return images of which each band has mean 0 and deviation 1 over the training part."""
+    images = pixels.float()
+    std, mean = torch.std_mean(images[train], dim=(0, 2, 3))
+    images = (images - mean[:, None, None]) / std[:, None, None]
+    return images, tuple(mean.tolist()), tuple(std.tolist())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Aligned scenes by modality, (N, bands, 1024, 1024), normalised by the training part."""
+
+    scenes: dict[str, Tensor]
+    train: Tensor
+    test: Tensor
+    names: tuple[str, ...]
+    moments: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+    def crops(self, count: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return crops of training scenes, by modality (count, bands, size, size)."""
+        height, width = self.scenes["optical"].shape[2:]
+        which = self.train[torch.randint(len(self.train), (count,), generator=generator)].tolist()
+        tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
+        lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
+        return {
+            name: torch.stack(
+                [
+                    scenes[i, :, top : top + size, left : left + size]
+                    for i, top, left in zip(which, tops, lefts, strict=True)
+                ]
+            )
+            for name, scenes in self.scenes.items()
+        }
+
+    def tiles(self, size: int) -> dict[str, Tensor]:
+        """Return the held-out scenes cut into tiles, by modality (N, bands, size, size)."""
+        result = {}
+        for name, scenes in self.scenes.items():
+            cut = scenes[self.test].unfold(2, size, size).unfold(3, size, size)
+            result[name] = cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        return result
+
+
+def volkov(folder: Path, held_out: Sequence[str]) -> Pairs:
+    """Return the Sentinel-1/2 scenes; those named are held out."""
+    source = FolderSource(
+        {"optical": folder / "s1s2_volkov/opt", "sar": folder / "s1s2_volkov/sar"}
+    )
+    source.scan()
+    names = tuple(source.key(i) for i in range(len(source)))
+    test = [names.index(name) for name in held_out]
+    train = torch.tensor([i for i in range(len(names)) if i not in test])
+    scenes, moments = {}, {}
+    for name, bands in (("optical", 3), ("sar", 1)):
+        # Gray images are stored as three equal bands.
+        pixels = [read_image(source.file(i, name)).values[:bands] for i in range(len(names))]
+        scenes[name], *moment = standardised(torch.from_numpy(np.stack(pixels)), train)
+        moments[name] = (moment[0], moment[1])
+    return Pairs(scenes, train, torch.tensor(test), names, moments)
+
+
+# Training
+
+
+def seeded(*seed: int) -> torch.Generator:
+    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+def optimizer_of(groups: list[dict[str, Any]], settings: Optimization) -> torch.optim.Optimizer:
+    assert settings.lr is not None
+    return torch.optim.AdamW(groups, settings.lr, settings.betas)
+
+
+def train(
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    settings: Optimization,
+    steps: int,
+    loss_of: Callable[[], Tensor],
+) -> None:
+    """Train for some steps, in bfloat16, with the schedule and the clipping of the tasks."""
+    optimizer = optimizer_of(groups, settings)
+    warmup = int(settings.warmup * steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, steps, warmup, settings.floor)
+    )
+    model.train()
+    for _ in range(steps):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+
+
+def pretrain(
+    model: RSVHeatPretraining, batches: Batches, epochs: int, steps: int, seed: int, name: str
+) -> list[dict[str, Any]]:
+    """Pretrain for ``epochs`` of ``steps``; return the means of each epoch."""
+    generator = seeded(seed, 1)
+    history: list[dict[str, Any]] = []
+    sums: dict[str, float] = {}
+    done, begin = 0, time.process_time()
+
+    def loss_of() -> Tensor:
+        nonlocal done, sums
+        images, index = next(batches)
+        output = model(images, index, generator)
+        for key, value in {**output.losses, **output.statistics}.items():
+            sums[key] = sums.get(key, 0.0) + float(value) / steps
+        done += 1
+        if done % steps == 0:
+            seconds = time.process_time() - begin
+            history.append({"epoch": done // steps, **sums, "cpu_seconds": seconds})
+            told = ", ".join(f"{key} {value:.3f}" for key, value in sums.items())
+            print(f"{name}: epoch {done // steps} of {epochs}, {told}, {seconds:.0f} s", flush=True)
+            sums = {}
+        return output.loss
+
+    settings = Optimization(lr=LR)
+    groups = parameter_groups(model, settings.weight_decay)
+    train(model, groups, settings, epochs * steps, loss_of)
+    return history
+
+
+def shuffled(images: Tensor, batch: int, seed: int) -> Batches:
+    """Yield batches of optical images, epoch after epoch."""
+    generator = seeded(seed, 0)
+    while True:
+        order = torch.randperm(len(images), generator=generator)
+        for rows in order.split(batch)[: len(images) // batch]:
+            yield {"optical": images[rows]}, {"optical": torch.arange(batch)}
+
+
+def finetune(
+    data: Labelled, weights: Mapping[str, Tensor] | None, seed: int, part: float, lr: float
+) -> float:
+    """Return the accuracy after training on a part of the labels, from weights or from scratch.
+
+    The schedule is the same either way: steps, views and the rate, which is that of the whole
+    network.
+    """
+    batch, steps = SCHEDULES[part]
+    torch.manual_seed(seed)
+    model = rsvheat.create_model(
+        "rsvheat_nano", img_size=64, modalities={"optical": 3}, num_classes=len(data.classes)
+    )
+    if weights is not None:
+        model.load_state_dict({**model.state_dict(), **weights})
+    rows = data.train[torch.from_numpy(label_subset(data.labels[data.train].numpy(), part, seed))]
+    generator, view = seeded(seed, 2), RandomView(scale=(0.5, 1.0))
+
+    def loss_of() -> Tensor:
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:batch]]
+        logits = model(view(data.images[chosen], generator))
+        return cross_entropy(logits.float(), data.labels[chosen], label_smoothing=0.1)
+
+    settings = Optimization(lr=lr, betas=(0.9, 0.999))
+    groups = model.get_parameter_groups(weight_decay=settings.weight_decay)
+    groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
+    train(model, groups, settings, steps, loss_of)
+    model.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        predicted = torch.cat([model(data.images[i]).argmax(1) for i in data.test.split(256)])
+    return accuracy(predicted, data.labels[data.test])
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    return float((predicted == labels).float().mean())
+
+
+def probes(train: Features, test: Features) -> dict[str, float]:
+    """Return the accuracy of nearest neighbours and of the linear probe."""
+    linear, _ = linear_probe(train, test.values, regularization=REGULARIZATION)
+    return {
+        "knn": accuracy(knn(train, test.values, 5), test.labels),
+        "linear": accuracy(linear, test.labels),
+    }
+
+
+def frozen(encoder: RSVHeat, data: Labelled) -> dict[str, float]:
+    """Return what the features of all stages, their means and deviations, tell."""
+    train, test = (
+        extract_features(
+            encoder,
+            ({"image": data.images[i], "label": data.labels[i]} for i in rows.split(256)),
+            modality="optical",
+        )
+        for rows in (data.train, data.test)
+    )
+    return probes(train, test)
+
+
+# Tables: CSV with a line of columns, after comments that say how it was made
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change a file."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with (RUNS / f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+def append(path: Path, rows: Sequence[Mapping[str, Any]], head: Mapping[str, str]) -> None:
+    """Add rows to a table; the header is that of the last addition."""
+    with locked(path):
+        old = read(path)
+        text = io.StringIO()
+        text.writelines(f"# {key}: {value}\n" for key, value in head.items())
+        columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in (*old, *rows):
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+        with complete_file(path) as temporary:
+            temporary.write_text(text.getvalue())
+
+
+def head_of(arguments: argparse.Namespace, command: str, **about: str) -> dict[str, str]:
+    command = f"python benchmarks/pretraining.py {command}"
+    return {**describe("cpu", arguments.threads, command, ("torch-dct",)), **about}
+
+
+def spread(values: Sequence[str], scale: float = 100) -> str:
+    """Return mean and deviation of a cell, in percent."""
+    numbers = [scale * float(value) for value in values if value]
+    if not numbers:
+        return "-"
+    mean = f"{statistics.mean(numbers):.1f}"
+    return f"{mean} ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else mean
+
+
+# Ablation
+
+ABLATION = RESULTS / "pretraining_ablation.csv"
+FINETUNING = RESULTS / "pretraining_finetuning.csv"
+LOSSES = RESULTS / "pretraining_losses.csv"
+
+OBJECTIVES: dict[str, dict[str, Any] | None] = {
+    "from scratch": None,
+    "spatial": {"weights": (1.0, 0.0, 0.0)},
+    "spatial + frequency": {"weights": (1.0, 1.0, 0.0)},
+    "spatial + frequency + contrastive": {},
+    "paper's, read literally": {"objective": "paper"},
+}
+# Images in a step and steps of fine-tuning, by the part of the labels.
+SCHEDULES = {0.01: (32, 200), 0.1: (64, 300)}
+# Of 5e-4, 1e-3, 2e-3 and 4e-3; see `tune`.
+RATES = {0.01: 1e-3, 0.1: 2e-3}
+
+
+def options_of(row: str) -> dict[str, Any]:
+    """Return how the network of a row of the ablation is built."""
+    options = dict(OBJECTIVES[row] or {})
+    if options.get("objective") != "paper":
+        options["augmentation"] = RandomView(size=VIEW)
+    return options
+
+
+def ablation(arguments: argparse.Namespace) -> None:
+    data = eurosat(arguments.data)
+    head = head_of(
+        arguments,
+        f"ablation --epochs {arguments.epochs}",
+        data=f"EuroSAT RGB, {len(data.train)} images to train on and {len(data.test)} held out of "
+        f"each class (seed {SPLIT_SEED}), 64 x 64, standardised by the training part",
+        pretraining=f"rsvheat_nano, {arguments.epochs} epochs, batch {BATCH}, AdamW {LR}, views of "
+        f"{VIEW} pixels (the paper's objective: whole images)",
+        features="mean and deviation over space of all stages' channels",
+    )
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            if any(r["row"] == row and r["seed"] == str(seed) for r in read(ABLATION)):
+                continue
+            if row == "image statistics":
+                result = image_statistics(data)
+            else:
+                result = ablation_run(data, row, seed, arguments.epochs, head)
+            print(row, seed, result, flush=True)
+            append(ABLATION, [{"row": row, "seed": seed, **result}], head)
+
+
+def ablation_run(
+    data: Labelled, row: str, seed: int, epochs: int, head: Mapping[str, str]
+) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    network = create_pretraining_model(
+        "rsvheat_nano", {"optical": 3}, img_size=64, **options_of(row)
+    )
+    if OBJECTIVES[row] is None:
+        return frozen(network.encoder, data)
+    batches = shuffled(data.images[data.train], BATCH, seed)
+    steps = len(data.train) // BATCH
+    history = pretrain(network, batches, epochs, steps, seed, f"{row}, seed {seed}")
+    append(LOSSES, [{"row": row, "seed": seed, **epoch} for epoch in history], head)
+    save_file(network.encoder.state_dict(), saved(row, seed))
+    about = {"epochs": epochs, "cpu_seconds": history[-1]["cpu_seconds"]}
+    return {**frozen(network.encoder, data), **about}
+
+
+def saved(row: str, seed: int) -> Path:
+    """Return where the weights of a run are kept until they have been fine-tuned."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    return RUNS / f"{list(OBJECTIVES).index(row)}-{seed}.safetensors"
+
+
+def finetuning(arguments: argparse.Namespace) -> None:
+    data = eurosat(arguments.data)
+    head = head_of(
+        arguments,
+        "finetuning",
+        data=f"as for the ablation; the labels are {list(RATES)} of the training part's, the same "
+        "of each class, chosen by the seed",
+        schedule="; ".join(
+            f"{part:g} of the labels: {steps} steps, batch {batch}, AdamW {RATES[part]}"
+            for part, (batch, steps) in SCHEDULES.items()
+        ),
+    )
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            weights = None
+            if OBJECTIVES.get(row) is not None:
+                if not saved(row, seed).exists():
+                    print(f"{row}, seed {seed}: has not been pretrained here", flush=True)
+                    continue
+                weights = load_file(saved(row, seed))
+            for part, rate in RATES.items():
+                key = {"row": row, "seed": str(seed), "part": f"{part:g}"}
+                if row in OBJECTIVES and not any(
+                    key.items() <= r.items() for r in read(FINETUNING)
+                ):
+                    result = finetune(data, weights, seed, part, rate)
+                    print(*key.values(), result, flush=True)
+                    append(FINETUNING, [{**key, "accuracy": result}], head)
+
+
+def image_statistics(data: Labelled) -> dict[str, Any]:
+    """Return what mean, deviation and histogram of each band tell."""
+    images = data.images
+    edges = torch.quantile(images[data.train].flatten()[::97], torch.linspace(0, 1, 17))[1:-1]
+    bins = torch.bucketize(images, edges).flatten(2)
+    histogram = torch.stack([(bins == i).float().mean(2) for i in range(16)], dim=2)
+    values = torch.cat(
+        (images.mean((2, 3)), images.std((2, 3)), histogram.flatten(1).sqrt()), dim=1
+    )
+    train, test = (Features(values[i], data.labels[i]) for i in (data.train, data.test))
+    return probes(train, test)
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Print accuracies by learning rate, on other parts of the labels than are reported."""
+    data = eurosat(arguments.data)
+    # The choice must not see the images that are reported on.
+    inner = stratified_split(data.labels[data.train].numpy(), {"test": HELD_OUT}, 1)
+    data = Labelled(
+        data.images,
+        data.labels,
+        data.train[torch.from_numpy(inner["train"])],
+        data.train[torch.from_numpy(inner["test"])],
+        data.classes,
+        data.mean,
+        data.std,
+    )
+    weights = load_file(arguments.weights)
+    for part in SCHEDULES:
+        for rate in arguments.rates:
+            for name, start in (("scratch", None), ("pretrained", weights)):
+                result = finetune(data, start, 3, part, rate)
+                print(f"{part:g} of the labels, rate {rate:g}, {name}: {result:.4f}", flush=True)
+
+
+def ablation_markdown() -> str:
+    rows, tuned = read(ABLATION), read(FINETUNING)
+    lines = [
+        "| | seeds | kNN | linear probe | 1 % of labels | 10 % of labels | CPU s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in ("image statistics", *OBJECTIVES):
+        runs = [r for r in rows if r["row"] == name]
+        if not runs:
+            continue
+        cells = [spread([r[column] for r in runs]) for column in ("knn", "linear")]
+        cells += [
+            spread([r["accuracy"] for r in tuned if (r["row"], r["part"]) == (name, f"{part:g}")])
+            for part in RATES
+        ]
+        seconds = [float(r["cpu_seconds"]) for r in runs if r.get("cpu_seconds")]
+        cells.append(f"{statistics.mean(seconds):.0f}" if seconds else "-")
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+# Retrieval across modalities
+
+RETRIEVAL = RESULTS / "pretraining_retrieval.csv"
+SCENES_HELD_OUT = ("020", "046", "139")
+
+
+@torch.inference_mode()
+def recalls(network: RSVHeatPretraining, tiles: Mapping[str, Tensor]) -> dict[str, float]:
+    """Rank the optical tiles for each radar tile; return how often its own is first, or in five.
+
+    By cosine similarity of the pooled features, each standardised over the tiles of its modality,
+    and of what the projectors make of them, where there are projectors.
+    """
+    network.eval()
+    pooled, embedded = {}, {}
+    for name, images in tiles.items():
+        maps = [
+            network.encoder.forward_intermediates(
+                part, modality=name, output_fmt="NHWC", intermediates_only=True
+            )
+            for part in images.split(64)
+        ]
+        stages = [
+            torch.cat([pool_features([part[i]]) for part in maps]) for i in range(len(maps[0]))
+        ]
+        features = torch.cat(stages, dim=1)
+        pooled[name] = (features - features.mean(0)) / (features.std(0) + 1e-6)
+        if network.projectors:
+            embedded[name] = torch.cat(
+                [
+                    normalize(projector(torch.cat([stages[i] for i in head], dim=1)), dim=1)
+                    for head, projector in zip(network.heads, network.projectors, strict=True)
+                ],
+                dim=1,
+            )
+    result = {}
+    for kind, vectors in (("features", pooled), ("embeddings", embedded)):
+        if vectors:
+            similar = normalize(vectors["sar"], dim=1) @ normalize(vectors["optical"], dim=1).T
+            rank = (similar > similar.diagonal()[:, None]).sum(1)
+            result |= {f"{kind}_at_{k}": float((rank < k).float().mean()) for k in (1, 5)}
+    return result
+
+
+def retrieval(arguments: argparse.Namespace) -> None:
+    pairs, size, batch = volkov(arguments.data, SCENES_HELD_OUT), 128, 32
+    tiles = pairs.tiles(size)
+    count = len(tiles["sar"])
+    head = head_of(
+        arguments,
+        f"retrieval --steps {arguments.steps}",
+        data=f"Sentinel-1/2 scenes {', '.join(SCENES_HELD_OUT)} held out, {count} tiles of {size} "
+        f"pixels; trained on crops of the other {len(pairs.train)}",
+        pretraining=f"rsvheat_nano, {arguments.steps} steps of {batch} pairs, AdamW {LR}",
+    )
+    for seed in arguments.seeds:
+        for row, options in {
+            "not trained": None,
+            "default": {"augmentation": RandomView(size=96)},
+            "paper's, read literally": {"objective": "paper"},
+        }.items():
+            if any(r["row"] == row and r["seed"] == str(seed) for r in read(RETRIEVAL)):
+                continue
+            torch.manual_seed(seed)
+            network = create_pretraining_model("rsvheat_nano", img_size=size, **(options or {}))
+            about = {"row": row, "seed": seed, "gallery": count}
+            if options is not None:
+                history = pretrain(
+                    network, only_pairs(pairs, batch, size, seed), 1, arguments.steps, seed, row
+                )
+                about["cpu_seconds"] = history[-1]["cpu_seconds"]
+            result = recalls(network, tiles)
+            print(row, seed, result, flush=True)
+            append(RETRIEVAL, [{**about, **result}], head)
+
+
+def only_pairs(pairs: Pairs, batch: int, size: int, seed: int) -> Batches:
+    """Yield batches of crops of pairs."""
+    generator = seeded(seed, 3)
+    while True:
+        yield (
+            pairs.crops(batch, size, generator),
+            dict.fromkeys(("optical", "sar"), torch.arange(batch)),
+        )
+
+
+def retrieval_markdown() -> str:
+    rows = read(RETRIEVAL)
+    lines = [
+        "| | seeds | features @1 | @5 | embeddings @1 | @5 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(r["row"] for r in rows):
+        runs = [r for r in rows if r["row"] == name]
+        cells = [
+            spread([r[f"{kind}_at_{k}"] for r in runs])
+            for kind in ("features", "embeddings")
+            for k in (1, 5)
+        ]
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
+    if rows:
+        chance = [f"{100 * k / int(rows[0]['gallery']):.1f}" for k in (1, 5)] * 2
+        lines.append(f"| chance | | {' | '.join(chance)} |")
+    return "\n".join(lines)
+
+
+# The checkpoint
+
+DEMO_SCENE = ("046",)  # the one that examples/data holds as a whole
+PAIRS_IN_BATCH = 20
+
+
+def checkpoint(arguments: argparse.Namespace) -> None:
+    data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
+    seed, epochs = arguments.seeds[0], arguments.epochs
+    torch.manual_seed(seed)
+    network = create_pretraining_model(
+        "rsvheat_nano",
+        {"optical": 3, "sar": 1},
+        img_size=64,
+        augmentation=RandomView(size=VIEW),
+    )
+    batches = with_pairs(shuffled(data.images[data.train], BATCH, seed), pairs, seed)
+    steps = len(data.train) // BATCH
+    history = pretrain(network, batches, epochs, steps, seed, "checkpoint")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), RUNS / f"checkpoint-{epochs}.safetensors")
+    scores = {**frozen(network.encoder, data), **recalls(network, pairs.tiles(64))}
+    print(scores, flush=True)
+    WEIGHTS.mkdir(exist_ok=True)
+    weights = {name: value.contiguous() for name, value in network.encoder.state_dict().items()}
+    with complete_file(WEIGHTS / "rsvheat_nano.safetensors") as temporary:
+        save_file(weights, temporary, {"format": "pt"})
+    with complete_file(WEIGHTS / "rsvheat_nano.md") as temporary:
+        temporary.write_text(card(data, pairs, epochs, seed, history, scores))
+
+
+def with_pairs(batches: Batches, pairs: Pairs, seed: int) -> Batches:
+    """Add crops of pairs to batches of optical images."""
+    generator = seeded(seed, 3)
+    for images, _ in batches:
+        crops = pairs.crops(PAIRS_IN_BATCH, 64, generator)
+        single = len(images["optical"])
+        both = single + torch.arange(PAIRS_IN_BATCH)
+        yield (
+            {"optical": torch.cat((images["optical"], crops["optical"])), "sar": crops["sar"]},
+            {"optical": torch.cat((torch.arange(single), both)), "sar": both},
+        )
+
+
+def card(
+    data: Labelled,
+    pairs: Pairs,
+    epochs: int,
+    seed: int,
+    history: Sequence[Mapping[str, float]],
+    scores: Mapping[str, float],
+) -> str:
+    """Return the model card."""
+
+    def listed(values: Sequence[float]) -> str:
+        return ", ".join(f"{value:.2f}" for value in values)
+
+    first, last = history[0], history[-1]
+    losses = ", ".join(
+        f"{name} {first[name]:.3f} to {last[name]:.3f}"
+        for name in ("spatial", "frequency", "contrastive")
+    )
+    statistics_of = {"EuroSAT": (data.mean, data.std), **pairs.moments}
+    normalisation = "\n".join(
+        f"| {name} | {listed(mean)} | {listed(std)} |"
+        for name, (mean, std) in statistics_of.items()
+    )
+    tiles = len(pairs.test) * (1024 // 64) ** 2
+    return f"""# rsvheat_nano, pretrained without labels
+
+The encoder `rsvheat_nano` with stems `optical` (3 bands: red, green, blue) and `sar` (1 band),
+tables for 64 x 64 pixels, no classifier. For features of Sentinel-2 colour images and of
+Sentinel-1 VH at 10 m a pixel, and as a start for fine-tuning. It is small and was trained for
+minutes on a CPU: to try things out.
+
+## Data and terms
+
+- EuroSAT RGB (P. Helber, B. Bischke, A. Dengel, D. Borth; MIT License): {len(data.train)} images
+  of a subset of {len(data.images)}, without their labels. The {len(data.test)} held out
+  (`stratified_split`, {HELD_OUT:.0%} of each class, seed {SPLIT_SEED}) were not seen.
+- {len(pairs.train)} pairs of Sentinel-1 VH and Sentinel-2 scenes around Los Angeles of 1024 x 1024
+  pixels, from the dataset by Volkov. Scene {", ".join(DEMO_SCENE)} was not seen.
+
+Both contain modified Copernicus Sentinel data. The weights are under Apache-2.0, as the code.
+
+## Normalisation
+
+`(value - mean) / std` of 8-bit values, by band; EuroSAT by the first row, the pairs by the others:
+
+| | mean | std |
+| --- | --- | --- |
+{normalisation}
+
+## Recipe
+
+`python benchmarks/pretraining.py checkpoint --epochs {epochs} --seeds {seed}`: the default
+objective of `RSVHeatPretraining` with `RandomView(size={VIEW})`, {epochs} epochs over EuroSAT's
+training part in batches of {BATCH}, each with {PAIRS_IN_BATCH} pairs of random crops;
+AdamW (rate {LR}, weight decay 0.05, 5 % warm-up, cosine), bfloat16, seed {seed};
+{last["cpu_seconds"] / 60:.0f} minutes of one CPU thread. From the first epoch to the last:
+{losses}.
+
+## Measured
+
+Frozen, by mean and deviation over space of all stages' channels, on the {len(data.test)} images
+of EuroSAT held out: kNN (k = 5) **{scores["knn"]:.3f}**, linear probe **{scores["linear"]:.3f}**.
+
+On the scene held out, to find the optical tile (64 x 64 pixels) of a radar tile among {tiles}:
+its own is the first for {scores["features_at_1"]:.1%} and among five for
+{scores["features_at_5"]:.1%} by these features; by the projectors' embeddings, which the file does
+not hold, {scores["embeddings_at_1"]:.1%} and {scores["embeddings_at_5"]:.1%}.
+"""
+
+
+# A step beside the published formulation of its masking
+
+STEP = RESULTS / "pretraining_step.csv"
+
+
+class TorchDctMasking(FrequencyMasking):
+    """The same masking, of the same sectors, as torch-dct computes it: on the CPU, by FFTs."""
+
+    def split(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return both bands, see FrequencyMasking."""
+        from torch_dct import dct_2d, idct_2d
+
+        radius, angles = self.draw(x.shape[0], *x.shape[2:], generator)
+        low = reference.sector_mask(radius, angles, *x.shape[2:])[:, None].float()
+        spectrum = dct_2d(x.cpu().float(), norm="ortho")
+        bands = (idct_2d(spectrum * mask, norm="ortho") for mask in (low, 1 - low))
+        first, second = (band.to(x) for band in bands)
+        return first, second
+
+
+def step(arguments: argparse.Namespace) -> None:
+    head = head_of(
+        arguments,
+        f"step --rounds {arguments.rounds}",
+        step="forward, backward and AdamW of rsvheat_nano, 16 images of 224 x 224, bfloat16; rows "
+        "take turns, medians of CPU seconds, which other processes disturb little; memory is the "
+        "peak of what a step allocates through torch",
+    )
+    rows = []
+    for objective in ("contrastive", "paper"):
+        calls = {}
+        for row in ("rsvheat", "torch-dct"):
+            torch.manual_seed(0)
+            network = create_pretraining_model("rsvheat_nano", {"optical": 3}, objective=objective)
+            if row == "torch-dct":
+                network.maskings = tuple(
+                    TorchDctMasking(**vars(masking)) for masking in network.maskings
+                )
+            calls[row] = step_of(network)
+        losses = {row: call() for row, call in calls.items()}
+        if abs(losses["rsvheat"] - losses["torch-dct"]) > 1e-2 * losses["rsvheat"]:
+            raise BenchmarkError(f"the formulations differ: {losses}")
+        times: dict[str, list[float]] = {row: [] for row in calls}
+        for _ in range(arguments.rounds):
+            for row, call in calls.items():
+                begin = time.process_time()
+                call()
+                times[row].append((time.process_time() - begin) / arguments.threads)
+        for row, call in calls.items():
+            seconds = statistics.median(times[row])
+            rows.append(
+                {
+                    "objective": objective, "masking": row, "seconds": seconds,
+                    "steps_per_s": 1 / seconds, "peak_MiB": peak_bytes(call, "cpu") / 2**20,
+                }
+            )  # fmt: skip
+            print(rows[-1], flush=True)
+    STEP.unlink(missing_ok=True)
+    append(STEP, rows, head)
+
+
+def step_of(network: RSVHeatPretraining) -> Callable[[], float]:
+    generator = seeded(0)
+    images = torch.randn(16, 3, 224, 224, generator=generator)
+    optimizer = torch.optim.AdamW(parameter_groups(network, 0.05), 1e-4)
+
+    def call() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = network({"optical": images}, generator=generator).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return call
+
+
+def step_markdown() -> str:
+    rows = read(STEP)
+    lines = [
+        "| objective | masking | s/step | steps/s | peak MiB |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        seconds, rate, peak = (float(row[k]) for k in ("seconds", "steps_per_s", "peak_MiB"))
+        about = f"{row['objective']} | {row['masking']}"
+        lines.append(f"| {about} | {seconds:.3f} | {rate:.2f} | {peak:.0f} |")
+    return "\n".join(lines)
+
+
+# Figure
+
+FIGURE = ROOT / "examples" / "reconstruction.jpg"
+COLUMNS = ("input", "shown", "hidden", "reconstruction")
+
+
+@torch.inference_mode()
+def figure(arguments: argparse.Namespace) -> None:
+    """Draw held-out images, each with a part of its spectrum hidden."""
+    data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
+    whole = RandomView(
+        scale=(1, 1), ratio=(1, 1), dihedral=False, contrast=0, brightness=0, channel_shift=0
+    )
+    masking = [FrequencyMasking(**{**vars(m), "probability": 1.0}) for m in VIEW_MASKING]
+    network = create_pretraining_model(
+        "rsvheat_nano", img_size=64, augmentation=whole, views=1, masking=masking
+    ).eval()
+    network.load_state_dict(load_file(arguments.weights))
+    first = {data.classes[data.labels[i]]: i for i in reversed(data.test.tolist())}
+    chosen = [first[name] for name in ("Residential", "Highway", "River", "PermanentCrop")]
+    tiles = {name: images[[44, 90]] for name, images in pairs.tiles(64).items()}
+    moments = {"EuroSAT": (data.mean, data.std), **pairs.moments}
+    blocks = []
+    for images, names in (
+        ({"optical": data.images[chosen]}, {"optical": "EuroSAT"}),
+        (tiles, {"optical": "optical", "sar": "sar"}),
+    ):
+        output = network(images, generator=seeded(arguments.seeds[0]), with_images=True)
+        for name, of in names.items():
+            restore(output, name, *moments[of])
+        shown = pictures(output, 4)
+        blocks.append(torch.cat([shown[name] for name in names], dim=1))
+    gap = torch.ones(3, blocks[0].shape[1], 8)
+    picture = torch.cat((blocks[0], gap, blocks[1]), dim=2)
+    pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels).resize((2 * pixels.shape[1], 2 * pixels.shape[0]), 0)
+    canvas = Image.new("RGB", (image.width, image.height + 20), "white")
+    canvas.paste(image, (0, 20))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    for block in (0, 1):
+        for i, title in enumerate(COLUMNS):
+            left = block * 2 * (4 * 64 + 8) + i * 128
+            draw.text((left + 64, 10), title, "black", font, anchor="mm")
+    with complete_file(FIGURE) as temporary:
+        canvas.save(temporary, quality=88)
+    print(f"wrote {FIGURE.relative_to(ROOT)}, {FIGURE.stat().st_size // 1024} KiB")
+
+
+def restore(
+    output: PretrainingOutput, name: str, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Bring images back to the values of their file."""
+    scale, shift = (torch.tensor(value)[:, None, None] for value in (std, mean))
+    output.high[name] = output.high[name] * scale
+    for images in (output.target, output.low, output.reconstruction):
+        images[name] = images[name] * scale + shift
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    parts = {
+        "ablation": (ablation, ablation_markdown),
+        "finetuning": (finetuning, ablation_markdown),
+        "tune": (tune, None),
+        "retrieval": (retrieval, retrieval_markdown),
+        "step": (step, step_markdown),
+        "figure": (figure, None),
+        "checkpoint": (checkpoint, None),
+    }
+    epochs = {"ablation": 5, "checkpoint": 24}
+    for name, (_, markdown) in parts.items():
+        part = commands.add_parser(name)
+        part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+        part.add_argument("--threads", type=int, default=1)
+        part.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        if name in ("ablation", "finetuning"):
+            rows = ["image statistics"] * (name == "ablation") + list(OBJECTIVES)
+            part.add_argument("--rows", nargs="+", default=rows, choices=rows)
+        if name in epochs:
+            part.add_argument("--epochs", type=int, default=epochs[name])
+        if name == "retrieval":
+            part.add_argument("--steps", type=int, default=120)
+        if name == "step":
+            part.add_argument("--rounds", type=int, default=7)
+        if name in ("tune", "figure"):
+            part.add_argument("--weights", type=Path, required=True)
+        if name == "tune":
+            part.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
+        if markdown:
+            part.add_argument("--markdown", action="store_true", help="print the table, no run")
+    arguments = parser.parse_args(argv)
+    run, markdown = parts[arguments.command]
+    if markdown and arguments.markdown:
+        print(markdown())
+        return 0
+    torch.set_num_threads(arguments.threads)
+    try:
+        run(arguments)
+    except (BenchmarkError, DataError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
