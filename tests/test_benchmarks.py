@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from rsvheat import _library
+from rsvheat.models import RSVHeat
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -229,3 +231,52 @@ except MemoryUnknownError as error:
         pytest.skip(done.stdout)
     # The kernel counts pages in batches, so a little may be missing or too much.
     assert abs(int(done.stdout) - 8 * 2**20) < 2**20
+
+
+@pytest.fixture
+def encoders(monkeypatch):
+    """The benchmark of the encoder, in this process."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import encoder
+
+    return encoder
+
+
+def test_published_formulation_computes_the_same(encoders):
+    torch.manual_seed(0)
+    model = RSVHeat((16, 32), (1, 2), (40, 56), {"optical": 3}, 5, spatial_correction=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    published = encoders.PublishedEncoder(model).eval()
+    x = torch.randn(2, 3, 40, 56)
+    expected = model(x)
+    torch.testing.assert_close(published(x), expected, rtol=1e-4, atol=1e-5)
+    published.train()
+    torch.testing.assert_close(published(x), expected, rtol=1e-4, atol=1e-5)
+    published(x).sum().backward()
+    assert model.stages[0].freq_embed.table.grad is not None
+
+
+def test_encoder_table_keeps_the_cases_that_were_not_measured(encoders, tmp_path):
+    (path,) = BENCHMARKS.glob("results/*_encoder.csv")
+    stored = encoders.read(path)
+    one = [dict(row, seconds=1.0) for row in stored if row["size"] == 512][:3]
+    merged = encoders._merge(stored, one)
+    assert len(merged) == len(stored)
+    assert sum(row["seconds"] == 1.0 for row in merged) == 3
+    encoders.write(tmp_path / "a.csv", {"device": "test"}, merged)
+    assert encoders.read(tmp_path / "a.csv") == merged
+    lines = encoders.markdown(merged).splitlines()
+    assert len(lines) == 2 + len(stored) / 3
+    assert any(line.startswith("met") for line in encoders.goals(stored))
+
+
+def test_encoder_peak_memory_is_what_is_held_at_once(encoders):
+    def call() -> None:
+        a = torch.ones(1 << 20)
+        b = a + 1
+        del a
+        (b * 2).sum()
+
+    assert 8 * 2**20 <= encoders.peak_bytes(call, "cpu") < 9 * 2**20
