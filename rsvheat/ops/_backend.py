@@ -2,10 +2,12 @@
 """The one place that decides whether native kernels or the pure-torch twins serve a tensor."""
 
 import os
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,8 +31,30 @@ NATIVE_DEVICES = _native_devices()
 
 _warned: set[str] = set()
 
-# Not a threading.local: torch.compile guards on a context variable, and would bake the other in.
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_in_traces(function: _Function) -> _Function:
+    """Have torch.compile call ``function`` when it traces, and keep the result.
+
+    What ``torch.compiler.assume_constant_result`` does. That imports torch._dynamo, which takes
+    several times as long as the rest of this package.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 _twins_only: ContextVar[bool] = ContextVar("rsvheat_use_reference", default=False)
+# Whether any thread is in use_reference: a global, because torch.compile guards on it. Up to torch
+# 2.11 it cannot trace a context variable, and it would bake in a threading.local.
+_in_use = False
+_users = 0
+_users_lock = threading.Lock()
+
+
+@constant_in_traces
+def _here() -> bool:
+    return _twins_only.get()
 
 
 @contextmanager
@@ -47,10 +71,19 @@ def use_reference() -> Iterator[None]:
         ...     program = torch.export.export(model.eval(), (images,))
     """
     token = _twins_only.set(True)
+    _count(1)
     try:
         yield
     finally:
+        _count(-1)
         _twins_only.reset(token)
+
+
+def _count(change: int) -> None:
+    global _in_use, _users
+    with _users_lock:
+        _users += change
+        _in_use = _users > 0
 
 
 def use_native(x: Tensor) -> bool:
@@ -59,7 +92,7 @@ def use_native(x: Tensor) -> bool:
     Raises:
         RuntimeError: If they do not and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
     """
-    if _twins_only.get():
+    if _in_use and _here():
         return False
     device = x.device.type
     if device in NATIVE_DEVICES:

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from utils import random
 
 from rsvheat import ops
-from rsvheat.ops import reference
+from rsvheat.ops import _backend, reference
 
 
 def is_twin(x: torch.Tensor) -> bool:
@@ -80,3 +80,11 @@ def test_exported_programs_hold_the_operators_of_torch_alone(x: torch.Tensor) ->
             program = torch.export.export(Module(), (x,), strict=strict)
         assert not any("rsvheat" in str(node.target) for node in program.graph.nodes)
         assert "rsvheat.heat_conduction" in str(torch.export.export(Module(), (x,), strict=strict))
+
+
+def test_constants_in_traces_are_marked_as_torch_marks_them() -> None:
+    marked, expected = (
+        mark(lambda: True)
+        for mark in (_backend.constant_in_traces, torch.compiler.assume_constant_result)
+    )
+    assert vars(marked) == vars(expected) != {}
