@@ -88,7 +88,8 @@ class _PackedModule(nn.Module):
     """A layer that keeps its weight packed in evaluation, where no gradient is wanted.
 
     The copy takes as much memory again as the weight, half of that in bfloat16. ``train()``, a
-    move, and every change of the weight that autograd sees drop it.
+    move, every change of the weight that autograd sees and every pass that records its gradient
+    drop it.
     """
 
     weight: Tensor
@@ -106,6 +107,9 @@ class _PackedModule(nn.Module):
         self._packed = _NOTHING
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def _fits(self, x: Tensor) -> bool:
+        raise NotImplementedError
+
     def _lowered(self, x: Tensor) -> Tensor | None:
         """Return ``x`` in the type to compute in if oneDNN may serve the call, else None."""
         if (
@@ -117,6 +121,7 @@ class _PackedModule(nn.Module):
             or not torch.backends.mkldnn.enabled
             or not all(map(_is_plain, (x, self.weight, self.bias)))
             or _checks.is_fake(x)
+            or not self._fits(x)
             or x.numel() == 0
         ):
             return None
@@ -131,6 +136,9 @@ class _PackedModule(nn.Module):
         recorded = torch.is_grad_enabled() and any(
             t is not None and t.requires_grad for t in (x, self.weight, self.bias)
         )
+        if recorded:
+            # A step may follow, and those of fused optimizers are out of autograd's sight.
+            self._packed = _NOTHING
         return not (recorded or self.training or self.weight.is_inference())
 
     def _pack(
@@ -176,6 +184,9 @@ def _is_plain(t: Tensor | None) -> bool:
 class Linear(_PackedModule, nn.Linear):
     """``nn.Linear`` that multiplies with oneDNN on the CPU."""
 
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() > 1 and x.shape[-1] == self.in_features
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out_features) of ``x``, (..., in_features)."""
         return self.slices(x)[0]
@@ -188,7 +199,7 @@ class Linear(_PackedModule, nn.Linear):
             count: Slices.
             activation: ``"none"`` or ``"gelu"``; fused where no gradient is wanted.
         """
-        lowered = self._lowered(x) if x.dim() > 1 and x.shape[-1] == self.in_features else None
+        lowered = self._lowered(x)
         if lowered is not None and self._may_pack(x):
             assert _OPERATORS is not None
             weights = self._pack(lowered, _OPERATORS.pack_linear, count)
@@ -206,7 +217,7 @@ class Linear(_PackedModule, nn.Linear):
         keeps its value would be the largest beside ``x`` itself.
         """
         lowered = self._lowered(x) if torch.is_grad_enabled() else None
-        if lowered is None:
+        if lowered is None or self._may_pack(x):
             return self.forward(gelu(x))
         (y,) = _Products.apply(lowered, self.weight, self.bias, 1, True)
         return cast(Tensor, y)
@@ -292,11 +303,14 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
     The kernels for channels-last tensors read and write this layout; nothing is copied.
     """
 
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() == 4 and x.shape[1] == self.in_channels
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, (B, H, W, C)."""
         # An image of another layout is cheap to copy here, its features are not.
         x = x.contiguous().permute(0, 3, 1, 2)
-        lowered = self._lowered(x) if x.dim() == 4 and x.shape[1] == self.in_channels else None
+        lowered = self._lowered(x)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if lowered is None or not plain or self.groups > 1 or not self._may_pack(x):
             return super().forward(x).permute(0, 2, 3, 1)

@@ -231,6 +231,8 @@ class HeatOperator(nn.Module):
         if self.training or torch.compiler.is_compiling():
             return False
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
+            # A step may follow, and those of fused optimizers are out of autograd's sight.
+            self.cache.drop(id(self))
             return False
         # Inference tensors have no versions, and what is made of fake ones is fake.
         if any(source.is_inference() for source in sources):

@@ -66,6 +66,12 @@ def _optimizer_step(model: RSVHeat) -> None:
     optimizer.step()
 
 
+def _fused_optimizer_step(model: RSVHeat) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(torch.randn(1, 3, 32, 48)).square().sum().backward()
+    optimizer.step()
+
+
 def _load_state_dict(model: RSVHeat) -> None:
     state = {name: value * 0.5 + 0.1 for name, value in model.state_dict().items()}
     model.load_state_dict(state)
@@ -120,6 +126,7 @@ def _other_resizing(model: RSVHeat) -> None:
     "change",
     [
         _optimizer_step,
+        _fused_optimizer_step,
         _load_state_dict,
         _assign_state_dict,
         _in_place,
