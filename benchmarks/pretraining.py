@@ -357,7 +357,7 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
 }
 # Images in a step and steps of fine-tuning, by the part of the labels.
 SCHEDULES = {0.01: (32, 200), 0.1: (64, 300)}
-# Of 1e-3 and 3e-3, by `tune`: best for both starts with 10 %, and no worse with 1 %.
+# Of 1e-3 and 3e-3, by `tune`: better for both starts with 10 %, and much the same with 1 %.
 RATES = {0.01: 1e-3, 0.1: 1e-3}
 
 
