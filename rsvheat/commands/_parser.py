@@ -69,6 +69,7 @@ def run_function(
     arguments: list[str],
     name: str,
     defaults: dict[str, Any] | None = None,
+    positional: bool = True,
 ) -> Any:
     """Call a function with arguments from the command line and configuration files.
 
@@ -77,6 +78,7 @@ def run_function(
         arguments: The command line's.
         name: Of the command's module.
         defaults: Instead of the function's.
+        positional: Whether what is required has no ``--name``.
 
     Returns:
         What the function does.
@@ -90,6 +92,7 @@ def run_function(
         function,
         with_recipes(arguments),
         set_defaults=defaults,
+        as_positional=positional,
         parser_class=Parser,
         **texts(name),
     )

@@ -29,6 +29,7 @@ _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*smaller than the logging interval.*",
     ".*but have no `val_dataloader`.*",
+    "Total length of `.*` across ranks is zero.*",
 )
 
 

@@ -15,6 +15,6 @@ def run(arguments: list[str]) -> None:
     if not cli.debugging:
         quieten()
     data = {"class_path": "rsvheat.data.ImageFolderDataModule"}
-    scores = run_function(evaluate, arguments, __name__, {"data": data})
+    scores = run_function(evaluate, arguments, __name__, {"data": data}, positional=False)
     for method, score in scores.items():
         print(f"{method}: overall accuracy {score.accuracy:.4f}, mean F1 {score.mean_f1:.4f}")

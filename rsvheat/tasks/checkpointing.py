@@ -158,7 +158,7 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[signal.Signals, Any] = {}
         self._step_at_start = 0
         # Whether weights, moments, averages and progress belong to the same step, and of which.
-        self._consistent = True
+        self._consistent = False
         self._saved_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -187,7 +187,7 @@ class LastCheckpoint(Checkpoint):
         Its handler starts a collective operation at whatever point the process has reached, which
         blocks when the others are at another one.
         """
-        self._saved_step = trainer.global_step
+        self._consistent, self._saved_step = True, trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._on_signal)
@@ -268,10 +268,12 @@ class RandomState(Callback):
     """Keeps the states of Python's, NumPy's and torch's generators in checkpoints.
 
     Those of every process are kept; processes that a continued run adds start from their seeds.
+    What a step draws does not depend on them, see :class:`~rsvheat.tasks.task.Task`: this is for
+    what others draw between the steps.
     """
 
     def __init__(self) -> None:
-        self._within_epoch: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -285,20 +287,16 @@ class RandomState(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set the states, before the data loader draws the seed of its workers."""
+        """Take the state of this process."""
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
-            state = states[trainer.global_rank]
-            _set_random_state(state, pl_module.device)
-            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-            if progress["processed"] < progress["ready"]:
-                self._within_epoch = state
+            self._state = states[trainer.global_rank]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Within an epoch, set them again: its loader had drawn before the checkpoint."""
-        if self._within_epoch is not None:
-            _set_random_state(self._within_epoch, pl_module.device)
-            self._within_epoch = None
+        """Set it, when the data loaders have drawn the seeds of their workers."""
+        if self._state is not None:
+            _set_random_state(self._state, pl_module.device)
+            self._state = None
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -17,13 +16,14 @@ from rsvheat.models import CheckpointError, RSVHeat, create_model
 from rsvheat.tasks.encoders import checkpoint_content, encoder_arguments, load_encoder
 from rsvheat.tasks.optimization import Optimization
 from rsvheat.tasks.scores import Scores, classification_metrics
+from rsvheat.tasks.task import Task
 
 _LOGGER = logging.getLogger("rsvheat.tasks")
 
 FINETUNING = Optimization(base_lr=5e-4, betas=(0.9, 0.999))
 
 
-class ClassificationTask(LightningModule):
+class ClassificationTask(Task):
     """Trains an encoder with its head on labelled images.
 
     Takes batches with ``image`` (B, bands, H, W) and ``label`` int64 (B,). Logs ``train/loss`` and
@@ -56,7 +56,6 @@ class ClassificationTask(LightningModule):
         mixup: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         if network.num_classes != len(classes):
             raise ValueError(
                 f"the network has {network.num_classes} classes, and {len(classes)} are named: "
@@ -67,14 +66,13 @@ class ClassificationTask(LightningModule):
                 "label_smoothing must be at least 0 and below 1 and mixup at least 0, got "
                 f"{label_smoothing} and {mixup}"
             )
-        self.network = network
+        super().__init__(network, optimization, seed)
+        self.network: RSVHeat
         self.classes = tuple(classes)
         self.modality = modality or network.default_modality
-        self.optimization = optimization
         self.layer_decay = layer_decay
         self.label_smoothing = label_smoothing
         self.mixup = mixup
-        self.seed = seed
         self.metrics = classification_metrics(len(classes))
         self.scores: Scores | None = None
 
@@ -88,8 +86,7 @@ class ClassificationTask(LightningModule):
         images, labels = batch["image"], batch["label"]
         others, share = labels, 1.0
         if self.mixup > 0:
-            seed = [self.seed, self.current_epoch, batch_idx, self.global_rank]
-            random = np.random.default_rng(seed)
+            random = np.random.default_rng(self.step_seed(batch_idx, 1))
             share = float(random.beta(self.mixup, self.mixup))
             order = torch.from_numpy(random.permutation(len(labels))).to(labels.device)
             images, others = share * images + (1 - share) * images[order], labels[order]
@@ -97,16 +94,9 @@ class ClassificationTask(LightningModule):
         loss = share * self._loss(logits, labels)
         if share < 1:
             loss = loss + (1 - share) * self._loss(logits, others)
-        value = float(loss.detach())
-        # A checkpoint must not replace a good one after this.
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is not finite at epoch {self.current_epoch}, batch {batch_idx}: lower "
-                "the learning rate, or look at the images"
-            )
-        self.log("train/loss", value, prog_bar=True)
-        self.log("train/accuracy", (logits.argmax(1) == labels).float().mean())
-        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        values = torch.stack((loss.detach(), accuracy)).tolist()
+        self.log_step(dict(zip(("loss", "accuracy"), values, strict=True)), batch_idx)
         return loss
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -137,14 +127,12 @@ class ClassificationTask(LightningModule):
         self.log("test/accuracy", self.scores.accuracy)
         self.log("test/f1", self.scores.mean_f1)
 
-    def configure_optimizers(self) -> Any:
-        """Return AdamW, with rates that fall with the distance to the head, and its schedule."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters by weight decay and distance to the head."""
         groups = self.network.get_parameter_groups(
             weight_decay=self.optimization.weight_decay, layer_decay=self.layer_decay
         )
-        for group in groups:
-            group.pop("param_names")
-        return self.optimization.configure(groups, self.trainer)
+        return [{k: v for k, v in group.items() if k != "param_names"} for group in groups]
 
     def images_in(self, batch: Mapping[str, Any]) -> int:
         """Return how many images a batch holds."""

@@ -51,7 +51,11 @@ def checkpoint_content(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged.
     """
-    content = _read(Path(path))
+    try:
+        content = _read(Path(path))
+    # The unpickler takes some other files for pickles until it falls over them.
+    except (IndexError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
     return dict(content) if isinstance(content, Mapping) else {}
 
 
@@ -99,8 +103,8 @@ def load_encoder(
         CheckpointError: If it is damaged, does not fit, or does not say how its encoder is built
             and no variant is given.
     """
+    saved = checkpoint_content(path).get("encoder")
     if variant is None:
-        saved = checkpoint_content(path).get("encoder")
         if not isinstance(saved, dict):
             raise CheckpointError(
                 f"{path} does not say how its encoder is built, as checkpoints of rsvheat's own "

@@ -5,7 +5,7 @@ import csv
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from rsvheat._files import complete_file
+from rsvheat.tasks.task import Task
 
 
 class CSVLog(Logger):
@@ -100,33 +101,32 @@ class CSVLog(Logger):
 
 
 class EpochMeans:
-    """Weighted means over an epoch and all processes, which checkpoints within it keep."""
+    """Means over the batches of an epoch and all processes, which checkpoints within it keep."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._weight = 0.0
+        self._batches = 0.0
 
-    def update(self, values: Mapping[str, float], weight: float) -> None:
-        """Add the means over a batch.
+    def update(self, values: Mapping[str, float]) -> None:
+        """Add the values of a batch.
 
         Args:
             values: By name, the same names at every call and in every process.
-            weight: Of the batch.
         """
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + weight * value
-        self._weight += weight
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._batches += 1
 
     def compute(self, trainer: Trainer) -> dict[str, float]:
         """Return the means and start again."""
         state = self.state_dict(trainer)
-        weight = max(state.pop(""), 1.0)
-        self._sums, self._weight = {}, 0.0
-        return {name: value / weight for name, value in state.items()}
+        batches = max(state.pop(""), 1.0)
+        self._sums, self._batches = {}, 0.0
+        return {name: value / batches for name, value in state.items()}
 
     def state_dict(self, trainer: Trainer) -> dict[str, float]:
-        """Return the sums over all processes by name, and of the weights under ``""``."""
-        sums = {"": self._weight, **self._sums}
+        """Return the sums over all processes by name, and of the batches under ``""``."""
+        sums = {"": self._batches, **self._sums}
         if trainer.world_size == 1:
             return sums
         total = torch.tensor(list(sums.values()), device=trainer.strategy.root_device)
@@ -136,14 +136,13 @@ class EpochMeans:
     def load_state_dict(self, state: Mapping[str, float], rank: int) -> None:
         """Take over the sums, in one process."""
         self._sums = {name: value if rank == 0 else 0.0 for name, value in state.items()}
-        self._weight = self._sums.pop("")
+        self._batches = self._sums.pop("")
 
 
 class ImagesPerSecond(Callback):
     """Logs how many images all devices together train on in a second, time for reading included.
 
-    The task says by ``images_in(batch)`` how many images a batch holds. The value is a running mean
-    over about ten steps.
+    The value is a running mean over about ten steps.
     """
 
     def __init__(self) -> None:
@@ -168,8 +167,8 @@ class ImagesPerSecond(Callback):
     ) -> None:
         """Log the value."""
         now = time.perf_counter()
-        images_in: Callable[[Any], int] = pl_module.images_in  # type: ignore[assignment]
-        images = images_in(batch) * trainer.world_size
+        assert isinstance(pl_module, Task)
+        images = pl_module.images_in(batch) * trainer.world_size
         seconds = (now - self._since) / max(images, 1)
         if self._seconds is not None:
             seconds = self._seconds + 0.1 * (seconds - self._seconds)

@@ -1,33 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-supervised pretraining as a Lightning module."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 
 from rsvheat.models import PretrainingOutput, RSVHeatPretraining, create_pretraining_model
-from rsvheat.models.layers import HeatBlock
 from rsvheat.tasks.encoders import encoder_arguments
 from rsvheat.tasks.logs import EpochMeans
 from rsvheat.tasks.optimization import Optimization, parameter_groups
+from rsvheat.tasks.task import Task
 
 PRETRAINING = Optimization()
 
 
-class PretrainingTask(LightningModule):
+class PretrainingTask(Task):
     """Trains :class:`~rsvheat.models.RSVHeatPretraining` on optical, SAR and other images.
 
     Takes batches of ``rsvheat.data.collate_modalities``: ``images`` and ``index`` by modality, and
     ``size``. Each step logs ``train/loss`` with its parts, the features' statistics that tell
-    collapse and the learning rate; each epoch ``train/<name>_epoch``, means over all processes.
+    collapse and the learning rate, in several processes those of the first; each epoch
+    ``train/<name>_epoch``, means over its batches and all processes.
     Masks and views follow from the seed, the epoch, the batch and the process alone, so a run that
     goes on from a checkpoint sees those that it would have seen.
 
@@ -50,10 +46,8 @@ class PretrainingTask(LightningModule):
         images_every: int = 10,
         images: int = 8,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.optimization = optimization
-        self.seed = seed
+        super().__init__(network, optimization, seed)
+        self.network: RSVHeatPretraining
         self.images_every = images_every
         self.images = images
         self.epoch_means = EpochMeans()
@@ -62,21 +56,13 @@ class PretrainingTask(LightningModule):
         """Return the loss of a batch, and log it with its parts."""
         if batch_idx == 0 and self.images_every and self.current_epoch % self.images_every == 0:
             self._log_pictures(batch)
-        output = self.network(batch["images"], batch["index"], self._generator(batch_idx))
+        generator = self._generator(self.step_seed(batch_idx, 1))
+        output = self.network(batch["images"], batch["index"], generator)
         tensors = {"loss": output.loss.detach(), **output.losses, **output.statistics}
         # One copy from the device for all of them.
         values = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
-        # A checkpoint must not replace a good one after this.
-        if not math.isfinite(values["loss"]):
-            parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            raise FloatingPointError(
-                f"the loss is not finite at epoch {self.current_epoch}, batch {batch_idx} "
-                f"({parts}): lower the learning rate, or look at the images"
-            )
-        self.epoch_means.update(values, self.images_in(batch))
-        self.log("train/loss", values.pop("loss"), prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        self.log_step(values, batch_idx)
+        self.epoch_means.update(values)
         loss: Tensor = output.loss
         return loss
 
@@ -87,8 +73,8 @@ class PretrainingTask(LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Log the loss on other images, with masks that are the same in every epoch."""
-        seed = (self.seed, batch_idx, self.global_rank, 1)
-        output = self.network(batch["images"], batch["index"], _generator(seed, self.device))
+        generator = self._generator(self.seed + batch_idx)
+        output = self.network(batch["images"], batch["index"], generator)
         values = {"loss": output.loss, **output.losses, **output.statistics}
         self.log_dict(
             {f"val/{name}": value for name, value in values.items()},
@@ -96,15 +82,9 @@ class PretrainingTask(LightningModule):
             sync_dist=True,
         )
 
-    def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule."""
-        groups = parameter_groups(self.network, self.optimization.weight_decay)
-        return self.optimization.configure(groups, self.trainer)
-
-    def configure_model(self) -> None:
-        """Shard the network where the strategy is FSDP2 (``ModelParallelStrategy``)."""
-        if self.device_mesh is not None:
-            shard(self.network, self.device_mesh["data_parallel"])
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters with weight decay, and those without."""
+        return parameter_groups(self.network, self.optimization.weight_decay)
 
     def images_in(self, batch: Mapping[str, Any]) -> int:
         """Return how many images a batch holds, those of all modalities counted."""
@@ -119,9 +99,8 @@ class PretrainingTask(LightningModule):
         """Take over the means so far."""
         self.epoch_means.load_state_dict(checkpoint["epoch_means"], self.global_rank)
 
-    def _generator(self, batch_idx: int) -> torch.Generator:
-        seed = (self.seed, self.current_epoch, batch_idx, self.global_rank)
-        return _generator(seed, self.device)
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
 
     @torch.no_grad()
     def _log_pictures(self, batch: Mapping[str, Any]) -> None:
@@ -129,7 +108,8 @@ class PretrainingTask(LightningModule):
         index = {name: rows[rows < self.images] for name, rows in batch["index"].items()}
         images = {name: batch["images"][name][: len(rows)] for name, rows in index.items()}
         self.network.eval()
-        output = self.network(images, index, self._generator(0), with_images=True)
+        generator = self._generator(self.seed)
+        output = self.network(images, index, generator, with_images=True)
         self.network.train()
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger) and self.trainer.is_global_zero:
@@ -202,17 +182,3 @@ def pictures(output: PretrainingOutput, samples: int) -> dict[str, Tensor]:
 
 def _rgb(image: Tensor) -> Tensor:
     return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-
-
-def shard(network: RSVHeatPretraining, mesh: DeviceMesh) -> None:
-    """Shard parameters, gradients and moments over the processes of a mesh (FSDP2)."""
-    for module in network.modules():
-        if isinstance(module, HeatBlock):
-            fully_shard(module, mesh=mesh)
-    # The rest, embeddings that blocks are handed among it, is gathered for the whole pass.
-    fully_shard(network, mesh=mesh, reshard_after_forward=False)
-
-
-def _generator(seed: Sequence[int], device: torch.device) -> torch.Generator:
-    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(device).manual_seed(state)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tasks have in common."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from rsvheat.models.layers import HeatBlock
+from rsvheat.tasks.optimization import Optimization
+
+
+class Task(LightningModule, ABC):
+    """A Lightning module that trains a network.
+
+    All that is random in a step, stochastic depth included, follows from the seed, the epoch, the
+    batch and the process. So it is the same for any number of workers that read, and in a run that
+    goes on from a checkpoint.
+
+    Args:
+        network: What is trained.
+        optimization: The optimizer and the learning rate.
+        seed: Of what is random in its steps.
+    """
+
+    def __init__(self, network: nn.Module, optimization: Optimization, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.optimization = optimization
+        self.seed = seed
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters in groups, with their weight decay and ``lr_scale``."""
+
+    @abstractmethod
+    def images_in(self, batch: Mapping[str, Any]) -> int:
+        """Return how many images a batch holds."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed torch's own generators for the step."""
+        torch.manual_seed(self.step_seed(batch_idx))
+
+    def step_seed(self, batch_idx: int, *purpose: int) -> int:
+        """Return the seed of a step, another for each purpose."""
+        entropy = (self.seed, self.current_epoch, batch_idx, self.global_rank, *purpose)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule."""
+        return self.optimization.configure(self.parameter_groups(), self.trainer)
+
+    def configure_model(self) -> None:
+        """Shard the network where the strategy is FSDP2 (``ModelParallelStrategy``)."""
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh["data_parallel"])
+
+    def log_step(self, values: Mapping[str, float], batch_idx: int) -> None:
+        """Log a step's values, of which ``loss`` has to be finite, and the learning rate.
+
+        Raises:
+            FloatingPointError: If it is not: no checkpoint shall replace a good one after that.
+        """
+        if not math.isfinite(values["loss"]):
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise FloatingPointError(
+                f"the loss is not finite at epoch {self.current_epoch}, batch {batch_idx} "
+                f"({parts}): lower the learning rate, or look at the images"
+            )
+        for name, value in values.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss")
+        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard gradients, moments and, between steps, parameters over a mesh's processes (FSDP2).
+
+    During a step each process holds all parameters: pretraining gives those of a modality that the
+    process did not see zero gradients, and for that they have to be there. The largest variant's
+    take 0.8 GB.
+    """
+    for module in network.modules():
+        if isinstance(module, HeatBlock):
+            fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    fully_shard(network, mesh=mesh, reshard_after_forward=False)

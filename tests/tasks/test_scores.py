@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import json
+
+import pytest
+import torch
+
+from rsvheat.tasks import Scores
+
+CLASSES = ("forest", "lake", "road")
+# true:      forest x4, lake x3, road x1
+LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
+PREDICTED = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])
+
+
+@pytest.fixture
+def scores():
+    return Scores.score(PREDICTED, LABELS, CLASSES)
+
+
+def test_scores_are_those_counted_by_hand(scores):
+    assert scores.accuracy == pytest.approx(5 / 8)
+    assert scores.confusion == ((3, 1, 0), (1, 2, 0), (0, 1, 0))
+    assert scores.support == (4, 3, 1)
+    assert scores.precision == pytest.approx((3 / 4, 2 / 4, 0))
+    assert scores.recall == pytest.approx((3 / 4, 2 / 3, 0))
+    assert scores.f1 == pytest.approx((3 / 4, 4 / 7, 0))
+    assert scores.mean_f1 == pytest.approx((3 / 4 + 4 / 7) / 3)
+
+
+def test_files_say_the_same(scores, tmp_path):
+    files = scores.save(tmp_path / "new", "mine", {"seed": 3})
+    assert [file.name for file in files] == ["mine.json", "mine.csv", "mine.png"]
+    content = json.loads(files[0].read_text())
+    assert content["seed"] == 3
+    assert content["overall_accuracy"] == scores.accuracy
+    assert content["samples"] == 8
+    assert content["classes"]["lake"]["support"] == 3
+    assert content["confusion"] == [list(row) for row in scores.confusion]
+    with files[1].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(CLASSES)
+    assert float(rows[1]["recall"]) == pytest.approx(2 / 3)
+    assert rows[2]["predicted lake"] == "1"
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "mine.csv",
+        "mine.json",
+        "mine.png",
+    ]
+
+
+def test_files_appear_together_or_not_at_all(scores, tmp_path, monkeypatch):
+    def fail(self):
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(Scores, "figure", fail)
+    with pytest.raises(RuntimeError, match="no picture"):
+        scores.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
