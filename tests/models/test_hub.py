@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
 
 import rsvheat
 from rsvheat.models import CheckpointError, RSVHeat, inflate_stem
@@ -174,12 +174,13 @@ def test_an_interrupted_save_leaves_the_old_one(
 ) -> None:
     before = content(saved)
 
-    def interrupted(model: object, path: str) -> None:
-        Path(path).write_bytes(b"half of it")
+    def interrupted(writer: object, path: Path) -> None:
+        file = path / "model.safetensors" if failing == "weights" else path
+        file.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
     if failing == "weights":
-        monkeypatch.setattr(safetensors.torch, "save_model", interrupted)
+        monkeypatch.setattr(PyTorchModelHubMixin, "_save_pretrained", interrupted)
     else:
         monkeypatch.setattr(ModelCard, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
