@@ -141,6 +141,11 @@ int64_t padded_channels(Shape s, DType dtype) {
   return round_up(s.channels, static_cast<int64_t>(kernels().vector_bytes / compute_bytes(dtype)));
 }
 
+// An empty tensor's data may be a null pointer, which memset does not take.
+void fill_zeros(void* data, size_t bytes) {
+  if (bytes > 0) std::memset(data, 0, bytes);
+}
+
 bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; }
 
 // No more threads than have 10 microseconds' work each: waking one costs that, and a whole slice of
@@ -269,8 +274,8 @@ void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficient
                                   DType dtype, Shape shape, const ParallelFor& parallel) {
   if (is_empty(shape)) {
     if (grad_coefficients) {
-      std::memset(grad_coefficients, 0,
-                  shape.height * shape.width * shape.channels * compute_bytes(dtype));
+      fill_zeros(grad_coefficients,
+                 shape.height * shape.width * shape.channels * compute_bytes(dtype));
     }
     return;
   }
@@ -361,8 +366,8 @@ void layer_norm_backward_cpu(NormStep step, const void* grad_y, const void* x, c
                              void* grad_bias, DType dtype, int64_t rows, int64_t channels,
                              const ParallelFor& host) {
   if (rows * channels == 0) {
-    std::memset(grad_weight, 0, channels * compute_bytes(dtype));
-    std::memset(grad_bias, 0, channels * compute_bytes(dtype));
+    fill_zeros(grad_weight, channels * compute_bytes(dtype));
+    fill_zeros(grad_bias, channels * compute_bytes(dtype));
     return;
   }
   constexpr int64_t kMaxBlocks = 64;
@@ -402,11 +407,11 @@ void spatial_correction_conv_backward_cpu(const void* grad_y, const void* x,
                                           const ParallelFor& host) {
   const size_t element = compute_bytes(dtype);
   if (is_empty(shape)) {
-    std::memset(gradients.embed, 0, shape.height * shape.width * shape.channels * element);
+    fill_zeros(gradients.embed, shape.height * shape.width * shape.channels * element);
     for (void* sums : {gradients.norm_weight, gradients.norm_bias, gradients.conv_bias}) {
-      std::memset(sums, 0, shape.channels * element);
+      fill_zeros(sums, shape.channels * element);
     }
-    std::memset(gradients.conv_weight, 0, 9 * shape.channels * element);
+    fill_zeros(gradients.conv_weight, 9 * shape.channels * element);
     return;
   }
   // Each block computes a row above and below itself once more.
