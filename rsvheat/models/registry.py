@@ -6,9 +6,11 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rsvheat.models.checkpoints import load_checkpoint
 from rsvheat.models.encoder import RSVHeat
 
 # Tiny is published with norms before and without layer scale, small and base with norms after and
@@ -37,22 +39,47 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def create_model(name: str, **kwargs: Any) -> RSVHeat:
-    """Build a variant with fresh weights.
+# Weights that come with the package, each with a card beside it, and what they were trained for.
+WEIGHTS = Path(__file__).parents[1] / "weights"
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "rsvheat_nano": {"modalities": {"optical": 3}, "img_size": 64, "num_classes": 0}
+}
+
+
+def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> RSVHeat:
+    """Build a variant with fresh weights, or with those that come with the package.
 
     Args:
         name: One of ``rsvheat_nano|tiny|small|base|large``, ``vheat_tiny|small|base``.
+        pretrained: Load ``rsvheat/weights/<name>.safetensors``; there is one for ``rsvheat_nano``.
+            The card beside it says what it was trained on and how images are normalised. By
+            default the encoder then has the file's stems and size, and no classifier; with other
+            arguments the file is loaded as by :func:`rsvheat.load_checkpoint`, and what it lacks,
+            such as a classifier, is fresh.
         **kwargs: Arguments of :class:`~rsvheat.models.RSVHeat`; they go before the variant's.
 
     Returns:
         The encoder, in training mode.
 
     Raises:
-        ValueError: If there is no such variant, or an argument has a wrong value.
+        ValueError: If there is no such variant, an argument has a wrong value, or there are no
+            weights of the variant, or none that fit.
     """
     if name not in VARIANTS:
         raise ValueError(f"no model is named {name!r}; there are {', '.join(VARIANTS)}")
-    return RSVHeat(**{**VARIANTS[name], **kwargs})
+    if not pretrained:
+        return RSVHeat(**{**VARIANTS[name], **kwargs})
+    if name not in PRETRAINED:
+        raise ValueError(
+            f"no weights of {name} come with the package, only of {', '.join(PRETRAINED)}: load a "
+            "file with rsvheat.load_checkpoint"
+        )
+    arguments = {**VARIANTS[name], **PRETRAINED[name], **kwargs}
+    if kwargs.get("in_chans") is not None:
+        arguments.pop("modalities")
+    model = RSVHeat(**arguments)
+    load_checkpoint(model, WEIGHTS / f"{name}.safetensors")
+    return model
 
 
 class _RegisterAfterTimm(importlib.abc.MetaPathFinder):
