@@ -39,11 +39,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Weights that come with the package, each with a card beside it, and what they were trained for.
+# Weights that come with the package, each with a card beside it, and what they were trained for
+# beside their stems, which the file tells.
 WEIGHTS = Path(__file__).parents[1] / "weights"
-PRETRAINED: dict[str, dict[str, Any]] = {
-    "rsvheat_nano": {"modalities": {"optical": 3}, "img_size": 64, "num_classes": 0}
-}
+PRETRAINED: dict[str, dict[str, Any]] = {"rsvheat_nano": {"img_size": 64, "num_classes": 0}}
 
 
 def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> RSVHeat:
@@ -74,12 +73,25 @@ def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> RSVHe
             f"no weights of {name} come with the package, only of {', '.join(PRETRAINED)}: load a "
             "file with rsvheat.load_checkpoint"
         )
+    path = WEIGHTS / f"{name}.safetensors"
     arguments = {**VARIANTS[name], **PRETRAINED[name], **kwargs}
-    if kwargs.get("in_chans") is not None:
-        arguments.pop("modalities")
+    if arguments.get("modalities") is None and arguments.get("in_chans") is None:
+        arguments["modalities"] = _stems(path)
     model = RSVHeat(**arguments)
-    load_checkpoint(model, WEIGHTS / f"{name}.safetensors")
+    load_checkpoint(model, path)
     return model
+
+
+def _stems(path: Path) -> dict[str, int]:
+    """Return the bands of a file's stems by name."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {
+            key.split(".")[1]: file.get_slice(key).get_shape()[1]
+            for key in sorted(file.keys())
+            if key.startswith("stems.") and key.endswith(".conv1.weight")
+        }
 
 
 class _RegisterAfterTimm(importlib.abc.MetaPathFinder):
