@@ -39,6 +39,10 @@ def condense(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     keys = re.findall(r'Parser key "([^"]+)"', message)
     complaint = [i for i, line in enumerate(lines) if re.match("Expected|Problem|Does not", line)]
+    # What a nested parser said has been through here already.
+    nested = re.search(r"--([\w.]+): (.+) \(see [^)]*\)", message)
+    if keys and nested:
+        return f"--{'.'.join((*dict.fromkeys(keys), nested[1]))}: {nested[2]}"
     if not keys or not complaint:
         return " ".join(lines)
     last = max(i for i, line in enumerate(lines) if "Parser key" in line)

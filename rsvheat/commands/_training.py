@@ -30,6 +30,8 @@ _NOISE = (
     ".*smaller than the logging interval.*",
     ".*but have no `val_dataloader`.*",
     "Total length of `.*` across ranks is zero.*",
+    "(?s).*JsonargparseDeprecationWarning.*",
+    "(?s).*will be removed in v5.*",
 )
 
 

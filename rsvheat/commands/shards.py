@@ -3,6 +3,7 @@
 
 from typing import Literal
 
+from rsvheat.cli import UsageError
 from rsvheat.commands._parser import run_function
 
 EXAMPLE = (
@@ -18,7 +19,7 @@ def run(arguments: list[str]) -> None:
 
 def shards(
     output: str,
-    folders: dict[str, str],
+    folders: dict[str, str] | None = None,
     paired: bool = True,
     stem_map: dict[str, tuple[str, str]] | None = None,
     unmatched: Literal["skip", "keep"] = "skip",
@@ -31,7 +32,7 @@ def shards(
 
     Args:
         output: Folder for the shards.
-        folders: Folder of images by modality.
+        folders: Folder of images by modality, one at least.
         paired: Whether files of the same name show the same ground.
         stem_map: A regular expression and its replacement by modality, for names that differ.
         unmatched: Whether files without a partner are left out or kept.
@@ -44,6 +45,8 @@ def shards(
 
     from rsvheat.data import FolderSource, write_shards
 
+    if not folders:
+        raise UsageError("--folders: name at least one, such as --folders.optical DIR")
     source = FolderSource(folders, paired=paired, stem_map=stem_map, unmatched=unmatched, tile=tile)
     skipped = source.scan()
     with tqdm(unit="shard", disable=None, leave=False) as bar:

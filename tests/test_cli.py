@@ -1,0 +1,486 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``rsvheat``."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from rsvheat import cli
+
+pytest.importorskip("lightning")
+pytest.importorskip("PIL")
+
+import torch
+import yaml
+
+from rsvheat.commands._parser import condense
+from rsvheat.commands._recipes import recipe_paths
+from rsvheat.data.synthetic import write_classes, write_pairs
+
+COMMANDS = {"evaluate", "export", "finetune", "info", "pretrain", "recipes", "shards"}
+TINY = "{dims: [8, 16, 16, 16], depths: [1, 1, 1, 1]}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_reproducible):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Folders ``optical`` and ``sar`` of pairs, and ``classes``."""
+    folder = tmp_path_factory.mktemp("images")
+    write_pairs(folder, 12, 40)
+    write_classes(folder / "classes", 8, 32)
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: exit code, output, errors."""
+
+    def call(*words):
+        code = cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def pretrain(run, images, tmp_path):
+    """Pretrain a tiny model for an epoch of three steps."""
+
+    def call(*words, output="run"):
+        config = tmp_path / "pretrain.yaml"
+        config.write_text(
+            f"""
+data: {{folders: {{optical: {images}/optical, sar: {images}/sar}}, size: 32, window: null,
+  batch_size: 4, num_workers: 0, val_fraction: 0.0}}
+model: {{encoder_options: {TINY}, images_every: 0}}
+trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1}}
+"""
+        )
+        return run("pretrain", "--config", config, "--output", tmp_path / output, *words)
+
+    return call
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_help_is_quick_and_imports_no_torch():
+    script = (
+        "import sys; sys.argv = ['rsvheat', '--help']; sys.orig_argv = ['python', 'rsvheat'];"
+        "from rsvheat.cli import main; code = main();"
+        "print([m for m in ('torch', 'numpy', 'lightning', 'jsonargparse') if m in sys.modules]);"
+        "sys.exit(code)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - start)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert min(seconds) < 1.0
+
+
+def test_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "rsvheat", "recipes"], capture_output=True, text=True, check=True
+    )
+    assert "pretrain_nano_cpu" in done.stdout
+
+
+def test_in_the_commands_process_the_package_is_whole():
+    script = (
+        "import sys; sys.argv = ['rsvheat']; sys.orig_argv = ['python', 'rsvheat']; import rsvheat;"
+        "assert 'torch' not in sys.modules;"
+        "assert rsvheat.create_model is rsvheat.models.create_model;"
+        "assert rsvheat.__version__ == rsvheat.build_info()['version'];"
+        "assert callable(rsvheat.ops.dct2d);"
+        "from rsvheat import load_checkpoint, BuildInfo;"
+        "assert not hasattr(rsvheat, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_overview_names_every_command_with_an_example(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+        assert f"\n  rsvheat {name}" in out
+    assert run("--version")[1].startswith("rsvheat 0")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: rsvheat {name}")
+    assert f"example: rsvheat {name}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], ""),
+        (["nonsense"], "there is no command 'nonsense'; there are evaluate"),
+        (["recipes", "nonsense"], "there is no recipe 'nonsense'; there are finetune"),
+        (["recipes", "--nonsense"], "unrecognized arguments: --nonsense (see rsvheat recipes"),
+        (["pretrain", "--config", "nonsense"], "no file and no recipe 'nonsense'"),
+        (["pretrain", "--trainer.max_epochs", "x"], "--trainer.max_epochs: Expected an? int"),
+        (["pretrain", "--model.objective", "x"], "--model.objective: Expected"),
+        (["pretrain", "--model.depth", "3"], "depth"),
+        (["finetune", "--data.size", "x"], "size: Expected an? int"),
+        (["evaluate", "--methods", "[x]"], "--methods"),
+        (["shards"], "required"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line(run, words, part):
+    import re
+
+    code, out, err = run(*words)
+    assert code == 2
+    if words:
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert err.startswith(f"rsvheat {words[0]}: ")
+        assert re.search(part.replace("(", r"\("), err), err
+
+
+def test_failures_are_told_in_a_line_and_traced_with_debug(run, tmp_path):
+    words = ["evaluate", "--checkpoint", tmp_path / "none.ckpt", "--data.root", tmp_path / "none"]
+    code, out, err = run(*words)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert str(tmp_path / "none") in err
+    code, _, err = run("--debug", *words)
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_what_is_not_expected_says_so(run, monkeypatch):
+    from rsvheat.commands import info
+
+    def fail(arguments):
+        raise KeyError("something")
+
+    monkeypatch.setattr(info, "run", fail)
+    code, _, err = run("info")
+    assert code == 1
+    assert err.splitlines()[0] == "rsvheat info: KeyError: 'something'"
+    assert "--debug" in err
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(KeyboardInterrupt(), 130), (SystemExit(3), 3), (SystemExit("text"), 1), (SystemExit(), 0)],
+)
+def test_exit_codes(run, monkeypatch, end, code):
+    from rsvheat.commands import info
+
+    def stop(arguments):
+        raise end
+
+    monkeypatch.setattr(info, "run", stop)
+    assert run("info")[0] == code
+
+
+def test_missing_packages_are_named_with_what_brings_them(run, monkeypatch):
+    from rsvheat.commands import info
+
+    def fail(arguments):
+        raise ModuleNotFoundError("No module named 'lightning'", name="lightning")
+
+    monkeypatch.setattr(info, "run", fail)
+    code, _, err = run("info")
+    assert code == 1
+    assert err == (
+        "rsvheat info: lightning is not installed; training needs pip install 'rsvheat[train]'\n"
+    )
+
+
+def test_parsers_many_lines_become_one():
+    nested = """Parser key "data":
+  Does not validate against any of the Union subtypes
+  Subtypes: [LightningDataModule, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'rsvheat.data.ImageFolderDataModule':
+        Parser key "label_fraction":
+          Expected a <class 'float'>. Got value: x
+    - Expected a <class 'NoneType'>
+"""
+    assert condense(nested) == "--data.label_fraction: Expected a float. got x"
+    assert condense("the following\n  arguments") == "the following arguments"
+
+
+def test_info_tells_versions(run):
+    code, out, _ = run("info")
+    assert code == 0
+    assert version("torch") in out
+    about = json.loads(run("info", "--json")[1])
+    assert about["packages"]["torch"] == version("torch")
+    assert isinstance(about["native"], bool)
+
+
+def test_recipes_are_listed_and_printed(run):
+    out = run("recipes")[1]
+    assert len(out.splitlines()) == len(recipe_paths()) >= 5
+    for name, path in recipe_paths().items():
+        assert f"\n{name} " in f"\n{out}"
+        assert run("recipes", name)[1] == path.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(recipe_paths()))
+def test_recipes_are_what_their_commands_take(name, images, run, tmp_path):
+    """Each is parsed by the command that its comment names, and printed back with its values."""
+    text = recipe_paths()[name].read_text()
+    assert text.startswith("# SPDX")
+    (line,) = (line for line in text.splitlines() if line.startswith("#   rsvheat"))
+    command = line.split()[2]
+    assert line.split()[3:5] == ["--config", name]
+    words = [command, "--config", name]
+    if command == "pretrain":
+        words += ["--data.folders", json.dumps({"optical": str(images / "optical")})]
+    elif "resisc" not in name:
+        words += ["--data.root", images / "classes"]
+    else:
+        words += ["--data.root", images, "--data.name", "RESISC45"]
+    code, out, err = run(*words, "--print_config")
+    assert code == 0, err
+    printed = yaml.safe_load(out)
+
+    def check(given, taken, where):
+        for key, value in given.items():
+            if isinstance(value, dict):
+                check(value, taken[key], f"{where}.{key}")
+            else:
+                assert taken[key] == value, f"{where}.{key}"
+
+    check(yaml.safe_load(text), printed, name)
+
+
+def test_pretraining_leaves_a_run(pretrain, tmp_path):
+    code, out, err = pretrain()
+    assert code == 0, err
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("epoch 1/1: train/loss ")
+    folder = tmp_path / "run"
+    names = {path.name.split(".")[0] for path in folder.iterdir()}
+    assert {"last", "best", "metrics", "config", "events"} <= names
+    assert [row["step"] for row in rows(folder) if row["train/loss"]] == ["0", "1", "2"]
+
+
+def test_every_value_can_be_set_on_the_command_line(pretrain, tmp_path):
+    code, _, err = pretrain(
+        *("--trainer.max_epochs", 2, "--model.optimization.lr", 0.25, "--data.batch_size=6"),
+        *("--model.optimization.warmup", 0, "--keep_best", 0, "--ema", 0.5),
+        *("--model.weights", "[1,0,0]", "--seed_everything", 3),
+    )
+    assert code == 0, err
+    folder = tmp_path / "run"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["optimization"]["lr"] == 0.25
+    assert config["seed_everything"] == 3
+    steps = [row for row in rows(folder) if row["train/loss"]]
+    assert len(steps) == 4
+    assert float(steps[0]["lr"]) == 0.25
+    assert "train/frequency" not in steps[0]
+    assert not (folder / "best.ckpt").exists()
+    assert "current_model_state" in torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def test_the_kept_configuration_makes_the_same_run(pretrain, run, tmp_path):
+    assert pretrain()[0] == 0
+    code, _, err = run(
+        "pretrain", "--config", tmp_path / "run/config.yaml", "--output", tmp_path / "again"
+    )
+    assert code == 0, err
+    for row in (first := rows(tmp_path / "run")) + (again := rows(tmp_path / "again")):
+        row.pop("images_per_second")
+    assert first == again
+
+
+def test_a_run_goes_on_or_says_why_not(pretrain, tmp_path):
+    assert pretrain()[0] == 0
+    code, _, err = pretrain()
+    assert code == 1
+    assert "holds a run: go on with --resume" in err
+    code, _, err = pretrain("--resume")
+    assert code == 0
+    assert "was complete" in err
+    code, _, err = pretrain("--resume", "--trainer.max_epochs", 2)
+    assert code == 0
+    assert err.startswith("epoch 2/2")
+    code, _, err = pretrain("--resume", "--model.decoder_dim", 16, "--trainer.max_epochs", 3)
+    assert code == 1
+    assert "is of another model than the one configured" in err
+    code, _, err = pretrain("--resume", tmp_path / "none.ckpt")
+    assert code == 1
+    assert "none.ckpt" in err
+
+
+def test_an_unwritable_output_is_told_in_a_line(pretrain, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = pretrain(output="file/run")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "cannot write to the folder" in err
+
+
+def test_a_signal_ends_a_run_with_its_code(images, tmp_path):
+    """SIGINT and SIGTERM in a process of its own: 130 and 143, after a checkpoint."""
+    words = ["pretrain", "--data.folders.optical", images / "optical", "--data.size", 32]
+    words += ["--data.batch_size", 4, "--data.num_workers", 0, "--data.window", 32]
+    words += ["--model.encoder_options", TINY, "--trainer.max_epochs", 10000]
+    words += ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", 1]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        folder = tmp_path / str(number)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rsvheat", *map(str, words), "--output", folder],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.csv").exists() or len(rows(folder)) < 3:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert f"stopped by {number.name} after step" in err
+        steps = [int(row["step"]) for row in rows(folder)]
+        assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == steps[-1] + 1
+
+
+def test_from_pretraining_to_scores_and_an_exported_file(pretrain, run, images, tmp_path):
+    assert pretrain()[0] == 0
+    data = ["--data.root", images / "classes", "--data.size", 32, "--data.num_workers", 0]
+    code, out, err = run(
+        *("finetune", *data, "--data.batch_size", 4, "--trainer.max_epochs", 2),
+        *("--trainer.accelerator", "cpu", "--data.val_fraction", 0.25),
+        *("--model.checkpoint", tmp_path / "run/last.ckpt", "--output", tmp_path / "classes"),
+    )
+    assert code == 0, err
+    assert "parameters loaded" in err
+    scores = json.loads((tmp_path / "classes/scores.json").read_text())
+    assert out.startswith(f"overall accuracy {scores['overall_accuracy']:.4f}")
+    assert scores["images"] == "val"
+    assert scores["samples"] == 8
+
+    best = tmp_path / "classes/best.ckpt"
+    words = ["evaluate", *data, "--data.val_fraction", 0.25, "--device", "cpu"]
+    code, out, err = run(*words, "--checkpoint", best, "--output", tmp_path / "scores")
+    assert code == 0, err
+    assert out == (
+        f"classifier: overall accuracy {scores['overall_accuracy']:.4f}, "
+        f"mean F1 {scores['mean_f1']:.4f}\n"
+    )
+    code, out, err = run(
+        *(*words, "--config", "linear_probe_eurosat", "--data.size", 32),
+        *("--checkpoint", tmp_path / "run/last.ckpt", "--output", tmp_path / "probes"),
+    )
+    assert code == 0, err
+    assert [line.split(":")[0] for line in out.splitlines()] == ["knn", "linear"]
+    assert {path.suffix for path in (tmp_path / "probes").iterdir()} == {".json", ".csv", ".png"}
+
+    code, out, err = run("export", best, tmp_path / "classes.pt2")
+    assert code == 0, err
+    assert "-> logits; agrees with the model" in out
+    code, _, err = run("export", tmp_path / "run/last.ckpt", tmp_path / "a.pt2", "--kind", "torch")
+    assert code == 0, err
+
+
+def test_files_that_are_no_checkpoints_are_told_in_a_line(run, tmp_path):
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")
+    for name, part in (("table.csv", "not a checkpoint"), ("page.pth", "web page"), ("no", "no")):
+        code, _, err = run("export", tmp_path / name, tmp_path / "a.pt2")
+        assert code == 1
+        assert len(err.splitlines()) == 1
+        assert part in err
+
+
+def test_folders_become_shards_that_train(run, images, tmp_path):
+    code, out, err = run(
+        *("shards", tmp_path / "shards", "--folders.optical", images / "optical"),
+        *("--folders.sar", images / "sar", "--samples_per_shard", 5),
+    )
+    assert code == 0, err
+    assert len(list((tmp_path / "shards").glob("*.tar"))) == 3
+    assert "12 samples" in out
+    code, _, err = run(
+        *("pretrain", "--data.shards", tmp_path / "shards", "--data.size", 32),
+        *("--data.num_workers", 0, "--data.batch_size", 4, "--data.val_fraction", 0),
+        *("--model.encoder_options", TINY, "--trainer.max_epochs", 1, "--data.window", "null"),
+        *("--trainer.accelerator", "cpu", "--output", tmp_path / "run"),
+    )
+    assert code == 0, err
+
+
+def test_damaged_images_are_left_out_and_counted(run, images, tmp_path):
+    for sensor in ("optical", "sar"):
+        (tmp_path / sensor).mkdir()
+        for path in sorted((images / sensor).iterdir()):
+            (tmp_path / sensor / path.name).write_bytes(path.read_bytes())
+    broken = sorted((tmp_path / "sar").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    code, _, err = run(
+        *("pretrain", "--data.folders.optical", tmp_path / "optical", "--data.folders.sar"),
+        *(tmp_path / "sar", "--data.size", 32, "--data.num_workers", 0, "--data.batch_size", 4),
+        *("--data.val_fraction", 0, "--data.window", "null", "--trainer.accelerator", "cpu"),
+        *("--model.encoder_options", TINY, "--trainer.max_epochs", 1),
+        *("--output", tmp_path / "run"),
+    )
+    assert code == 0, err
+    assert broken.stem in err
+
+
+def test_real_images_go_through(run, tmp_path):
+    """One epoch on tiles of real Sentinel pairs, and scores of the encoder on real scenes."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (shared / "s1s2_volkov").exists():
+        pytest.skip(f"there are no real images at {shared}")
+    sensors = {"optical": {"bands": 3}, "sar": {"bands": 1, "select": [1]}}
+    for folder, sensor in (("opt", "optical"), ("sar", "sar")):
+        for path in sorted((shared / "s1s2_volkov" / folder).iterdir())[:2]:
+            (tmp_path / sensor).mkdir(exist_ok=True)
+            (tmp_path / sensor / path.name).symlink_to(path)
+    code, _, err = run(
+        *("pretrain", "--data.folders.optical", tmp_path / "optical", "--data.folders.sar"),
+        *(tmp_path / "sar", "--data.sensors", json.dumps(sensors), "--data.tile", 256),
+        *("--data.size", 64, "--data.window", 128, "--data.batch_size", 8, "--data.val_fraction"),
+        *(0, "--data.num_workers", 0, "--model.encoder_options", TINY, "--trainer.max_epochs", 1),
+        *("--trainer.accelerator", "cpu", "--output", tmp_path / "run"),
+    )
+    assert code == 0, err
+    for name in ("Forest", "Residential", "SeaLake"):
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+        for path in sorted((shared / "eurosat_rgb" / name).iterdir())[:20]:
+            (tmp_path / "scenes" / name / path.name).symlink_to(path)
+    code, out, err = run(
+        *("evaluate", "--checkpoint", tmp_path / "run/last.ckpt", "--data.root"),
+        *(tmp_path / "scenes", "--data.num_workers", 0, "--output", tmp_path / "scores"),
+        *("--data.val_fraction", 0.4, "--device", "cpu", "--methods", "[linear]"),
+    )
+    assert code == 0, err
+    # Forest, houses and water are told apart by colours alone.
+    assert json.loads((tmp_path / "scores/linear.json").read_text())["overall_accuracy"] > 0.8
+    assert out.startswith("linear: overall accuracy")
