@@ -179,7 +179,8 @@ def _keeps_pages(table: Table) -> bool:
 
 
 def _print_markdown(folder: Path) -> None:
-    paths = sorted(folder.glob("*.csv"))
+    # Other benchmarks keep their tables, of other columns, in the same folder.
+    paths = sorted(path for op in ROWS for path in folder.glob(f"*_{op}.csv"))
     if not paths:
         raise BenchmarkError("--markdown: no results are stored yet")
     print("\n\n".join(markdown(read_csv(path)) for path in paths))

@@ -280,3 +280,10 @@ def test_encoder_peak_memory_is_what_is_held_at_once(encoders):
         (b * 2).sum()
 
     assert 8 * 2**20 <= encoders.peak_bytes(call, "cpu") < 9 * 2**20
+
+
+def test_markdown_leaves_the_tables_of_other_benchmarks_alone():
+    done = run("--markdown")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("### `heat_conduction`") == 1
+    assert "Swin" not in done.stdout
