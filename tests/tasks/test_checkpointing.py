@@ -4,6 +4,7 @@ import resource
 import shutil
 import signal
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,22 +53,28 @@ def test_a_failed_write_leaves_the_last_good_one(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """The system refuses to write files of more than 10 kB."""
+    """The system refuses to write files of more than 10 kB.
+
+    Only for the calls in question, not as a fixture: pytest's own output may be a longer file.
+    """
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_takes_no_more_leaves_the_last_good_one(tmp_path, small_disk):
+def test_a_disk_that_takes_no_more_leaves_the_last_good_one(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "a.ckpt"
-    io.save_checkpoint({"loops": {}, "step": 1}, path)
-    with pytest.raises(CheckpointWriteError, match=r"cannot write the checkpoint .*a\.ckpt"):
-        io.save_checkpoint({"loops": {}, "big": torch.zeros(100_000)}, path)
+    with small_disk():
+        io.save_checkpoint({"loops": {}, "step": 1}, path)
+        with pytest.raises(CheckpointWriteError, match=r"cannot write the checkpoint .*a\.ckpt"):
+            io.save_checkpoint({"loops": {}, "big": torch.zeros(100_000)}, path)
     assert io.load_checkpoint(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
