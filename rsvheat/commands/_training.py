@@ -30,8 +30,6 @@ _NOISE = (
     ".*smaller than the logging interval.*",
     ".*but have no `val_dataloader`.*",
     "Total length of `.*` across ranks is zero.*",
-    "(?s).*JsonargparseDeprecationWarning.*",
-    "(?s).*will be removed in v5.*",
 )
 
 
@@ -152,7 +150,7 @@ class TrainingCLI(LightningCLI):
         config = copy.deepcopy(self.config)
         config.resume = False
         with complete_file(self.run.folder / "config.yaml") as temporary:
-            temporary.write_text(self.parser.dump(config, skip_none=False))
+            temporary.write_text(self.parser.dump(config, skip_unset=False))
 
 
 @rank_zero_only
@@ -169,6 +167,7 @@ def quieten() -> None:
     ours.propagate = False
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", DeprecationWarning)
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", pattern)
     warnings.showwarning = _show_warning
