@@ -344,9 +344,9 @@ def test_an_unwritable_output_is_told_in_a_line(pretrain, tmp_path):
 
 
 def test_a_signal_ends_a_run_with_its_code(images, tmp_path):
-    """SIGINT and SIGTERM in a process of its own: 130 and 143, after a checkpoint."""
+    """SIGINT and SIGTERM to a process and its workers: 130 and 143, after a checkpoint."""
     words = ["pretrain", "--data.folders.optical", images / "optical", "--data.size", 32]
-    words += ["--data.batch_size", 4, "--data.num_workers", 0, "--data.window", 32]
+    words += ["--data.batch_size", 4, "--data.num_workers", 2, "--data.window", 32]
     words += ["--model.encoder_options", TINY, "--trainer.max_epochs", 10000]
     words += ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", 1]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -354,6 +354,7 @@ def test_a_signal_ends_a_run_with_its_code(images, tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-m", "rsvheat", *map(str, words), "--output", folder],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -362,7 +363,7 @@ def test_a_signal_ends_a_run_with_its_code(images, tmp_path):
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as terminals, torchrun and SLURM do
         _, err = process.communicate(timeout=60)
         assert process.returncode == code, err
         assert f"stopped by {number.name} after step" in err

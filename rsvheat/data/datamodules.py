@@ -4,6 +4,7 @@
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -67,6 +68,15 @@ class _Loader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing."""
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave signals to the main process, which saves its state and then ends its workers.
+
+    Terminals, torchrun and SLURM send them to all processes.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _DataModule(LightningDataModule):
@@ -202,6 +212,7 @@ class _DataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self._pin_memory,
             multiprocessing_context=self._context if self.num_workers else None,
+            worker_init_fn=_leave_signals,
         )
         loader.report = self.report
         return loader

@@ -113,8 +113,8 @@ class ClassificationTask(Task):
         """Log the scores."""
         scores = Scores.of(self.metrics, self.classes)
         self.metrics.reset()
-        self.log("val/accuracy", scores.accuracy, prog_bar=True)
-        self.log("val/f1", scores.mean_f1)
+        self.log("val/accuracy", scores.accuracy, prog_bar=True, sync_dist=True)
+        self.log("val/f1", scores.mean_f1, sync_dist=True)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Take a batch into account."""
@@ -124,8 +124,8 @@ class ClassificationTask(Task):
         """Set and log the scores."""
         self.scores = Scores.of(self.metrics, self.classes)
         self.metrics.reset()
-        self.log("test/accuracy", self.scores.accuracy)
-        self.log("test/f1", self.scores.mean_f1)
+        self.log("test/accuracy", self.scores.accuracy, sync_dist=True)
+        self.log("test/f1", self.scores.mean_f1, sync_dist=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters by weight decay and distance to the head."""
@@ -149,6 +149,7 @@ def create_classification_task(
     variant: str | None = None,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
     modality: str = "optical",
     bands: int = 3,
     img_size: int | Sequence[int] | None = None,
@@ -168,6 +169,7 @@ def create_classification_task(
         variant: As for :func:`rsvheat.create_model`; by default that of the checkpoint, and
             ``"rsvheat_nano"`` without one.
         checkpoint: Weights to start from, see :func:`rsvheat.load_checkpoint`.
+        pretrained: Start from the weights that come with the package instead.
         modality: Name of the images' stem.
         bands: Of the images.
         img_size: Side in pixels, or (height, width), that the encoder's tables are made for; by
@@ -192,7 +194,9 @@ def create_classification_task(
         **(encoder_options or {}),
     }
     if checkpoint is None:
-        network = create_model(variant or "rsvheat_nano", **arguments)
+        network = create_model(variant or "rsvheat_nano", pretrained=pretrained, **arguments)
+    elif pretrained:
+        raise ValueError("give a checkpoint or pretrained, not both")
     else:
         network, report = load_encoder(
             checkpoint, variant, stems=stems, inflate_stems=inflate_stems, **arguments

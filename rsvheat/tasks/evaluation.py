@@ -23,6 +23,7 @@ def evaluate(
     checkpoint: str | None = None,
     variant: str | None = None,
     *,
+    pretrained: bool = False,
     methods: Sequence[Method] | None = None,
     neighbours: int = 5,
     stages: Sequence[int] | None = None,
@@ -39,9 +40,10 @@ def evaluate(
 
     Args:
         data: Such as :class:`rsvheat.data.ImageFolderDataModule`.
-        checkpoint: What is scored; without one, ``variant`` with random weights.
+        checkpoint: What is scored; without one, ``variant``, with random weights by default.
         variant: Name of the model, where the checkpoint does not say how it is built; without a
             checkpoint ``rsvheat_nano`` by default.
+        pretrained: Take the weights that come with the package.
         methods: By default ``classifier`` for a checkpoint of fine-tuning, else ``knn`` and
             ``linear``.
         neighbours: How many of them vote.
@@ -77,7 +79,7 @@ def evaluate(
         scores["classifier"] = Scores.score(predicted, labels, module.classes)
         about["classifier"] = {}
     if "knn" in methods or "linear" in methods:
-        encoder = _encoder(module, checkpoint, variant, seed).to(device)
+        encoder = _encoder(module, checkpoint, variant, pretrained, seed).to(device)
         train, test = (
             extract_features(
                 encoder,
@@ -97,18 +99,24 @@ def evaluate(
             scores["linear"] = Scores.score(predicted, test.labels, module.classes)
             about["linear"] = {"regularization": strength}
     if output is not None:
-        of = {"checkpoint": checkpoint, "variant": variant, "images": name, "seed": seed}
+        of = {"checkpoint": checkpoint, "variant": variant, "pretrained": pretrained}
+        of |= {"images": name, "seed": seed}
         for method, score in scores.items():
             score.save(output, method, {"method": method, **about[method], **of})
     return scores
 
 
-def _encoder(data: Any, checkpoint: str | None, variant: str | None, seed: int) -> RSVHeat:
+def _encoder(
+    data: Any, checkpoint: str | None, variant: str | None, pretrained: bool, seed: int
+) -> RSVHeat:
     arguments = {"modalities": data.modalities, "img_size": data.datasets["train"].crop.size}
     if checkpoint is None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return create_model(variant or "rsvheat_nano", num_classes=0, **arguments)
+            name = variant or "rsvheat_nano"
+            return create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+    if pretrained:
+        raise ValueError("give a checkpoint or pretrained, not both")
     if variant is None:
         return load_encoder(checkpoint)[0]
     return load_encoder(checkpoint, variant, num_classes=0, **arguments)[0]

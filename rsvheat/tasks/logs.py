@@ -149,8 +149,12 @@ class ImagesPerSecond(Callback):
         self._since = 0.0
         self._seconds: float | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, in a run that goes on within an epoch, too."""
+        self._since = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Leave out the time of what is done between epochs."""
         self._since = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -69,7 +69,8 @@ class PretrainingTask(Task):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
         for name, value in self.epoch_means.compute(self.trainer).items():
-            self.log(f"train/{name}_epoch", value)
+            # The same in all processes already; Lightning warns unless told to see to that.
+            self.log(f"train/{name}_epoch", value, sync_dist=True)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Log the loss on other images, with masks that are the same in every epoch."""

@@ -197,3 +197,21 @@ def test_heads_must_fit_the_classes():
     encoder = rsvheat.create_model("rsvheat_nano", num_classes=4, img_size=32)
     with pytest.raises(ValueError, match="4 classes, and 2 are named: a, b"):
         ClassificationTask(encoder, ["a", "b"])
+
+
+def test_weights_of_the_package_start_a_classifier(data):
+    task = create_classification_task(["a", "b"], pretrained=True, img_size=64)
+    packaged = dict(rsvheat.create_model("rsvheat_nano", pretrained=True).named_parameters())
+    for name, parameter in task.network.named_parameters():
+        if not name.startswith("head.fc"):
+            assert torch.equal(parameter, packaged[name]), name
+    assert task.network.num_classes == 2
+    scores = evaluate(data, pretrained=True, methods=["linear"], output=None, device="cpu")
+    assert scores != evaluate(data, methods=["linear"], output=None, device="cpu")
+
+
+def test_weights_come_from_one_place(data):
+    with pytest.raises(ValueError, match="not both"):
+        create_classification_task(["a", "b"], checkpoint="a.ckpt", pretrained=True)
+    with pytest.raises(ValueError, match="not both"):
+        evaluate(data, "a.ckpt", pretrained=True, methods=["knn"], output=None)
