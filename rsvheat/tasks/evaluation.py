@@ -99,8 +99,13 @@ def evaluate(
             scores["linear"] = Scores.score(predicted, test.labels, module.classes)
             about["linear"] = {"regularization": strength}
     if output is not None:
-        of = {"checkpoint": checkpoint, "variant": variant, "pretrained": pretrained}
-        of |= {"images": name, "seed": seed}
+        of: dict[str, Any] = {
+            "checkpoint": checkpoint,
+            "variant": variant,
+            "pretrained": pretrained,
+            "images": name,
+            "seed": seed,
+        }
         for method, score in scores.items():
             score.save(output, method, {"method": method, **about[method], **of})
     return scores
