@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import os
 import pkgutil
+import re
 import signal
 import sys
 import traceback
@@ -19,6 +20,12 @@ from types import ModuleType
 from rsvheat import commands
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
+
+# In the overview these come first, as they follow from each other; the others by the alphabet.
+_WORKFLOW = ("demo", "pretrain", "finetune", "evaluate", "predict", "explain", "export")
+
+# Modules that are named otherwise than the distribution that has them.
+_DISTRIBUTIONS = {"PIL": "pillow"}
 
 # Whether ``--debug`` was given.
 debugging = False
@@ -71,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _commands() -> list[str]:
     names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
-    return sorted(name for name in names if not name.startswith("_"))
+    names = sorted(name for name in names if not name.startswith("_"))
+    return [name for name in _WORKFLOW if name in names] + [
+        name for name in names if name not in _WORKFLOW
+    ]
 
 
 def _command(name: str) -> ModuleType:
@@ -124,8 +134,24 @@ def _is_expected(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"{error.name} is not installed; training needs pip install 'rsvheat[train]'"
+        return _missing(error.name.partition(".")[0])
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return text if text and _is_expected(error) else f"{type(error).__name__}: {text}"
+
+
+def _missing(module: str) -> str:
+    """Say which extra brings a module; of several the one that brings least else."""
+    name = re.sub("[-_.]+", "-", _DISTRIBUTIONS.get(module, module)).lower()
+    extras: dict[str, set[str]] = {}
+    for requirement in importlib.metadata.requires("rsvheat") or ():
+        found = re.match(r"([\w.-]+).*\bextra == ['\"]([\w-]+)['\"]", requirement)
+        if found:
+            needed = re.sub("[-_.]+", "-", found[1]).lower()
+            extras.setdefault(found[2], set()).add(needed)
+    bringing = [extra for extra in extras if name in extras[extra]]
+    if not bringing:
+        return f"{module} is not installed"
+    extra = min(bringing, key=lambda extra: len(extras[extra]))
+    return f"{module} is not installed; pip install 'rsvheat[{extra}]' brings it"

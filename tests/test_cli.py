@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from rsvheat.commands._parser import condense
 from rsvheat.commands._recipes import recipe_paths
 from rsvheat.data.synthetic import write_classes, write_pairs
 
-COMMANDS = {"evaluate", "export", "finetune", "info", "pretrain", "recipes", "shards"}
+COMMANDS = cli._commands()
 TINY = "{dims: [8, 16, 16, 16], depths: [1, 1, 1, 1]}"
 
 
@@ -126,7 +127,30 @@ def test_overview_names_every_command_with_an_example(run):
     assert run("--version")[1].startswith("rsvheat 0")
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_commands_come_in_the_order_of_their_use():
+    assert {"evaluate", "export", "finetune", "info", "pretrain", "recipes"} <= set(COMMANDS)
+    places = [COMMANDS.index(name) for name in ("pretrain", "finetune", "evaluate", "export")]
+    assert places == sorted(places)
+    rest = COMMANDS[COMMANDS.index("export") + 1 :]
+    assert rest == sorted(rest)
+
+
+def test_a_module_is_all_that_a_command_needs(run, monkeypatch, tmp_path):
+    from rsvheat import commands
+
+    (tmp_path / "zoom.py").write_text(
+        '"""Look closer."""\nEXAMPLE = "rsvheat zoom 3"\n'
+        "def run(arguments):\n    print(*arguments)\n"
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    out = run("--help")[1]
+    assert re.search(r"\n  zoom +Look closer\.\n", out)
+    assert "\n  rsvheat zoom 3" in out
+    assert run("zoom", "3") == (0, "3\n", "")
+    del sys.modules["rsvheat.commands.zoom"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name, capsys):
     assert cli.main([name, "--help"]) == 0
     out = capsys.readouterr().out
@@ -138,7 +162,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
     ("words", "part"),
     [
         ([], ""),
-        (["nonsense"], "there is no command 'nonsense'; there are evaluate"),
+        (["nonsense"], "there is no command 'nonsense'; there are .*evaluate"),
         (["recipes", "nonsense"], "there is no recipe 'nonsense'; there are finetune"),
         (["recipes", "--nonsense"], "unrecognized arguments: --nonsense (see rsvheat recipes"),
         (["pretrain", "--config", "nonsense"], "no file and no recipe 'nonsense'"),
@@ -151,8 +175,6 @@ def test_every_command_has_help_with_an_example(name, capsys):
     ],
 )
 def test_wrong_usage_is_told_in_a_line(run, words, part):
-    import re
-
     code, out, err = run(*words)
     assert code == 2
     if words:
@@ -200,18 +222,43 @@ def test_exit_codes(run, monkeypatch, end, code):
     assert run("info")[0] == code
 
 
-def test_missing_packages_are_named_with_what_brings_them(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("lightning", "train"),
+        ("PIL", "train"),
+        ("rasterio.windows", "geo"),
+        ("matplotlib", "explain"),
+        ("torchgeo.datasets", "torchgeo"),
+        ("onnxruntime", "export"),
+        ("torch_dct", "bench"),
+    ],
+)
+def test_missing_packages_are_named_with_the_extra_that_brings_them(
+    run, monkeypatch, module, extra
+):
     from rsvheat.commands import info
 
     def fail(arguments):
-        raise ModuleNotFoundError("No module named 'lightning'", name="lightning")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(info, "run", fail)
     code, _, err = run("info")
     assert code == 1
+    name = module.partition(".")[0]
     assert err == (
-        "rsvheat info: lightning is not installed; training needs pip install 'rsvheat[train]'\n"
+        f"rsvheat info: {name} is not installed; pip install 'rsvheat[{extra}]' brings it\n"
     )
+
+
+def test_missing_packages_of_nobody_are_named(run, monkeypatch):
+    from rsvheat.commands import info
+
+    def fail(arguments):
+        raise ModuleNotFoundError("No module named 'nobody'", name="nobody")
+
+    monkeypatch.setattr(info, "run", fail)
+    assert run("info")[2] == "rsvheat info: nobody is not installed\n"
 
 
 def test_parsers_many_lines_become_one():
