@@ -16,7 +16,7 @@ def _is_command() -> bool:
 if TYPE_CHECKING or not _is_command():
     from rsvheat import models, ops
     from rsvheat._library import BuildInfo, build_info, package_version
-    from rsvheat.models import create_model, load_checkpoint
+    from rsvheat.models import CheckpointError, create_model, load_checkpoint
 
     __version__ = package_version()
 else:
@@ -37,6 +37,7 @@ else:
 
 __all__ = [
     "BuildInfo",
+    "CheckpointError",
     "__version__",
     "build_info",
     "create_model",

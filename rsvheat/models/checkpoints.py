@@ -74,10 +74,10 @@ def load_checkpoint(
     only read with ``weights_only=True``: no code of the file runs.
 
     Frequency and spatial embeddings are resampled to the model's size as its ``freq_resize``
-    says. A head for another number of classes is skipped. Stems, head, output norms and spatial
-    correction embeddings that the file lacks are left as initialised; whatever else differs is an
-    error. Whether norms stand before or after cannot be seen in a file: ``norm_position`` must be
-    that of the trained model.
+    says. A head for another number of classes is skipped, and so are stages that follow the last
+    one of a model without them. Stems, head, output norms and spatial correction embeddings that
+    the file lacks are left as initialised; whatever else differs is an error. Whether norms stand
+    before or after cannot be seen in a file: ``norm_position`` must be that of the trained model.
 
     Args:
         model: The encoder, changed in place.
@@ -273,9 +273,13 @@ def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, path: Path) -> 
             f"its keys are {_few(raw)}"
         )
     if prefix is not None:
+        there = sorted(start for _, start in found)
         found = {(layout, start) for layout, start in found if start == prefix}
         if not found:
-            raise CheckpointError(f"{path} has no encoder whose keys begin with {prefix!r}")
+            raise CheckpointError(
+                f"{path} has no encoder whose keys begin with {prefix!r}; prefix= may be one of "
+                f"{there}"
+            )
     if len(found) > 1:
         names = sorted(start for _, start in found)
         raise CheckpointError(f"{path} holds several encoders; choose one by prefix= of {names}")
@@ -362,12 +366,15 @@ def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], pa
     """Raise unless the checkpoint's body is that of the model, widths aside."""
     depths = _depths(state)
     wanted = _depths(model.state_dict())
-    if depths != wanted:
+    # A model for features of early stages may be without the later ones.
+    if depths[: len(wanted)] != wanted:
         raise CheckpointError(
             f"{path} has other depths: {depths} blocks per stage, the model has {wanted}"
         )
+    later = tuple(f"stages.{stage}." for stage in range(len(wanted), len(depths)))
     names = set(model.state_dict())
-    body = {name for name in state if not name.startswith(("stems.", "head.", "output_norms."))}
+    elsewhere = ("stems.", "head.", "output_norms.", *later)
+    body = {name for name in state if not name.startswith(elsewhere)}
     hints = {
         "gamma1": ("layer scales", "layer_scale"),
         "correction": ("spatial correction embeddings", "spatial_correction"),

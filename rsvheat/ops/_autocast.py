@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsvheat.ops._backend import constant_in_traces
+
 _DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 # Keeps the registrations alive.
@@ -31,7 +33,7 @@ def to_float32(x: Tensor) -> Tensor:
 
 
 # torch 2.11 cannot trace the query.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_traces
 def _available(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type)
 

@@ -138,8 +138,21 @@ def test_several_encoders_need_a_choice(tmp_path: Path) -> None:
         rsvheat.load_checkpoint(model, path)
     rsvheat.load_checkpoint(model, path, prefix="teacher.")
     assert_same(model, teacher)
-    with pytest.raises(CheckpointError, match=r"no encoder whose keys begin with 'ema\.'"):
+    with pytest.raises(CheckpointError, match=r"'ema\.'.*\['student\.', 'teacher\.'\]"):
         rsvheat.load_checkpoint(model, path, prefix="ema.")
+
+
+def test_stages_that_the_model_left_out_are_skipped(tmp_path: Path) -> None:
+    source, model = build(0), build(1)
+    path = save(source.state_dict(), tmp_path / "a.pth")
+    model.prune_intermediate_layers([0], prune_norm=True)
+    report = rsvheat.load_checkpoint(model, path)
+    expected = source.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert report.skipped["stages.1.downsample.conv.weight"] == "the model has no such part"
+    assert not report.missing
+    with pytest.raises(CheckpointError, match="other depths"):  # the other way round
+        rsvheat.load_checkpoint(source, save(model.state_dict(), tmp_path / "b.pth"))
 
 
 def test_embeddings_are_resized_on_the_way(tmp_path: Path) -> None:
