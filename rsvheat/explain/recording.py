@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into and comes out of the heat conduction operators while an encoder computes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from rsvheat.models import RSVHeat
+from rsvheat.models.freq_embed import FrequencyNetwork, FrequencyTable
+from rsvheat.models.layers import HeatBlock, HeatOperator
+
+# The blocks of a stage that are looked at: one, negative from the end, or all.
+Block: TypeAlias = int | Literal["all"]
+
+_Conduct: TypeAlias = Callable[[Tensor, FrequencyTable | FrequencyNetwork, float], Tensor]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A block of an encoder.
+
+    Attributes:
+        stage: Its stage, from 0.
+        block: Its number in the stage, from 0.
+        stride: Pixels of the image from one position of the stage's grid to the next. The position
+            (i, j) is centred on the image's pixel (i * stride, j * stride).
+    """
+
+    stage: int
+    block: int
+    stride: int
+
+    def __str__(self) -> str:
+        """Return how figures call it."""
+        return f"stage {self.stage}, block {self.block}"
+
+
+@dataclass(frozen=True)
+class Conduction:
+    """One heat conduction, ``after = idct2d(dct2d(before) * exp(-k * |omega|**2))``.
+
+    Attributes:
+        place: Where in the encoder.
+        before: The operator's input, (B, H, W, C): what a block makes of its features by its
+            spatial correction, depthwise convolution and linear layer.
+        after: Its output, (B, H, W, C), before norm and gate.
+        k: Thermal diffusivity, (H, W, C) by frequency, in squared positions of the stage's grid;
+            float32 or float64.
+    """
+
+    place: Place
+    before: Tensor
+    after: Tensor
+    k: Tensor
+
+
+def places(
+    encoder: RSVHeat, stages: Sequence[int] | None = None, block: Block = -1
+) -> list[tuple[Place, HeatOperator]]:
+    """Return the blocks that are looked at, and their operators, from first to last.
+
+    Args:
+        encoder: The model.
+        stages: Which stages, from 0, negative from the end; None for all.
+        block: Which block of each, from 0, negative from the end; or ``"all"``.
+
+    Raises:
+        ValueError: If there is no such stage or block.
+    """
+    count = len(encoder.stages)
+    chosen = range(count) if stages is None else stages
+    if len(chosen) == 0 or not all(-count <= stage < count for stage in chosen):
+        raise ValueError(f"stages must be within {-count} to {count - 1}, got {list(chosen)}")
+    found = []
+    for stage in sorted({stage % count for stage in chosen}):
+        blocks = cast(Sequence[HeatBlock], encoder.stages[stage].blocks)
+        depth = len(blocks)
+        if block != "all" and not -depth <= block < depth:
+            raise ValueError(
+                f"block must be 'all' or within {-depth} to {depth - 1} in stage {stage}, "
+                f"got {block}"
+            )
+        for i in range(depth) if block == "all" else [block % depth]:
+            found.append((Place(stage, i, 4 * 2**stage), blocks[i].op))
+    return found
+
+
+@contextmanager
+def record(
+    encoder: RSVHeat, stages: Sequence[int] | None = None, block: Block = -1
+) -> Iterator[list[Conduction]]:
+    """Keep what the heat conduction operators of an encoder take and give.
+
+    Within the context every call of the encoder adds to the list, one entry a block. The encoder
+    computes as it does without, on the same path, kept filters and fused steps included; the
+    tensors are those of the call itself, detached. Contexts may be nested; threads that share an
+    encoder would record each other's calls.
+
+    Args:
+        encoder: The model.
+        stages: Which stages, from 0, negative from the end; None for all.
+        block: Which block of each, from 0, negative from the end; or ``"all"``.
+
+    Yields:
+        The list, empty at first.
+
+    Raises:
+        ValueError: If there is no such stage or block.
+    """
+    found: list[Conduction] = []
+    watched = places(encoder, stages, block)
+    before = [vars(operator).get("_conduct") for _, operator in watched]
+    try:
+        for place, operator in watched:
+            # On the instance, where it hides the method.
+            vars(operator)["_conduct"] = _recorder(place, operator, operator._conduct, found)
+        yield found
+    finally:
+        for (_, operator), old in zip(watched, before, strict=True):
+            if old is None:
+                vars(operator).pop("_conduct", None)
+            else:
+                vars(operator)["_conduct"] = old
+
+
+def _recorder(
+    place: Place, operator: HeatOperator, conduct: _Conduct, found: list[Conduction]
+) -> _Conduct:
+    def recorded(x: Tensor, freq_embed: FrequencyTable | FrequencyNetwork, scale: float) -> Tensor:
+        y = conduct(x, freq_embed, scale)
+        with torch.no_grad():
+            k = operator.diffusivity(freq_embed, x.shape[1], x.shape[2], scale)
+        # Copies: what follows in a block may write over them.
+        found.append(Conduction(place, x.detach().clone(), y.detach().clone(), k.detach()))
+        return y
+
+    return recorded
+
+
+@contextmanager
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each of its modules back into the mode it had.
+
+    Args:
+        encoder: The model.
+    """
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            if training:
+                module.train()  # drops what evaluation has kept
+        for module, training in modes.items():
+            module.training = training
+
+
+def conductions(
+    encoder: RSVHeat,
+    image: Tensor,
+    modality: str | None = None,
+    *,
+    stages: Sequence[int] | None = None,
+    block: Block = -1,
+    gsd: float | None = None,
+) -> list[Conduction]:
+    """Return what the heat conduction operators make of an image.
+
+    The encoder runs in evaluation mode, and is left in the mode it was in.
+
+    Args:
+        encoder: The model.
+        image: (bands, H, W), normalised as in the model's training.
+        modality: Which stem takes it; the model's first by default.
+        stages: Which stages, from 0, negative from the end; None for all.
+        block: Which block of each, from 0, negative from the end; or ``"all"``.
+        gsd: Ground sampling distance in metres per pixel, of models that take one.
+
+    Returns:
+        One entry for each block, from first to last, with a batch of 1.
+
+    Raises:
+        ValueError: If the image, the modality or a block is not as above.
+    """
+    batch = as_batch(encoder, image, modality)
+    last = max(place.stage for place, _ in places(encoder, stages, block))
+    with evaluating(encoder), torch.no_grad(), record(encoder, stages, block) as found:
+        encoder.forward_intermediates(
+            batch, [last], stop_early=True, intermediates_only=True, modality=modality, gsd=gsd
+        )
+    return found
+
+
+def as_batch(encoder: RSVHeat, image: Tensor, modality: str | None) -> Tensor:
+    """Return an image as a batch of 1, where and in the type that the encoder computes.
+
+    Args:
+        encoder: The model.
+        image: (bands, H, W).
+        modality: Its stem.
+
+    Raises:
+        ValueError: If the image is of another shape, or holds NaN or infinite values.
+    """
+    name = encoder.default_modality if modality is None else modality
+    if name not in encoder.modalities:
+        raise ValueError(f"modality must be one of {list(encoder.modalities)}, got {modality!r}")
+    bands = encoder.modalities[name]
+    if image.dim() != 3 or image.shape[0] != bands or image.numel() == 0:
+        raise ValueError(
+            f"image must be ({bands}, H, W) for modality {name!r}, got {tuple(image.shape)}; the "
+            f"model's modalities are {encoder.modalities}"
+        )
+    if not image.is_floating_point() or not image.isfinite().all():
+        raise ValueError(f"image must hold finite floating-point values, got {image.dtype}")
+    weight = next(encoder.stems.parameters())
+    return image[None].to(weight.device, weight.dtype)
