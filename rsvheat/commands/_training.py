@@ -3,9 +3,6 @@
 
 import copy
 import inspect
-import logging
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,20 +14,8 @@ from rsvheat import cli
 from rsvheat._files import complete_file
 from rsvheat.commands._parser import one_line, texts
 from rsvheat.commands._recipes import with_recipes
+from rsvheat.tasks.noise import quieten, say
 from rsvheat.tasks.runs import Run
-
-# Said by Lightning of what is meant to be so.
-_NOISE = (
-    ".*args parameter is intended to run from within Python.*",
-    ".*does not have many workers.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-    ".*callback with a model that overrides the configure_model.*",
-    ".*WeightAveraging callback, but loading a checkpoint outside.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*smaller than the logging interval.*",
-    ".*but have no `val_dataloader`.*",
-    "Total length of `.*` across ranks is zero.*",
-)
 
 
 class _Parser(LightningArgumentParser):
@@ -151,30 +136,6 @@ class TrainingCLI(LightningCLI):
         config.resume = False
         with complete_file(self.run.folder / "config.yaml") as temporary:
             temporary.write_text(self.parser.dump(config, skip_unset=False))
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Tell the user something that is not a result."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def quieten() -> None:
-    """Leave, of what Lightning and others say, what concerns users of the commands."""
-    ours = logging.getLogger("rsvheat")
-    ours.addHandler(logging.StreamHandler())
-    ours.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR)
-    ours.propagate = False
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    for pattern in _NOISE:
-        warnings.filterwarnings("ignore", pattern)
-    warnings.showwarning = _show_warning
-
-
-def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    say(f"warning: {' '.join(str(message).split())}")
 
 
 def _flag(arguments: list[str], option: str) -> list[str]:

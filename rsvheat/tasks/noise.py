@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says, and what it leaves unsaid, to users of the commands."""
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+# Said by Lightning of what is meant to be so.
+_NOISE = (
+    ".*args parameter is intended to run from within Python.*",
+    ".*does not have many workers.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*callback with a model that overrides the configure_model.*",
+    ".*WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*smaller than the logging interval.*",
+    ".*but have no `val_dataloader`.*",
+    "Total length of `.*` across ranks is zero.*",
+)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Tell the user something that is not a result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def quieten() -> None:
+    """Leave, of what Lightning and others say, what concerns users of the commands."""
+    ours = logging.getLogger("rsvheat")
+    ours.addHandler(logging.StreamHandler())
+    ours.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR)
+    ours.propagate = False
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    for pattern in _NOISE:
+        warnings.filterwarnings("ignore", pattern)
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    say(f"warning: {' '.join(str(message).split())}")
