@@ -52,7 +52,7 @@ class HubMixin:
     """
 
     load_report: "LoadReport | None" = None
-    """What :meth:`from_pretrained` loaded, resized, inflated, skipped and left as initialised."""
+    """What became of each parameter of the model in loading pretrained weights, if it was."""
 
     @property
     def config(self: "RSVHeat") -> dict[str, Any]:  # type: ignore[misc]
@@ -213,6 +213,24 @@ class HubMixin:
             )
         model.load_report = report
         return model.eval()
+
+    def load_pretrained(self: "RSVHeat", path: str | os.PathLike[str]) -> None:  # type: ignore[misc]
+        """Load a file as ``timm.create_model(..., pretrained=True)`` has it loaded.
+
+        Stems of the same names are taken, and adapted to other numbers of bands, as timm does for
+        every model; see :func:`~rsvheat.load_checkpoint` for the rest. ``load_report`` says what
+        became of each parameter.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            CheckpointError: If it is damaged or of another architecture.
+        """
+        from rsvheat.models.checkpoints import load_checkpoint
+
+        self.load_report = load_checkpoint(self, path, inflate_stems=True)
 
 
 @functools.cache

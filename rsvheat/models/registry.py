@@ -5,7 +5,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,7 +45,14 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 PRETRAINED: dict[str, dict[str, Any]] = {"rsvheat_nano": {"img_size": 64, "num_classes": 0}}
 
 
-def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> RSVHeat:
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    **kwargs: Any,
+) -> RSVHeat:
     """Build a variant with fresh weights, or with those that come with the package.
 
     Args:
@@ -54,7 +61,11 @@ def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> RSVHe
             The card beside it says what it was trained on and how images are normalised. By
             default the encoder then has the file's stems and size, and no classifier; with other
             arguments the file is loaded as by :func:`rsvheat.load_checkpoint`, and what it lacks,
-            such as a classifier, is fresh.
+            such as a classifier, is fresh; ``load_report`` of the model says which.
+        stems: Which pretrained stem, ``"optical"`` or ``"sar"``, each modality takes, as for
+            :func:`rsvheat.load_checkpoint`.
+        inflate_stems: Whether a pretrained stem may be adapted to another number of bands by
+            :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
         **kwargs: Arguments of :class:`~rsvheat.models.RSVHeat`; they go before the variant's.
 
     Returns:
@@ -78,7 +89,13 @@ def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> RSVHe
     if arguments.get("modalities") is None and arguments.get("in_chans") is None:
         arguments["modalities"] = _stems(path)
     model = RSVHeat(**arguments)
-    load_checkpoint(model, path)
+    report = load_checkpoint(model, path, stems=stems, inflate_stems=inflate_stems)
+    if stems is None and not any(part.startswith("stems.") for part in report.loaded):
+        raise ValueError(
+            f"the weights of {name} have the stems {list(_stems(path))}, none for "
+            f"{list(model.modalities)}: say by stems= which one each takes, stems={{}} for none"
+        )
+    model.load_report = report
     return model
 
 

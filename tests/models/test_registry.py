@@ -69,6 +69,23 @@ def test_pretrained_features_tell_classes_of_real_images_apart() -> None:
     assert accuracy(pretrained=True) > accuracy(pretrained=False) + 0.1
 
 
+def test_pretrained_stems_for_other_modalities() -> None:
+    model = rsvheat.create_model(
+        "rsvheat_nano",
+        pretrained=True,
+        modalities={"s2": 13},
+        stems={"s2": "optical"},
+        inflate_stems=True,
+    )
+    assert model.load_report is not None
+    assert model.load_report.inflated == {"stems.s2.conv1.weight": (3, 13)}
+    with pytest.raises(ValueError, match=r"stems \['optical', 'sar'\], none for \['s2'\]"):
+        rsvheat.create_model("rsvheat_nano", pretrained=True, modalities={"s2": 13})
+    fresh = rsvheat.create_model("rsvheat_nano", pretrained=True, modalities={"s2": 13}, stems={})
+    assert fresh.load_report is not None
+    assert "stems.s2.conv1.weight" in fresh.load_report.missing
+
+
 def test_no_weights_is_said_in_one_line() -> None:
     with pytest.raises(ValueError, match="no weights of rsvheat_tiny come with the package"):
         rsvheat.create_model("rsvheat_tiny", pretrained=True)

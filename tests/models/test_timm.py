@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+import rsvheat
 from rsvheat.models import VARIANTS, RSVHeat
+from rsvheat.models.registry import PRETRAINED, WEIGHTS
 
 
 def test_every_variant_is_registered() -> None:
@@ -60,6 +66,66 @@ def test_classifier_metadata_is_exact() -> None:
     assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
     assert model.stages[3].blocks[0].drop_path.rate == pytest.approx(0.1)
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_pretrained_is_what_rsvheats_own_create_model_gives() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    own = rsvheat.create_model("rsvheat_nano", pretrained=True).eval()
+    model = timm.create_model("rsvheat_nano", pretrained=True).eval()
+    assert (model.img_size, model.num_classes) == ((64, 64), 0)
+    assert torch.equal(model(x), own(x))
+    assert set(model.load_report.skipped) == {k for k in own.state_dict() if ".sar." in k}
+    assert not model.load_report.missing
+    named = timm.create_model("rsvheat_nano", pretrained=True, modalities={"sar": 1}).eval()
+    assert torch.equal(named(x[:, :1]), own(x[:, :1], modality="sar"))
+
+
+def test_pretrained_with_other_bands_and_classes() -> None:
+    x = torch.randn(2, 1, 64, 64)
+    own = rsvheat.create_model("rsvheat_nano", pretrained=True).eval()
+    model = timm.create_model("rsvheat_nano", pretrained=True, in_chans=6, num_classes=5).eval()
+    # Mean-preserving: bands that all show the same give the same features.
+    torch.testing.assert_close(
+        model.forward_features(x.expand(2, 6, 64, 64)),
+        own.forward_features(x.expand(2, 3, 64, 64)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    assert model(x.expand(2, 6, 64, 64)).shape == (2, 5)
+    assert model.load_report.missing == ["head.fc.weight", "head.fc.bias"]
+
+
+def test_pretrained_features() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    own = rsvheat.create_model("rsvheat_nano", pretrained=True).eval()
+    backbone = timm.create_model(
+        "rsvheat_nano", pretrained=True, features_only=True, out_indices=(0, 2)
+    ).eval()
+    wanted = own.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
+    for feature, expected in zip(backbone(x), wanted, strict=True):
+        assert torch.equal(feature, expected)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_images_are_normalised_as_on_the_card(name: str) -> None:
+    row = re.search(r"^\| EuroSAT \| (.*) \| (.*) \|$", (WEIGHTS / f"{name}.md").read_text(), re.M)
+    assert row is not None
+    config = resolve_model_data_config(timm.create_model(name, pretrained=True))
+    for key, values in zip(("mean", "std"), row.groups(), strict=True):
+        wanted = [float(value) / 255 for value in values.split(", ")]
+        assert config[key] == pytest.approx(wanted, abs=2e-5)
+    assert config["input_size"] == (3, 64, 64)
+    # Native images reach the model as they are.
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    x = create_transform(**config)(Image.fromarray(pixels))
+    restored = x.permute(1, 2, 0).numpy() * config["std"] + config["mean"]
+    np.testing.assert_allclose(restored * 255, pixels, atol=1e-3)
+
+
+def test_weights_are_listed_and_lacking_ones_are_timms_error() -> None:
+    assert timm.list_pretrained("*vheat_*") == list(PRETRAINED)
+    with pytest.raises(RuntimeError, match="No pretrained weights exist for rsvheat_tiny"):
+        timm.create_model("rsvheat_tiny", pretrained=True)
 
 
 def test_named_modalities_pass_through() -> None:
