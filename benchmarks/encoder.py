@@ -9,25 +9,30 @@ forward and backward. FLOPs are counted by torch's FlopCounterMode during a forw
 import argparse
 import csv
 import io
+import math
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from machine import describe, machine_slug
-from measure import keep_pages
 from published_encoder import PublishedEncoder
 from report import RESULTS, BenchmarkError
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 import rsvheat
+from rsvheat.benchmarking import (
+    call_of,
+    describe,
+    flops_of,
+    keep_pages,
+    machine_slug,
+    peak_bytes,
+    time_calls,
+)
 
 CASES = ((4, 224), (1, 512), (1, 1024))
 MODELS = ("rsvheat", "published", "swin")
@@ -59,53 +64,6 @@ def build(size: int, device: str) -> dict[str, nn.Module]:
     return models
 
 
-def call_of(model: nn.Module, x: Tensor, dtype: torch.dtype, training: bool) -> Callable[[], None]:
-    def call() -> None:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            if not training:
-                with torch.inference_mode():
-                    model(x)
-                return
-            loss = model(x).float().square().mean()
-        loss.backward()
-        model.zero_grad(set_to_none=True)
-
-    return call
-
-
-def seconds_of(call: Callable[[], None], device: str) -> float:
-    begin = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def peak_bytes(call: Callable[[], None], device: str) -> int:
-    """Return the most memory that a call has allocated at once."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
-    held = peak = 0
-    for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
-
-
-def flops_of(model: nn.Module, x: Tensor) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x)
-    return counter.get_total_flops()
-
-
 def measure(case: tuple[int, int], dtype: str, mode: str, device: str, rounds: int) -> list[dict]:
     """Return a row of the table for each model."""
     batch, size = case
@@ -116,13 +74,7 @@ def measure(case: tuple[int, int], dtype: str, mode: str, device: str, rounds: i
     for name, model in models.items():
         model.train(training)
         calls[name] = call_of(model, x, getattr(torch, dtype), training)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds_of(call, device))
+    times = time_calls(calls, device, rounds, math.inf)
     rows = {}
     for name, model in models.items():
         seconds = statistics.median(times[name])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time, error and memory of one row."""
+"""Calls, error and memory of one row."""
 
 import ctypes
 import gc
@@ -7,8 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,73 +47,6 @@ def forward_backward_call(case: Case) -> Callable[[], Any]:
         return torch.autograd.grad(outputs(case.forward(*leaves)), leaves, weights)
 
     return call
-
-
-def _clock_cpu(call: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def _clock_cuda(call: Callable[[], Any], seconds: float = 5e-3) -> float:
-    # Several calls between two events, so that the kernels and not the launches are timed.
-    def timed(calls: int) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) * 1e-3 / calls
-
-    return timed(max(1, min(50, int(seconds / timed(1)))))
-
-
-def keep_pages() -> None:
-    """Let this process's malloc (glibc's) never give memory back to the system."""
-    libc = ctypes.CDLL(None)
-    m_trim_threshold, m_mmap_max = -1, -4
-    if not (libc.mallopt(m_trim_threshold, -1) and libc.mallopt(m_mmap_max, 0)):
-        raise RuntimeError("mallopt refused")
-
-
-def time_calls(
-    calls: Mapping[str, Callable[[], Any]], device: str, repeats: int, budget: float = 0.3
-) -> dict[str, float]:
-    """Time calls side by side and return the least milliseconds of each.
-
-    They take turns, so a busy spell of the machine falls on all of them. A turn of a call that is
-    not slow starts with an untimed one, which brings its own data into the caches, in place of its
-    predecessor's, and outlasts threads of its predecessor that still spin.
-
-    Args:
-        calls: What to time.
-        device: cpu or cuda.
-        repeats: Turns of each call.
-        budget: Seconds after which a slow call has had enough turns; it gets three at least.
-    """
-    clock = _clock_cuda if device == "cuda" else _clock_cpu
-    turns, slow = {}, set()
-    for name, call in calls.items():
-        call()
-        seconds = clock(call)
-        turns[name] = max(min(3, repeats), min(repeats, int(budget / (2 * seconds))))
-        if seconds > 0.05:
-            slow.add(name)
-    best = dict.fromkeys(calls, math.inf)
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(repeats):
-            for name, call in calls.items():
-                # Spreads the fewer turns of a slow call evenly over the rounds.
-                if turn * turns[name] // repeats != (turn + 1) * turns[name] // repeats:
-                    if name not in slow:
-                        call()
-                    best[name] = min(best[name], clock(call))
-    finally:
-        gc.enable()
-    return {name: seconds * 1e3 for name, seconds in best.items()}
 
 
 def saved_bytes(case: Case) -> int:

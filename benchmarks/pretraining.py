@@ -26,8 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from encoder import peak_bytes
-from machine import describe
 from PIL import Image, ImageDraw, ImageFont
 from report import RESULTS, BenchmarkError
 from safetensors.torch import load_file, save_file
@@ -37,6 +35,7 @@ from torch.nn.functional import cross_entropy, normalize
 import rsvheat
 from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
+from rsvheat.benchmarking import describe, peak_bytes
 from rsvheat.data import DataError, FolderSource, label_subset, read_image, stratified_split
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import (

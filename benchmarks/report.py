@@ -3,12 +3,13 @@
 
 import csv
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from rsvheat.benchmarking import aligned, milliseconds
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -130,20 +131,16 @@ def _number(value: float | None, form: str = ".3g") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
-
-
 def _mebibytes(value: float | None) -> str:
     return "-" if value is None else f"{value / 2**20:.2f}"
 
 
 _PRINTED: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("row", lambda r: r.row),
-    ("forward ms", lambda r: _milliseconds(r.forward_ms)),
+    ("forward ms", lambda r: milliseconds(r.forward_ms)),
     ("x floor", lambda r: _number(r.floor_ratio, ".2f")),
     ("speed-up", lambda r: _number(r.speedup, ".2f")),
-    ("fwd+bwd ms", lambda r: _milliseconds(r.forward_backward_ms)),
+    ("fwd+bwd ms", lambda r: milliseconds(r.forward_backward_ms)),
     ("x forward", lambda r: _number(r.backward_ratio, ".2f")),
     ("rel. error", lambda r: _number(r.relative_error, ".2e")),
     ("extra MiB", lambda r: _mebibytes(r.extra_bytes)),
@@ -157,12 +154,7 @@ def text_table(records: Iterable[Record]) -> str:
     measured = [r for r in records if r.forward_ms is not None]
     lines = [[title for title, _ in _PRINTED]]
     lines += [[show(r) for _, show in _PRINTED] for r in measured]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        f"  {line[0]:<{widths[0]}}"
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
-        for line in lines
-    ]
+    text = aligned(lines)
     text += [f"  {r.row}: {r.note}" for r in records if r.note]
     return "\n".join(text)
 
@@ -285,14 +277,14 @@ def _timed(record: Record | None) -> str:
     if record is None or record.forward_ms is None:
         return "-"
     if record.row == "floor" or record.floor_ratio is None:
-        return _milliseconds(record.forward_ms)
-    return f"{_milliseconds(record.forward_ms)} ({record.floor_ratio:.1f})"
+        return milliseconds(record.forward_ms)
+    return f"{milliseconds(record.forward_ms)} ({record.floor_ratio:.1f})"
 
 
 def _trained(record: Record | None) -> str:
     if record is None or record.forward_backward_ms is None or record.backward_ratio is None:
         return "-"
-    return f"{_milliseconds(record.forward_backward_ms)} ({record.backward_ratio:.1f})"
+    return f"{milliseconds(record.forward_backward_ms)} ({record.backward_ratio:.1f})"
 
 
 def _markdown_table(titles: list[str], body: list[list[str]]) -> list[str]:

@@ -18,18 +18,15 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 import numpy as np
 import torch
 from formulations import ROWS, SHAPES, Case, Problem, Row, truth
-from machine import describe, machine_slug
 from measure import (
     MemoryUnknownError,
     ProbeError,
     extra_bytes,
     forward_backward_call,
     forward_call,
-    keep_pages,
     relative_error,
     saved_bytes,
     start_probes,
-    time_calls,
 )
 from report import (
     RESULTS,
@@ -46,6 +43,7 @@ from report import (
 )
 
 import rsvheat
+from rsvheat.benchmarking import describe, keep_pages, machine_slug, time_calls
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 # A row with a larger error computes something else: its time would mean nothing.
@@ -238,15 +236,15 @@ def _measure(problem: Problem, arguments: argparse.Namespace) -> list[Record]:
         cases[row.name] = (row, case)
 
     forward = {name: forward_call(case) for name, (_, case) in cases.items()}
-    for name, ms in time_calls(forward, problem.device, arguments.repeats).items():
-        records[name].forward_ms = ms
+    for name, seconds in time_calls(forward, problem.device, arguments.repeats).items():
+        records[name].forward_ms = 1e3 * min(seconds)
     backward = {
         name: forward_backward_call(case)
         for name, (row, case) in cases.items()
         if row.differentiable
     }
-    for name, ms in time_calls(backward, problem.device, arguments.repeats).items():
-        records[name].forward_backward_ms = ms
+    for name, seconds in time_calls(backward, problem.device, arguments.repeats).items():
+        records[name].forward_backward_ms = 1e3 * min(seconds)
     relate(list(records.values()))
     return list(records.values())
 
