@@ -253,4 +253,9 @@ def test_native_off_builds_a_wheel_for_any_platform(tmp_path: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     shutil.unpack_archive(wheel, tmp_path / "unpacked", "zip")
     assert (tmp_path / "unpacked/rsvheat/ops/__init__.py").exists()
+    # What `rsvheat demo` runs on, from any folder, and whose it is.
+    images = tmp_path / "unpacked/rsvheat/demo/data"
+    assert (images / "ATTRIBUTION.md").exists()
+    assert len(list(images.glob("s1s2/train/*/*.jpg"))) == 144
+    assert len(list(images.glob("eurosat/*/*/*.jpg"))) == 800
     assert list(tmp_path.rglob("*.so")) == []
