@@ -13,6 +13,8 @@ from rsvheat._files import complete_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# A fifth of PNG's size where there are photographs, without visible loss at lines and text.
+_WEBP = {"quality": 90, "method": 4, "use_sharp_yuv": True}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 _STYLE = """
@@ -81,16 +83,17 @@ class Page:
             ValueError: If ``figure`` is neither of these.
         """
         if isinstance(figure, bytes):
-            content, width = figure, ""
+            if not figure.startswith(_PNG):
+                raise ValueError(f"figure must be the content of a PNG file, got {figure[:8]!r}...")
+            content, kind, width = figure, "png", ""
         elif hasattr(figure, "savefig"):
             file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=dpi)
-            content, width = file.getvalue(), f' width="{round(96 * figure.get_figwidth())}"'
+            figure.savefig(file, format="webp", dpi=dpi, pil_kwargs=_WEBP)
+            content, kind = file.getvalue(), "webp"
+            width = f' width="{round(96 * figure.get_figwidth())}"'
         else:
             raise ValueError(f"figure must be a Matplotlib figure or bytes, got {type(figure)}")
-        if not content.startswith(_PNG):
-            raise ValueError(f"figure must be the content of a PNG file, got {content[:8]!r}...")
-        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(
             f'<figure><img src="{source}" alt="{escape(caption)}"{width}>{below}</figure>'

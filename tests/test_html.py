@@ -75,7 +75,7 @@ def test_figures_are_the_pictures_given(figure):
     content = base64.b64decode(first["src"].removeprefix("data:image/png;base64,"))
     assert content == file.getvalue()
     assert "width" not in first
-    drawn = base64.b64decode(second["src"].removeprefix("data:image/png;base64,"))
+    drawn = base64.b64decode(second["src"].removeprefix("data:image/webp;base64,"))
     assert PIL.Image.open(io.BytesIO(drawn)).size == (500, 200)
 
 

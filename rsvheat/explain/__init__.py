@@ -37,8 +37,10 @@ from rsvheat.explain.frequencies import (
     spectra,
     split_bands,
 )
+from rsvheat.explain.images import Scene, read_scene
 from rsvheat.explain.receptive import ReceptiveField, effective_receptive_field
 from rsvheat.explain.recording import Conduction, Place, conductions, record
+from rsvheat.explain.report import write_report
 
 __all__ = [
     "Bands",
@@ -47,6 +49,7 @@ __all__ = [
     "HeatSpread",
     "Place",
     "ReceptiveField",
+    "Scene",
     "Spectrum",
     "TemperatureField",
     "conductions",
@@ -69,8 +72,10 @@ __all__ = [
     "plot_spectra",
     "plot_temperature",
     "radial_mean",
+    "read_scene",
     "record",
     "spectra",
     "split_bands",
     "temperature_fields",
+    "write_report",
 ]

@@ -26,11 +26,13 @@ class TemperatureField:
         place: Where in the encoder.
         before: (H, W) of the stage's grid, float64, in the features' own unit.
         after: Likewise.
+        quantity: What is made of the channels, see :func:`temperature_fields`.
     """
 
     place: Place
     before: NDArray[np.float64]
     after: NDArray[np.float64]
+    quantity: Quantity
 
 
 def temperature_fields(
@@ -74,7 +76,9 @@ def temperature_fields(
         raise ValueError(f"quantity must be one of {get_args(Quantity)}, got {quantity!r}")
     found = conductions(encoder, image, modality, stages=stages, block=block, gsd=gsd)
     return [
-        TemperatureField(one.place, _reduce(one.before, quantity), _reduce(one.after, quantity))
+        TemperatureField(
+            one.place, _reduce(one.before, quantity), _reduce(one.after, quantity), quantity
+        )
         for one in found
     ]
 
@@ -108,7 +112,7 @@ def heat_spread(
     size: tuple[int, int],
     point: tuple[int, int] | None = None,
     *,
-    times: Sequence[float] = (0, 1, 4, 16, 64),
+    times: Sequence[float] = (1, 4, 16, 64),
     stages: Sequence[int] | None = None,
     block: Block = -1,
     channels: Sequence[int] | int | None = None,
@@ -179,26 +183,29 @@ def _channels(k: NDArray[Any], channels: Sequence[int] | int | None) -> list[int
     return list(channels)
 
 
-def over_image(field: NDArray[Any], size: tuple[int, int], stride: int) -> NDArray[np.float64]:
+def over_image(
+    field: NDArray[Any], size: tuple[int, int], stride: int, *, smooth: bool = True
+) -> NDArray[np.float64]:
     """Return a field over a stage's grid at the pixels of the image.
 
-    Bilinear. Pixel (y, x) lies at (y / stride, x / stride) of the grid, whose last row and column
-    go on to the image's border.
+    Pixel (y, x) lies at (y / stride, x / stride) of the grid, whose last row and column go on to
+    the image's border.
 
     Args:
         field: (H, W) of the grid.
         size: (height, width) of the image, in pixels.
         stride: Of the grid, see :class:`Place`.
+        smooth: Interpolate linearly; else each pixel has the value of the nearest position.
 
     Returns:
         (height, width).
     """
+    places = [np.arange(pixels) / stride for pixels in size]
+    if not smooth:
+        places = [np.floor(place + 0.5) for place in places]
     rows, columns = (
-        np.stack(
-            [np.interp(np.arange(pixels) / stride, np.arange(n), unit) for unit in np.eye(n)],
-            axis=1,
-        )
-        for n, pixels in zip(field.shape, size, strict=True)
+        np.stack([np.interp(place, np.arange(n), unit) for unit in np.eye(n)], axis=1)
+        for n, place in zip(field.shape, places, strict=True)
     )
     result: NDArray[np.float64] = rows @ field @ columns.T
     return result

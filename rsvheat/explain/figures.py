@@ -28,7 +28,7 @@ from rsvheat.explain.frequencies import (
     split_bands,
 )
 from rsvheat.explain.receptive import ReceptiveField, effective_receptive_field
-from rsvheat.explain.recording import Block
+from rsvheat.explain.recording import Block, Place
 from rsvheat.models import RSVHeat
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ if TYPE_CHECKING:
 # What a display shows of an image's values.
 _SHOWN = (2.0, 98.0)
 # Least of what logarithmic scales show.
-_COLDEST = 1e-4
+_LEAST = 1e-5
+_BEFORE, _AFTER = "#d55e00", "#0072b2"  # told apart by colour-blind readers, too
 _OMEGA_TICKS = ([0, math.pi / 2, math.pi], ["0", "π/2", "π"])
+# The last coefficient of a coarse grid is well below π.
+_COARSE_TICKS = ([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], ["0", "π/4", "π/2", "3π/4"])
+_OMEGA = "$|\\omega|$ (rad per position)"
+_OMEGA_H, _OMEGA_W = "$\\omega_h$ (rad per position)", "$\\omega_w$ (rad per position)"
 
 
 def display(image: Tensor | NDArray[Any], rgb: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -78,7 +83,8 @@ def _limits(bands: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
 def _stretch(
     bands: NDArray[np.float32], low: NDArray[Any], span: NDArray[Any]
 ) -> NDArray[np.float32]:
-    shown = np.clip((np.nan_to_num(bands) - low) / span, 0, 1)
+    # Pixels without data are medium gray.
+    shown = np.nan_to_num(np.clip((bands - low) / span, 0, 1), nan=0.5)
     result: NDArray[np.float32] = np.moveaxis(shown, 0, 2).astype(np.float32)
     return result
 
@@ -116,7 +122,7 @@ def draw_temperature(
     fields = temperature_fields(
         encoder, image, modality, stages=stages, block=block, quantity=quantity, gsd=gsd
     )
-    return plot_temperature(fields, _background(image, background))
+    return plot_temperature(fields, as_background(image, background))
 
 
 def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any]) -> "Figure":
@@ -128,42 +134,41 @@ def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any
     """
     from matplotlib.colors import Normalize
 
+    signed = fields[0].quantity == "mean"
     size = background.shape[0], background.shape[1]
-    units = [math.sqrt(float(np.square(field.before).mean())) or 1.0 for field in fields]
+    units = [_root_mean_square(field.before) or 1.0 for field in fields]
     drawn = [
-        (
-            over_image(field.before / unit, size, field.place.stride),
-            over_image(field.after / unit, size, field.place.stride),
-        )
+        [over_image(part / unit, size, field.place.stride) for part in (field.before, field.after)]
         for field, unit in zip(fields, units, strict=True)
     ]
-    lowest = min(0.0, *(float(np.percentile(one, 0.5)) for pair in drawn for one in pair))
-    highest = max(float(np.percentile(one, 99.5)) for pair in drawn for one in pair)
-    change = max(float(np.percentile(abs(after - before), 99.5)) for before, after in drawn)
-    scales = Normalize(lowest, highest), Normalize(-(change or 1), change or 1)
+    highest = max(float(np.percentile(abs(one), 99.5)) for pair in drawn for one in pair) or 1.0
+    change = max(float(np.percentile(abs(after - before), 99.5)) for before, after in drawn) or 1.0
+    levels = Normalize(-highest if signed else 0, highest)
+    colors = "PuOr_r" if signed else "inferno"
     figure, axes = _grid(len(fields), 4, size, header=0.9)
-    gray = background.mean(-1)
+    gray = background.mean(-1) / _white(background)
     for row, field, unit, (before, after) in zip(axes, fields, units, drawn, strict=True):
         row[0].imshow(background)
-        shown = ((before, "inferno", 0), (after, "inferno", 0), (after - before, "RdBu_r", 1))
-        for axis, (values, colors, scale) in zip(row[1:], shown, strict=True):
-            axis.imshow(gray, cmap="gray", vmin=0, vmax=_white(background))
-            axis.imshow(values, cmap=colors, norm=scales[scale], alpha=0.7)
-        left = math.sqrt(float(np.square(field.after).mean())) / unit
-        row[1].set_title("before: root mean square 1", fontsize=9)
-        row[2].set_title(f"after: root mean square {left:.3f}", fontsize=9)
-        row[3].set_title("after - before", fontsize=9)
-        row[0].set_ylabel(
-            f"{field.place}\ngrid of {field.before.shape[0]} x {field.before.shape[1]}"
+        panels = (
+            (before, colors, levels),
+            (after, colors, levels),
+            (after - before, "RdBu_r", Normalize(-change, change)),
         )
-    axes[0, 0].set_title("image", fontsize=9)
-    _bar(
-        figure,
-        axes[:, 1:3],
-        axes[0, 1].images[1],
-        "temperature contrast, 1 = root mean square before",
-    )
-    _bar(figure, axes[:, 3:], axes[0, 3].images[1], "change of it")
+        for axis, (values, palette, norm) in zip(row[1:], panels, strict=True):
+            # With little contrast: colours are to be read.
+            axis.imshow(gray, cmap="gray", vmin=-0.5, vmax=1.5)
+            axis.imshow(values, cmap=palette, norm=norm, alpha=0.7)
+        titles = (
+            "image",
+            "before: root mean square 1",
+            f"after: root mean square {_root_mean_square(field.after) / unit:.3f}",
+            "after - before",
+        )
+        _titles(row, titles)
+        row[0].set_ylabel(_grid_label(field.place, field.before.shape))
+    name = "mean temperature" if signed else "temperature contrast"
+    _bar(figure, axes[:, 1:3], axes[0, 1].images[1], f"{name} (1 = root mean square before)")
+    _bar(figure, axes[:, 3:], axes[0, 3].images[1], "change")
     return figure
 
 
@@ -202,55 +207,53 @@ def plot_diffusivity(found: Sequence[Diffusivity]) -> "Figure":
     """
     from matplotlib.colors import Normalize, PowerNorm
 
-    figure, axes = _grid(len(found), 4, (1, 1), header=0.9)
-    largest = max(float(one.k.mean(-1).max()) for one in found) or 1.0
-    peak = max(float(radial_mean(one.k)[1].max()) for one in found) or 1.0
-    norms = PowerNorm(0.5, 0, largest), PowerNorm(0.5, 0, peak), Normalize(0, 1)
+    figure, axes = _grid(len(found), 4, (1, 1), header=1.2)
+    plane = max(float(one.k.mean(-1).max()) for one in found) or 1.0
+    ring = max(float(radial_mean(one.k)[1].max()) for one in found) or 1.0
+    factor = Normalize(0, 1)
     for row, one in zip(axes, found, strict=True):
         height, width, channels = one.k.shape
+        steps = math.pi / height, math.pi / width
+        extent = (-steps[1] / 2, math.pi - steps[1] / 2, math.pi - steps[0] / 2, -steps[0] / 2)
+        images = (one.k, "viridis", PowerNorm(0.5, 0, plane)), (one.decay, "magma", factor)
+        for axis, (values, palette, norm) in zip(row[:2], images, strict=True):
+            axis.imshow(values.mean(-1), cmap=palette, norm=norm, extent=extent)
+            axis.set_xticks(*_COARSE_TICKS)
+            axis.set_yticks(*_COARSE_TICKS)
+            axis.set(xlim=extent[:2], ylim=extent[2:], xlabel=_OMEGA_W, ylabel=_OMEGA_H)
+            axis.set_aspect("auto")
         order = np.argsort(-one.k.mean((0, 1)), kind="stable")
-        step_h, step_w = math.pi / height, math.pi / width
-        plane = (-step_w / 2, math.pi - step_w / 2, math.pi - step_h / 2, -step_h / 2)
-        row[0].imshow(one.k.mean(-1), cmap="viridis", norm=norms[0], extent=plane)
-        row[1].imshow(one.decay.mean(-1), cmap="magma", norm=norms[2], extent=plane)
-        for axis, values, colors, norm in (
-            (row[2], one.k, "viridis", norms[1]),
-            (row[3], one.decay, "magma", norms[2]),
-        ):
+        images = (one.k, "viridis", PowerNorm(0.5, 0, ring)), (one.decay, "magma", factor)
+        for axis, (values, palette, norm) in zip(row[2:], images, strict=True):
             omega, rings = radial_mean(values)
             edges = np.concatenate(([0], (omega[1:] + omega[:-1]) / 2, [math.sqrt(2) * math.pi]))
             axis.pcolormesh(
                 edges,
                 np.arange(channels + 1),
                 rings[:, order].T,
-                cmap=colors,
+                cmap=palette,
                 norm=norm,
                 rasterized=True,
             )
-            axis.invert_yaxis()
-            axis.set_box_aspect(1)
             axis.set_xticks(*_OMEGA_TICKS)
-            axis.set(ylabel="channel, by mean k")
-        for axis in row[:2]:
+            axis.set_yticks([0, channels])
+            axis.set(ylim=(channels, 0), xlabel=_OMEGA, ylabel="channel, by mean k")
+        for axis in row:
             axis.set_box_aspect(1)
-            axis.set_xticks(*_OMEGA_TICKS)
-            axis.set_yticks(*_OMEGA_TICKS)
-            axis.set(ylabel="$\\omega_h$")
-        row[0].set_ylabel(f"{one.place}\n{height} x {width}, {channels} channels\n$\\omega_h$")
-    for axis in axes[-1, :2]:
-        axis.set(xlabel="$\\omega_w$ (rad per position)")
-    for axis in axes[-1, 2:]:
-        axis.set(xlabel="$|\\omega|$ (rad per position)")
-    for column, label in enumerate(
-        (
-            "mean k (positions²)",
-            "mean of exp(-k $|\\omega|^2$)",
-            "k (positions²)",
-            "exp(-k $|\\omega|^2$)",
+            axis.tick_params(labelsize=8)
+        row[0].set_ylabel(f"{_grid_label(one.place, one.k.shape[:2])}\n{_OMEGA_H}")
+        damping = float((one.decay.min((0, 1)) < 0.9).mean())
+        titles = (
+            f"mean {one.k.mean():.3g}",
+            f"mean {one.decay.mean():.3f}",
+            f"{channels} channels",
+            f"{damping:.0%} of them damp a frequency",
         )
-    ):
-        mappable = axes[0, column].images or axes[0, column].collections
-        _bar(figure, axes[:, column : column + 1], mappable[0], label)
+        _titles(row, titles)
+    labels = ("mean k (positions²)", "mean decay factor", "k (positions²)", "decay factor")
+    for column, label in enumerate(labels):
+        drawn = axes[0, column].images or axes[0, column].collections
+        _bar(figure, axes[:, column : column + 1], drawn[0], label)
     return figure
 
 
@@ -260,7 +263,7 @@ def draw_heat_spread(
     point: tuple[int, int] | None = None,
     *,
     background: NDArray[Any] | None = None,
-    times: Sequence[float] = (0, 1, 4, 16, 64),
+    times: Sequence[float] = (1, 4, 16, 64),
     stages: Sequence[int] | None = None,
     block: Block = -1,
     channels: Sequence[int] | int | None = None,
@@ -298,12 +301,12 @@ def plot_heat_spread(
         size: (height, width) of the image, in pixels.
         background: The image as people see it, (H, W, 3); None for none.
     """
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import SymLogNorm
 
     times = spreads[0].times
     first = 0 if background is None else 1
     figure, axes = _grid(len(spreads), len(times) + first, size, header=0.9)
-    norm = LogNorm(_COLDEST, 1)
+    norm = SymLogNorm(1e-2, vmin=-1, vmax=1)
     for row, one in zip(axes, spreads, strict=True):
         stride = one.place.stride
         if background is not None:
@@ -311,24 +314,19 @@ def plot_heat_spread(
             row[0].plot(
                 one.point[1] * stride,
                 one.point[0] * stride,
-                "+",
-                color="cyan",
-                markersize=12,
+                "o",
+                color="none",
+                markersize=10,
                 markeredgewidth=2,
+                markeredgecolor="#00e5ff",
             )
-        rows, columns = one.temperature.shape[1:]
-        extent = (-stride / 2, (columns - 0.5) * stride, (rows - 0.5) * stride, -stride / 2)
+            row[0].set_title("the point", fontsize=9)
         for axis, time, field in zip(row[first:], times, one.temperature, strict=True):
-            axis.imshow(np.maximum(field, _COLDEST), cmap="inferno", norm=norm, extent=extent)
-            axis.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
+            axis.imshow(over_image(field, size, stride, smooth=False), cmap="RdBu_r", norm=norm)
             axis.set_title(f"t = {time:g}: {field[one.point]:.3f} at the point", fontsize=9)
-        row[0].set_ylabel(f"{one.place}\ngrid of {rows} x {columns}")
+        row[0].set_ylabel(_grid_label(one.place, one.temperature.shape[1:]))
     _bar(
-        figure,
-        axes[:, first:],
-        axes[0, -1].images[0],
-        "temperature, 1 = all heat on one position",
-        extend="min",
+        figure, axes[:, first:], axes[0, -1].images[0], "temperature (1 = all heat at one position)"
     )
     return figure
 
@@ -365,32 +363,48 @@ def plot_spectra(found: Sequence[Spectrum]) -> "Figure":
         found: What :func:`spectra` returned.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = min(len(found), 5)
-    rows = -(-len(found) // columns)
-    figure = Figure(figsize=(2.6 * columns + 0.4, 2.7 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for axis, one in zip(axes.flat, found, strict=False):
-        if one.place is None:
-            axis.plot(one.omega, one.before, color="0.2")
-            axis.set(title="image")
-        else:
-            axis.plot(one.omega, one.before, color="#d55e00", label="before")
-            axis.plot(one.omega, one.after, color="#0072b2", label="after")
-            axis.fill_between(one.omega, one.after, one.before, color="#d55e00", alpha=0.15)
-            axis.set(title=str(one.place))
-            axis.legend(fontsize=8, frameon=False)
-        axis.set(yscale="log", xlim=(0, math.sqrt(2) * math.pi))
-        axis.set_xticks(*_OMEGA_TICKS)
-        axis.title.set_fontsize(9)
-        axis.grid(alpha=0.25)
-    for axis in axes.flat[len(found) :]:
-        axis.set_visible(False)
-    for axis in axes[:, 0]:
-        axis.set(ylabel="mean power of a coefficient")
-    figure.supxlabel(
-        "$|\\omega|$ (rad per pixel of the image, per position of a stage's grid)", fontsize=9
+    lines = -(-len(found) // columns)
+    figure = Figure(figsize=(2.4 * columns + 0.5, 3.9 * lines), layout="constrained")
+    axes = figure.subplots(
+        2 * lines, columns, squeeze=False, height_ratios=[2, 1] * lines, sharex=True
     )
+    for axis in axes.flat:
+        axis.set_visible(False)
+    least = min(
+        float(np.min(one.after / one.before, initial=1, where=one.before > 0)) for one in found
+    )
+    for i, one in enumerate(found):
+        power, share = axes[2 * (i // columns) :, i % columns][:2]
+        # DC, which conduction leaves as it is, would squeeze all else together.
+        omega, before, after = one.omega[1:], one.before[1:], one.after[1:]
+        power.set(visible=True, yscale="log", title="image", xlim=(0, math.sqrt(2) * math.pi))
+        power.plot(omega, before, color=_BEFORE if one.place else "0.25", label="before")
+        shown = [power]
+        if one.place is not None:
+            power.plot(omega, after, color=_AFTER, label="after")
+            power.set_title(str(one.place))
+            power.legend(fontsize=8, frameon=False)
+            left = np.divide(after, before, out=np.ones_like(after), where=before > 0)
+            share.plot(omega, left, color=_AFTER)
+            share.fill_between(omega, left, 1, color=_BEFORE, alpha=0.2)
+            share.set(visible=True, ylim=(min(least, 0.9) - 0.02, 1.02), xlabel=_OMEGA)
+            shown.append(share)
+        else:
+            power.set(xlabel="$|\\omega|$ (rad per pixel)")
+            power.tick_params(labelbottom=True)
+        power.yaxis.set_minor_formatter(NullFormatter())
+        for axis in shown:
+            axis.set_xticks(*_OMEGA_TICKS)
+            axis.tick_params(labelsize=8)
+            axis.title.set_fontsize(9)
+            axis.grid(alpha=0.25)
+        if i % columns == 0:
+            power.set_ylabel("mean power")
+        if i == 1 or (columns == 1 and i):
+            share.set_ylabel("after / before")
     return figure
 
 
@@ -421,48 +435,50 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     from rsvheat.ops import dct2d
 
     height, width = image.shape[1:]
-    shown = _bands(image, rgb)
+    shown, high = _bands(image, rgb), _bands(bands.high, rgb)
     low, span = _limits(shown)
-    figure, axes = _grid(1, 4, (height, width))
-    row = axes[0]
-    row[0].imshow(_stretch(shown, low, span))
-    row[1].imshow(_stretch(_bands(bands.low, rgb), low, span))
-    # The high band has no mean: it is shown around mid-gray, on the image's scale.
-    row[2].imshow(_stretch(_bands(bands.high, rgb), -span / 2, span))
+    # Fine detail is faint: it gets as much contrast as the image has, and the title says how much.
+    gain = 1 / max(2 * float(np.nanpercentile(abs(high) / span, 99.5)), 1e-6)
     power = dct2d(image.detach().cpu().double()[None])[0].square().mean(0).numpy()
     top = float(power.max()) or 1.0
     floor = max(float(np.percentile(power, 1)), top * 1e-12)
-    plane = (0, math.pi, math.pi, 0)
-    picture = row[3].imshow(
+    figure, axes = _grid(1, 4, (height, width), header=0.35)
+    row = axes[0]
+    row[0].imshow(_stretch(shown, low, span))
+    row[1].imshow(_stretch(_bands(bands.low, rgb), low, span))
+    row[2].imshow(_stretch(high * gain, -span / 2, span))
+    spectrum = row[3].imshow(
         np.maximum(power, floor),
         cmap="magma",
         norm=LogNorm(floor, top),
-        extent=plane,
+        extent=(0, math.pi, math.pi, 0),
         aspect=height / width,
         interpolation="antialiased",
     )
-    kept = frequencies(height, width) <= bands.radius * (1 + 1e-9)
-    row[3].contour(
-        np.linspace(0, math.pi, width, endpoint=False),
-        np.linspace(0, math.pi, height, endpoint=False),
-        kept,
-        [0.5],
-        colors="cyan",
-        linewidths=1.5,
-    )
+    if height > 1 and width > 1:
+        row[3].contour(
+            *(np.linspace(0, math.pi, n, endpoint=False) for n in (width, height)),
+            frequencies(height, width) <= bands.radius * (1 + 1e-9),
+            [0.5],
+            colors="cyan",
+            linewidths=1.5,
+        )
     row[3].set_xticks(*_OMEGA_TICKS)
     row[3].set_yticks(*_OMEGA_TICKS)
+    row[3].tick_params(labelsize=8)
     row[3].set(xlabel="$\\omega_w$ (rad per pixel)", ylabel="$\\omega_h$ (rad per pixel)")
-    _bar(figure, axes[:, 3:], picture, "mean power over bands")
-    share = float(bands.low.double().square().sum() / image.double().square().sum())
-    titles = (
-        "image",
-        f"low: {bands.ratio:.0%} of the coefficients",
-        "high: the rest, around mid-gray",
-        f"low holds {share:.1%} of the power",
+    figure.colorbar(spectrum, ax=row[3], label="mean power", aspect=25, shrink=0.7)
+    total = float(image.double().square().sum()) or 1.0
+    share = float(bands.low.double().square().sum()) / total
+    _titles(
+        row,
+        (
+            "image",
+            f"low: {bands.ratio:.0%} of the coefficients",
+            f"high: the rest, contrast x {gain:.2g}",
+            f"low holds {share:.1%} of the power",
+        ),
     )
-    for axis, title in zip(row, titles, strict=True):
-        axis.set_title(title, fontsize=9)
     return figure
 
 
@@ -512,30 +528,44 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
 
     some = next(iter(rows.values()))
     size = some[0].sensitivity.shape
-    figure, axes = _grid(len(rows), len(some), (size[0], size[1]))
-    norm = LogNorm(1e-6, 1)
+    figure, axes = _grid(len(rows), len(some), (size[0], size[1]), header=0.9)
+    norm = LogNorm(_LEAST, 1)
     for row, (name, fields) in zip(axes, rows.items(), strict=True):
         row[0].set_ylabel(name)
         for axis, field in zip(row, fields, strict=True):
             relative = field.sensitivity / field.sensitivity.max()
-            axis.imshow(np.maximum(relative, 1e-6), cmap="inferno", norm=norm)
+            axis.imshow(np.maximum(relative, _LEAST), cmap="inferno", norm=norm)
             half, most = field.radius(0.5), field.radius(0.9)
-            row_, column = field.centre
             for radius, style in ((half, "-"), (most, "--")):
                 axis.add_patch(
-                    Circle((column, row_), radius, fill=False, edgecolor="cyan", linestyle=style)
+                    Circle(
+                        field.centre[::-1], radius, fill=False, edgecolor="cyan", linestyle=style
+                    )
                 )
             axis.set_title(
-                f"stage {field.stage}: 50 % in {half:.0f} px, 90 % in {most:.0f} px", fontsize=9
+                f"stage {field.stage}\n50 % within {half:.0f} px, 90 % within {most:.0f} px",
+                fontsize=9,
             )
             axis.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
-    _bar(figure, axes, axes[0, 0].images[0], "sensitivity, 1 = largest", extend="min")
+    _bar(figure, axes, axes[0, 0].images[0], "sensitivity (1 = largest)", extend="min")
     return figure
 
 
-def _background(image: Tensor, background: NDArray[Any] | None) -> NDArray[Any]:
+def as_background(
+    image: Tensor, background: NDArray[Any] | None, rgb: Sequence[int] | None = None
+) -> NDArray[Any]:
+    """Return what fields are drawn over: a picture of the image's size, or one made of it.
+
+    Args:
+        image: (bands, H, W).
+        background: (H, W, 3) or, with an alpha channel that is left out, (H, W, 4); or None.
+        rgb: As for :func:`display`, where there is none.
+
+    Raises:
+        ValueError: If the background is of another size.
+    """
     if background is None:
-        return display(image)
+        return display(image, rgb)
     size = tuple(image.shape[-2:])
     if background.ndim != 3 or background.shape[:2] != size or background.shape[2] not in (3, 4):
         raise ValueError(f"background must be {(*size, 3)}, got {background.shape}")
@@ -544,6 +574,19 @@ def _background(image: Tensor, background: NDArray[Any] | None) -> NDArray[Any]:
 
 def _white(background: NDArray[Any]) -> float:
     return 255.0 if background.dtype.kind == "u" else 1.0
+
+
+def _root_mean_square(values: NDArray[Any]) -> float:
+    return math.sqrt(float(np.square(values).mean()))
+
+
+def _grid_label(place: Place, shape: Sequence[int]) -> str:
+    return f"{place}\ngrid of {shape[0]} x {shape[1]}"
+
+
+def _titles(axes: Sequence[Any] | NDArray[Any], titles: Sequence[str]) -> None:
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=9)
 
 
 def _grid(
@@ -555,7 +598,7 @@ def _grid(
     width = 2.5
     height = width * min(max(size[0] / size[1], 0.4), 2.5)
     figure = Figure(
-        figsize=(columns * width + 0.8, rows * (height + 0.35) + header), layout="constrained"
+        figsize=(columns * width + 0.8, rows * (height + 0.35) + header), layout="compressed"
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of image files, as a model takes them and as people see them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rsvheat.data import Normalize, Normalizer, Window, open_image
+from rsvheat.data.report import SampleError
+from rsvheat.explain.figures import display
+
+# Largest side of what is read: features of a larger image would take gigabytes.
+MOST_PIXELS = 2048
+# Sentinel-2 stacks begin with bands 1 (coastal), 2 (blue), 3 (green), 4 (red).
+_NATURAL_COLOURS: dict[int, tuple[int, ...]] = {12: (3, 2, 1), 13: (3, 2, 1)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A part of an image file.
+
+    Attributes:
+        source: The file.
+        image: (bands, H, W), normalised, float32.
+        picture: (H, W, 3), from 0 to 1, as people see it; pixels without data are gray.
+        rgb: Which bands of ``image`` the picture shows, from 0; None if it lacks one of them.
+        modality: Of the model, whose stem takes it.
+        window: Which part of the file.
+        size: (height, width) of the file.
+        bands: Which of its bands, from 1.
+        normalisation: In words, where the moments or limits are from.
+        point: (row, column) within the part.
+        missing: Fraction of values without data.
+    """
+
+    source: str
+    image: Tensor
+    picture: NDArray[np.float32]
+    rgb: tuple[int, ...] | None
+    modality: str
+    window: Window
+    size: tuple[int, int]
+    bands: tuple[int, ...]
+    normalisation: str
+    point: tuple[int, int]
+    missing: float
+
+
+def read_scene(
+    path: str | os.PathLike[str],
+    modalities: Mapping[str, int],
+    modality: str | None = None,
+    *,
+    bands: Sequence[int] | None = None,
+    rgb: Sequence[int] | None = None,
+    window: Window | Sequence[int] | None = None,
+    size: int = 256,
+    point: tuple[int, int] | None = None,
+    normalizers: Mapping[str, Normalizer] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Scene:
+    """Read a part of an image file at its own resolution, never more than is needed of a GeoTIFF.
+
+    Args:
+        path: GeoTIFF, PNG, JPEG and the like.
+        modalities: Bands that the model takes, by modality.
+        modality: Which of them the image is; by default the first that takes as many bands.
+        bands: Which bands of the file, from 1; all by default.
+        rgb: Which bands of the file, from 1, are shown as red, green and blue, or which one is
+            shown; by default the first three of those taken or, of a Sentinel-2 stack of 12 or 13,
+            the natural colours 4, 3, 2.
+        window: Row, column, height and width in pixels; by default ``size`` pixels a side around
+            the point.
+        size: Side of the part without a window; images that are smaller are taken whole.
+        point: (row, column) in the file; the centre of the window by default, that of the image
+            without one.
+        normalizers: By modality, as saved in a checkpoint; they go before mean and std.
+        mean: Of each band taken, in the file's unit; by default, as ``std``, the part's own.
+        std: Standard deviations.
+
+    Returns:
+        The scene.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        SampleError: If it is damaged, has other bands than the model takes, or no data there.
+        ValueError: If an argument is not as above.
+    """
+    if not 1 <= size <= MOST_PIXELS:
+        raise ValueError(f"size must be 1 to {MOST_PIXELS} pixels, got {size}")
+    with open_image(path) as reader:
+        whole = reader.height, reader.width
+        part = _window(whole, window, size, point, reader.name)
+        at = point or (part.top + part.height // 2, part.left + part.width // 2)
+        at = at[0] - part.top, at[1] - part.left
+        if not (0 <= at[0] < part.height and 0 <= at[1] < part.width):
+            raise ValueError(f"point {_pixel(point or at)} is outside of the window {tuple(part)}")
+        chosen = tuple(range(1, reader.bands + 1)) if bands is None else tuple(bands)
+        name = _modality(modalities, modality, len(chosen), reader.name)
+        pixels = reader.read(part, None if bands is None else chosen)
+        shown = pixels if rgb is None else reader.read(part, rgb)
+    values, valid = pixels
+    known = np.ones((1, 1, 1), bool) if valid is None else valid
+    mask = np.broadcast_to(known, values.shape)
+    if not mask.reshape(len(values), -1).any(1).all():
+        raise SampleError("empty", f"{path} has no data in {tuple(part)}")
+    if normalizers and name in normalizers:
+        normalizer, how = normalizers[name], "as in the training of the checkpoint"
+    else:
+        normalizer, how = _own(values, mask, mean, std)
+    order = _NATURAL_COLOURS.get(len(values)) if rgb is None else None
+    if rgb is not None and set(rgb) <= set(chosen):
+        order = tuple(chosen.index(band) for band in rgb)
+    seen = np.where(
+        True if shown.valid is None else shown.valid, shown.values.astype(np.float32), np.nan
+    )
+    return Scene(
+        source=os.fspath(path),
+        image=normalizer(pixels),
+        picture=display(seen, order if rgb is None else None),
+        rgb=order,
+        modality=name,
+        window=part,
+        size=whole,
+        bands=chosen,
+        normalisation=how,
+        point=at,
+        missing=float(1 - mask.mean()),
+    )
+
+
+def _window(
+    whole: tuple[int, int],
+    window: Sequence[int] | None,
+    size: int,
+    point: tuple[int, int] | None,
+    name: str,
+) -> Window:
+    height, width = whole
+    if point is not None and not (0 <= point[0] < height and 0 <= point[1] < width):
+        raise ValueError(
+            f"point {_pixel(point)} is outside of {name}, which has {height} rows and {width} "
+            "columns"
+        )
+    if window is not None:
+        if len(window) != 4:
+            raise ValueError(f"window must be row, column, height, width, got {list(window)}")
+        part = Window._make(window)
+        if max(part.height, part.width) > MOST_PIXELS:
+            raise ValueError(f"window may have {MOST_PIXELS} pixels a side, got {tuple(part)}")
+        return part
+    centre = point or (height // 2, width // 2)
+    starts = [
+        min(max(middle - size // 2, 0), max(side - size, 0))
+        for middle, side in zip(centre, whole, strict=True)
+    ]
+    return Window(starts[0], starts[1], min(size, height), min(size, width))
+
+
+def _pixel(point: Sequence[int]) -> str:
+    return f"{point[0]},{point[1]} (row, column)"
+
+
+def _modality(modalities: Mapping[str, int], modality: str | None, bands: int, name: str) -> str:
+    takes = ", ".join(f"{count} ({key})" for key, count in modalities.items())
+    if modality is None:
+        fitting = [key for key, count in modalities.items() if count == bands]
+        if not fitting:
+            raise SampleError(
+                "bands",
+                f"{name} has {bands} bands, the model takes {takes}: choose them, such as "
+                "--bands 1,2,3",
+            )
+        return fitting[0]
+    if modality not in modalities:
+        raise ValueError(f"modality must be one of {', '.join(modalities)}, got {modality!r}")
+    if modalities[modality] != bands:
+        wanted = modalities[modality]
+        such = ",".join(str(band + 1) for band in range(wanted))
+        raise SampleError(
+            "bands",
+            f"{name} has {bands} bands, modality {modality!r} takes {wanted}: choose them, such as "
+            f"--bands {such}",
+        )
+    return modality
+
+
+def _own(
+    values: NDArray[np.number],
+    mask: NDArray[np.bool_],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> tuple[Normalizer, str]:
+    how = "by the mean and standard deviation given"
+    if mean is None or std is None:
+        if mean is not None or std is not None:
+            raise ValueError("mean and std must be given together")
+        how = "by its own mean and standard deviation, since the weights come without any"
+        exact = [band[valid].astype(np.float64) for band, valid in zip(values, mask, strict=True)]
+        mean = [float(band.mean()) for band in exact]
+        std = [float(band.std()) or 1.0 for band in exact]
+    return Normalize(mean=mean, std=std).resolve(len(values)), how
