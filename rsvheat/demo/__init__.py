@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From nothing to a pretrained and fine-tuned model, its map and a report, in minutes on a CPU."""
+
+import errno
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from rsvheat.demo.images import DemoImages, find_images, full_folder, shipped_images
+from rsvheat.demo.state import State
+
+# Each has a folder, in which others need this file.
+STEPS = {
+    "pretrain": "last.ckpt",
+    "finetune": "last.ckpt",
+    "scratch": None,
+    "probe": None,
+    "map": "map.tif",
+}
+
+# Of the demo as it is, and of the full one.
+PRETRAIN_EPOCHS = (80, 24)
+FINETUNE_EPOCHS = (40, 30)
+
+# What the steps import beside the package's own requirements, and the extras that bring it.
+_NEEDED = ("lightning", "torchmetrics", "tensorboard", "PIL", "rasterio", "matplotlib")
+_EXTRAS = "rsvheat[train,geo,explain]"
+
+
+def run_demo(
+    output: str | os.PathLike[str] = "runs/demo",
+    *,
+    data: str | os.PathLike[str] | None = None,
+    full: bool = False,
+    seed: int = 0,
+    pretrain_epochs: int | None = None,
+    finetune_epochs: int | None = None,
+    threads: int | None = None,
+    restart: bool = False,
+    quiet: bool = True,
+) -> Path:
+    """Pretrain, fine-tune, compare, map and report, a folder for each step.
+
+    A step that is complete is not done again, and one that was stopped goes on where it was, to
+    the same results on the same machine with as many threads.
+
+    Args:
+        output: The folder.
+        data: Folder with ``eurosat_rgb`` and ``s1s2_volkov`` instead of the images that come with
+            the project.
+        full: Train longer, on the whole datasets: those in ``data`` or else in
+            ``../shared/data``, seen from the working folder or the checkout.
+        seed: Of weights, order of samples, views and splits.
+        pretrain_epochs: Of pretraining; by default as many as the demo or the full one has.
+        finetune_epochs: Of fine-tuning, and of training from scratch; likewise.
+        threads: Of torch; by default as many as it takes by itself.
+        restart: Remove what the folder holds of another demo, and begin again.
+        quiet: Leave out most of what Lightning and others say.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If a number is below 1, or the folder holds a demo of other settings.
+        ImportError: If a package is missing.
+        DataError: If images are missing.
+        OSError: If the folder cannot be written to, or its disk is full.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"the demo needs {', '.join(missing)}: pip install '{_EXTRAS}' brings all of it"
+        )
+    for name, value in (
+        ("pretrain_epochs", pretrain_epochs),
+        ("finetune_epochs", finetune_epochs),
+        ("threads", threads),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if data is None and not full:
+        images = shipped_images()
+    else:
+        images = find_images(full_folder() if data is None else Path(data))
+    settings = {
+        "seed": seed,
+        "data": str(images.folder.resolve()) if images.test_classes is None else "shipped",
+        "pretrain_epochs": pretrain_epochs or PRETRAIN_EPOCHS[full],
+        "finetune_epochs": finetune_epochs or FINETUNE_EPOCHS[full],
+    }
+    try:
+        state = State(Path(output), settings, STEPS, restart)
+        if state.report.exists():
+            print(f"this demo is done; its report is {state.report}")
+        else:
+            _run(state, images, settings, threads, quiet)
+    except OSError as error:
+        # Writers of checkpoints know how much is free, and have no number.
+        if error.errno != errno.ENOSPC and type(error).__name__ != "CheckpointWriteError":
+            raise
+        reason = str(error).partition(". Checkpoints written")[0]
+        raise OSError(
+            f"{reason}: what is complete stays; the same command goes on from there, when there "
+            f"is room in {output}"
+        ) from error
+    return state.report
+
+
+def _run(
+    state: State,
+    images: DemoImages,
+    settings: dict[str, Any],
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    # Here, since they take seconds: to say that a demo is done, they are not needed.
+    import torch
+
+    from rsvheat.demo.steps import Demo, run_steps
+    from rsvheat.tasks.noise import quieten
+
+    if quiet:
+        quieten()
+        # How each parameter was loaded, which here is known.
+        logging.getLogger("rsvheat.tasks").setLevel(logging.WARNING)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    epochs = (settings["pretrain_epochs"], settings["finetune_epochs"])
+    run_steps(state, Demo(state.folder, images, settings["seed"], *epochs))

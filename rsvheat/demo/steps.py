@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a demo does: pretrain, fine-tune, compare, map, and say how far it is."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import PIL.Image
+import torch
+from lightning.pytorch import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    seed_everything,
+)
+
+from rsvheat._files import complete_file, remove_unfinished
+from rsvheat.augmentation import RandomView
+from rsvheat.data import (
+    FolderSource,
+    ImageFolderDataModule,
+    OpticalSarDataModule,
+    Sensor,
+    read_image,
+)
+from rsvheat.demo.images import DemoImages
+from rsvheat.demo.state import State
+from rsvheat.tasks import (
+    ClassificationTask,
+    CSVLog,
+    Optimization,
+    ProgressLines,
+    Run,
+    create_classification_task,
+    create_pretraining_task,
+    evaluate,
+    saved_normalizers,
+)
+from rsvheat.tasks.checkpointing import check_folder
+from rsvheat.tasks.noise import say
+
+VARIANT = "rsvheat_nano"
+SIZE = 64  # pixels: EuroSAT's images, and the windows of scenes
+HELD_OUT = 0.2  # of the labelled images, where none come apart
+TILE = 128  # scenes are cut into samples of so many pixels, of which each epoch sees a window
+VIEW = 48  # side of the views that pretraining compares
+BATCH = {"pretrain": 96, "finetune": 60}
+PRETRAINING = Optimization(lr=1.5e-3)
+FINETUNING = Optimization(lr=2e-3, betas=(0.9, 0.999))
+LAYER_DECAY = 0.8
+STRIDE = 16  # pixels between the windows of the map
+
+
+_Data = TypeVar("_Data", ImageFolderDataModule, OpticalSarDataModule)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the steps share.
+
+    Attributes:
+        folder: The demo's.
+        images: What it runs on.
+        seed: Of all that is random.
+        pretrain_epochs: Of pretraining.
+        finetune_epochs: Of fine-tuning, and of training from scratch.
+    """
+
+    folder: Path
+    images: DemoImages
+    seed: int
+    pretrain_epochs: int
+    finetune_epochs: int
+
+    @property
+    def pretrained(self) -> Path:
+        """The checkpoint of pretraining."""
+        return self.folder / "pretrain" / "last.ckpt"
+
+    @property
+    def finetuned(self) -> Path:
+        """The checkpoint of fine-tuning."""
+        return self.folder / "finetune" / "last.ckpt"
+
+    def estimate(self, step: str) -> float:
+        """Return about how many seconds a step takes, on two cores of 2025.
+
+        From CPU milliseconds per image and epoch as measured on one of an AMD EPYC (Zen 5); two are
+        1.6 times as fast.
+        """
+        labelled = sum(1 for path in self.images.classes.rglob("*") if path.is_file())
+        trained = labelled if self.images.test_classes else (1 - HELD_OUT) * labelled
+        scenes = sum(1 for path in self.images.pairs["optical"].iterdir())
+        tiles = scenes * (4 if self.images.test_classes else 64)
+        classifier = self.finetune_epochs * trained * 2.0
+        costs = {
+            "pretrain": self.pretrain_epochs * (trained + tiles) * 4.2,
+            "finetune": classifier,
+            "scratch": classifier,
+            "probe": 3 * labelled * 1.5 + 10_000,
+            "map": 10_000,
+        }
+        return costs[step] / 1000 / (1.6 if torch.get_num_threads() > 1 else 1.0)
+
+    def labelled(self) -> ImageFolderDataModule:
+        """Return the labelled images; those to score on are the ones for validation."""
+        held_out = self.images.test_classes
+        data = ImageFolderDataModule(
+            str(self.images.classes),
+            val_root=None if held_out is None else str(held_out),
+            val_fraction=HELD_OUT if held_out is None else 0.0,
+            size=SIZE,
+            num_workers=0,
+            seed=self.seed,
+        )
+        return _ready(data, BATCH["finetune"])
+
+    def unlabelled(self) -> OpticalSarDataModule:
+        """Return pairs, and the labelled images' training part without its labels."""
+        pairs, single = FolderSource(self.images.pairs, tile=TILE), self.labelled()
+        scene = self.images.held_out
+        data = OpticalSarDataModule(
+            sources=[pairs, single.datasets["train"].source],
+            # Gray images may be stored as three equal bands.
+            sensors={"optical": Sensor(3), "sar": Sensor(1, [1])},
+            size=SIZE,
+            window=SIZE,
+            val_fraction=0.0,
+            val_groups=None if scene is None else [f"0/{scene}"],
+            num_workers=0,
+            seed=self.seed,
+        )
+        return _ready(data, BATCH["pretrain"])
+
+
+def _ready(data: _Data, batch: int) -> _Data:
+    """Set a data module up, with batches that are not larger than all there is."""
+    data.setup("fit")
+    data.batch_size = min(batch, len(data.datasets["train"]))
+    return data
+
+
+def run_steps(state: State, demo: Demo) -> None:
+    """Do what is not complete yet, and write the report.
+
+    Raises:
+        CheckpointWriteError: If there is no room for checkpoints.
+    """
+    from rsvheat.demo.report import summary, write_report
+
+    count, results = len(_STEPS) + 1, {}
+    for number, (name, (title, step)) in enumerate(_STEPS.items(), 1):
+        result = state.result(name)
+        if result is None:
+            say(f"[{number}/{count}] {title} ({_told(demo.estimate(name))} or so)")
+            folder = demo.folder / name
+            check_folder(folder)
+            remove_unfinished(folder)
+            result = step(demo)
+            state.complete(name, result)
+        else:
+            say(f"[{number}/{count}] {title}: complete")
+        results[name] = result
+    say(f"[{count}/{count}] Write the report")
+    write_report(demo, results, state.report)
+    print(summary(results))
+    print(f"report: {state.report}")
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def pretrain(demo: Demo) -> dict[str, Any]:
+    """Pretrain the encoder on pairs and on unlabelled images."""
+    seed_everything(demo.seed)
+    data = demo.unlabelled()
+    task = create_pretraining_task(
+        VARIANT,
+        data.modalities,
+        img_size=SIZE,
+        optimization=PRETRAINING,
+        seed=demo.seed,
+        images_every=0,
+        augmentation=RandomView(size=VIEW),
+    )
+    result = _fit(demo.pretrained.parent, task, data, demo.pretrain_epochs)
+    # What is read: a pair is two images.
+    present = [data.datasets["train"].source.present(i) for i in data.datasets["train"].indices]
+    return {
+        **result,
+        "pairs": sum(len(names) == 2 for names in present),
+        "single": sum(len(names) == 1 for names in present),
+    }
+
+
+def finetune(demo: Demo) -> dict[str, Any]:
+    """Train a classifier from the pretrained encoder, and score it."""
+    return _classifier(demo, "finetune", demo.pretrained)
+
+
+def scratch(demo: Demo) -> dict[str, Any]:
+    """Train the same classifier from random weights, in the same way."""
+    return _classifier(demo, "scratch", None)
+
+
+def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any]:
+    seed_everything(demo.seed)
+    data = demo.labelled()
+    task = create_classification_task(
+        data.classes,
+        VARIANT,
+        checkpoint=checkpoint,
+        img_size=SIZE,
+        optimization=FINETUNING,
+        layer_decay=LAYER_DECAY,
+        seed=demo.seed,
+    )
+    folder = demo.folder / name
+    result = _fit(folder, task, data, demo.finetune_epochs)
+    scores = evaluate(demo.labelled(), str(folder / "last.ckpt"), output=str(folder), device="cpu")[
+        "classifier"
+    ]
+    return {
+        **result,
+        "labels": len(data.datasets["train"]),
+        "scored": len(data.datasets["val"]),
+        "accuracy": scores.accuracy,
+        "mean_f1": scores.mean_f1,
+        "classes": list(scores.classes),
+        "confusion": [list(row) for row in scores.confusion],
+    }
+
+
+def probe(demo: Demo) -> dict[str, Any]:
+    """Score frozen features of random, pretrained and the package's weights."""
+    began = _Watch()
+    of: dict[str, dict[str, Any]] = {
+        "random": {"variant": VARIANT},
+        "pretrained": {"checkpoint": str(demo.pretrained)},
+        "package": {"pretrained": True},
+    }
+    found = {}
+    for name, arguments in of.items():
+        scores = evaluate(
+            demo.labelled(),
+            **arguments,
+            methods=["knn", "linear"],
+            output=str(demo.folder / "probe" / name),
+            seed=demo.seed,
+            device="cpu",
+        )
+        found[name] = {method: score.accuracy for method, score in scores.items()}
+    return {"accuracy": found, **began.seconds()}
+
+
+def draw_map(demo: Demo) -> dict[str, Any]:
+    """Classify the scene that was not trained on, window by window."""
+    from rsvheat.raster import predict_map
+
+    began = _Watch()
+    folder = demo.folder / "map"
+    scene = folder / "scene.tif"
+    match_colours(demo.images.scene["optical"], demo.finetuned, scene)
+    result = predict_map(
+        scene,
+        folder / "map.tif",
+        demo.finetuned,
+        window=SIZE,
+        stride=STRIDE,
+        overwrite=True,
+        device="cpu",
+    )
+    counts = dict(zip(result.classes, result.counts, strict=True))
+    return {"counts": counts, **began.seconds()}
+
+
+def match_colours(source: Path, checkpoint: Path, output: Path) -> None:
+    """Write a scene with the mean and deviation of each band that a classifier was trained on.
+
+    The scenes and the labelled images come from one sensor, but were stretched to 8 bits in
+    different ways. Normalised as in its training, a classifier would see a scene that is far too
+    bright.
+
+    Args:
+        source: An image of three bands.
+        checkpoint: Of the classifier.
+        output: A TIFF of the same size and bands, uint8.
+    """
+    normalizer = saved_normalizers(checkpoint)["optical"]
+    center, scale = (np.array(v)[:, None, None] for v in (normalizer.center, normalizer.scale))
+    values = read_image(source).values.astype(np.float64)
+    mean = values.mean((1, 2), keepdims=True)
+    deviation = values.std((1, 2), keepdims=True)
+    matched = (values - mean) / np.maximum(deviation, 1e-6) * scale + center
+    pixels = matched.round().clip(0, 255).astype(np.uint8)
+    with complete_file(output) as temporary:
+        PIL.Image.fromarray(pixels.transpose(1, 2, 0)).save(temporary)
+
+
+def _fit(
+    folder: Path, task: LightningModule, data: LightningDataModule, epochs: int
+) -> dict[str, Any]:
+    """Train, or go on where a run in the folder was stopped; return how long all of it took."""
+    # Nothing chooses among epochs: the last one is what is scored and shown.
+    try:
+        run = Run(folder, resume=True, monitor="train/loss", keep_best=0)
+    except ValueError as error:
+        raise ValueError(f"{error}; without that file this step begins again") from error
+    arguments = run.trainer_arguments()
+    # The report takes its curves from the CSV log.
+    arguments["logger"] = [log for log in arguments["logger"] if isinstance(log, CSVLog)]
+    lines = [isinstance(callback, ProgressLines) for callback in arguments["callbacks"]]
+    if any(lines):
+        arguments["callbacks"][lines.index(True)] = _FewLines()
+    clock = _Clock()
+    arguments["callbacks"].insert(0, clock)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        gradient_clip_val=1.0,
+        log_every_n_steps=1,
+        limit_val_batches=1.0 if isinstance(task, ClassificationTask) else 0,
+        **arguments,
+    )
+    if run.checkpoint is not None:
+        say(f"      goes on after step {run.step}")
+    try:
+        trainer.fit(task, data, ckpt_path=run.checkpoint)
+    except SystemExit:
+        if run.last.signal is None:
+            raise
+        say(
+            f"stopped by {run.last.signal.name} after step {trainer.global_step}; the same "
+            "command goes on from there"
+        )
+        raise SystemExit(128 + run.last.signal) from None
+    return {"epochs": epochs, "steps": trainer.global_step, **clock.state_dict()}
+
+
+_STEPS: dict[str, tuple[str, Callable[[Demo], dict[str, Any]]]] = {
+    "pretrain": ("Pretrain on optical and radar images, without labels", pretrain),
+    "finetune": ("Fine-tune on labelled images", finetune),
+    "scratch": ("Train the same from scratch, to compare", scratch),
+    "probe": ("Look at frozen features: nearest neighbours and a linear probe", probe),
+    "map": ("Map a scene that was not trained on", draw_map),
+}
+
+
+class _Clock(Callback):
+    """Counts a run's seconds over restarts; those since the last checkpoint of a killed one go."""
+
+    def __init__(self) -> None:
+        self._before = {"seconds": 0.0, "cpu_seconds": 0.0}
+        self._watch = _Watch()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start."""
+        self._watch = _Watch()
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the seconds so far."""
+        now = self._watch.seconds()
+        return {name: self._before[name] + now[name] for name in self._before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._before = dict(state_dict)
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> dict[str, float]:
+        return {
+            "seconds": time.perf_counter() - self._wall,
+            "cpu_seconds": time.process_time() - self._cpu,
+        }
+
+
+class _FewLines(ProgressLines):
+    """A line after an epoch, if there was none for some seconds: the demo's epochs are short."""
+
+    SECONDS = 5.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = 0.0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line, or do not."""
+        now = time.monotonic()
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if last or now - self._last >= self.SECONDS:
+            self._last = now
+            super().on_train_epoch_end(trainer, pl_module)
