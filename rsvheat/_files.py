@@ -45,7 +45,13 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary / path.name
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of :func:`replacing` in a folder."""
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left of :func:`replacing` in a folder.
+
+    Args:
+        folder: The folder.
+        name: Only where there is a file of that name.
+    """
     for unfinished in folder.glob(f"{_PREFIX}*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if (unfinished / name).exists():
+            shutil.rmtree(unfinished, ignore_errors=True)

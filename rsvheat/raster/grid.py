@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which window of a scene each pixel of a map stands for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsvheat.data.readers import Window
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A map's pixels, each of ``stride`` x ``stride`` pixels of the scene, and their windows.
+
+    The map covers the whole scene and begins at its upper left corner; its last row and column may
+    stick out by less than a stride. A window has its pixel in the middle. Where it would stick out
+    of the scene it is moved inside: so every prediction is of pixels that are there, and of a whole
+    window. Only a scene that is smaller than a window has none; it is mirrored at its border, see
+    :meth:`rsvheat.raster.sweep.Strip.window`.
+
+    Args:
+        height: Of the scene, in pixels.
+        width: Likewise.
+        size: Side of the windows in pixels of the scene.
+        stride: Side of the map's pixels. Below ``size`` windows overlap; above it what is between
+            them is not looked at.
+
+    Raises:
+        ValueError: If an argument is below 1.
+    """
+
+    height: int
+    width: int
+    size: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        for name, value in (("window", self.size), ("stride", self.stride)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1 pixel, got {value}")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the map."""
+        return -(-self.height // self.stride)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the map."""
+        return -(-self.width // self.stride)
+
+    def window(self, row: int, column: int) -> Window:
+        """Return the part of the scene that a pixel of the map is predicted from.
+
+        Args:
+            row: Of the map.
+            column: Likewise.
+        """
+        return Window(
+            self._start(row, self.height),
+            self._start(column, self.width),
+            min(self.size, self.height),
+            min(self.size, self.width),
+        )
+
+    def cell(self, row: int, column: int) -> Window:
+        """Return the part of the scene that a pixel of the map lies on.
+
+        Args:
+            row: Of the map.
+            column: Likewise.
+        """
+        top, left = row * self.stride, column * self.stride
+        return Window(
+            top, left, min(self.stride, self.height - top), min(self.stride, self.width - left)
+        )
+
+    def _start(self, index: int, length: int) -> int:
+        centred = index * self.stride + (self.stride - self.size) // 2
+        return max(0, min(centred, length - self.size))
+
+    def areas(self, row: int, rows: int) -> NDArray[np.int64]:
+        """Return how many pixels of the scene the map's pixels hold, (rows, columns).
+
+        Args:
+            row: The first of them.
+            rows: How many.
+        """
+        heights = self.height - self.stride * np.arange(row, row + rows)
+        widths = self.width - self.stride * np.arange(self.columns)
+        return np.outer(np.minimum(heights, self.stride), np.minimum(widths, self.stride))
