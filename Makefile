@@ -23,7 +23,7 @@ OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface
 NEWEST := --upgrade torch numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix lint format clean
+  test-torchgeo test-terratorch test-torch-matrix notebook lint format clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -88,6 +88,10 @@ build/host-%/.dependencies: $(VENV)/.dependencies
 	  > $$(build/host-$*/bin/python -c '$(PACKAGES)')/venv.pth
 	$(BIN)/pip --python build/host-$*/bin/python install -q --group host-$*
 	touch $@
+
+# Runs the notebook, whose output is committed with it.
+notebook: build
+	$(BIN)/jupyter execute --inplace examples/rsvheat.ipynb
 
 # One wheel under the oldest and the newest torch: two environments of several GB in build/. The tests
 # run from there, where no process of theirs can import the source tree.
