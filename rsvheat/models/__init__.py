@@ -4,11 +4,11 @@
 from rsvheat.models.checkpoints import CheckpointError, LoadReport, inflate_stem, load_checkpoint
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
+from rsvheat.models.layers import pool_features
 from rsvheat.models.pretraining import (
     PretrainingOutput,
     RSVHeatPretraining,
     create_pretraining_model,
-    pool_features,
 )
 from rsvheat.models.registry import VARIANTS, create_model, register_with_timm
 

@@ -74,7 +74,8 @@ def load_checkpoint(
     only read with ``weights_only=True``: no code of the file runs.
 
     Frequency and spatial embeddings are resampled to the model's size as its ``freq_resize``
-    says. A head for another number of classes is skipped, and so are stages that follow the last
+    says. A head for another number of classes, or with moments for one
+    without or the other way round, is skipped, and so are stages that follow the last
     one of a model without them. Stems, head, output norms and spatial correction embeddings that
     the file lacks are left as initialised; whatever else differs is an error. Whether norms stand
     before or after cannot be seen in a file: ``norm_position`` must be that of the trained model.
@@ -127,8 +128,11 @@ def load_checkpoint(
 
     target = model.state_dict()
     new: dict[str, Tensor] = {}
+    moments = (model.head.global_pool == "moments", "head.norm.running_mean" in state)
     for name, (key, value) in state.items():
-        if name in target:
+        if name.startswith("head.") and moments[0] != moments[1]:
+            report.skipped[key] = "of a head that pools otherwise"
+        elif name in target:
             adapted = _adapt(model, name, value, target[name], inflate_stems, report, path)
             if adapted is None:
                 report.skipped[key] = f"{tuple(value.shape)}, for another number of classes"

@@ -19,7 +19,7 @@ from rsvheat.models.freq_embed import (
     resize_map,
 )
 from rsvheat.models.hub import HubMixin
-from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem
+from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem, pool_features
 
 NormPosition: TypeAlias = Literal["post", "pre"]
 FreqEmbed: TypeAlias = Literal["table", "implicit"]
@@ -98,44 +98,68 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """Norm, global average pool, dropout and a linear classifier.
+    """Norm, pooling, dropout and a linear classifier.
 
     Args:
-        dim: Channels of the features.
+        dims: Channels of the features of each stage.
         num_classes: Classes; 0 for none, which returns the pooled features.
-        global_pool: ``"avg"``, or ``""`` to keep the spatial axes.
+        global_pool: See :class:`RSVHeat`.
         drop_rate: Rate of dropout before the classifier.
     """
 
-    def __init__(self, dim: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
+    norm: nn.Module
+
+    def __init__(
+        self, dims: Sequence[int], num_classes: int, global_pool: str, drop_rate: float
+    ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dims = tuple(dims)
         self.drop_rate = drop_rate
-        self.norm: nn.Module = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.global_pool: str | None = None
         self.reset(num_classes, global_pool)
+
+    @property
+    def dim(self) -> int:
+        """How many channels the classifier takes."""
+        return 2 * sum(self.dims) if self.global_pool == "moments" else self.dims[-1]
 
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier, and another pooling if one is named."""
         if num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         if global_pool is not None:
-            if global_pool not in ("avg", ""):
-                raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
-            self.global_pool = global_pool
+            if global_pool not in ("avg", "moments", ""):
+                raise ValueError(f"global_pool must be 'avg', 'moments' or '', got {global_pool!r}")
+            before, self.global_pool = self.global_pool, global_pool
+            if before is None or (before == "moments") != (global_pool == "moments"):
+                # Moments have all scales. They are standardised by the batch, as probes of frozen
+                # features standardise them by the training images.
+                self.norm = (
+                    nn.BatchNorm1d(self.dim, affine=False)
+                    if global_pool == "moments"
+                    else nn.LayerNorm(self.dim, eps=NORM_EPS)
+                )
         self.fc: nn.Module = nn.Identity()
         if num_classes > 0:
             self.fc = nn.Linear(self.dim, num_classes)
             _init_linear(self.fc)
+            if self.global_pool == "moments":
+                nn.init.zeros_(self.fc.weight)  # hundreds of features of deviation 1 add up
 
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits (B, num_classes), or pooled features, of features (B, H, W, C)."""
-        x = self.norm(x)
+    def forward(self, x: Tensor | Sequence[Tensor], pre_logits: bool = False) -> Tensor:
+        """Return logits (B, num_classes), or pooled features, of features (B, H, W, C).
+
+        Args:
+            x: Of the last stage, or for moments those of every stage.
+            pre_logits: Leave out the classifier.
+        """
+        y: Tensor = self.norm(x if isinstance(x, Tensor) else pool_features(x))
         if self.global_pool == "avg":
-            x = x.mean((1, 2))
-        x = dropout(x, self.drop_rate, self.training)
+            y = y.mean((1, 2))
+        y = dropout(y, self.drop_rate, self.training)
         if not pre_logits:
-            x = self.fc(x)
-        return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
+            y = self.fc(y)
+        return y.permute(0, 3, 1, 2) if y.dim() == 4 else y
 
 
 class RSVHeat(HubMixin, nn.Module):
@@ -174,7 +198,11 @@ class RSVHeat(HubMixin, nn.Module):
             ``freq_embed="implicit"`` gives k in pixel**2, and what a call without ``gsd`` means.
         mlp_ratio: Hidden channels of the MLPs per channel.
         drop_rate: Rate of dropout before the classifier.
-        global_pool: ``"avg"``, or ``""`` for logits at every position.
+        global_pool: What the head sees. ``"avg"``: the mean of the last stage's normed features;
+            ``"moments"``: mean and deviation over space of every stage's channels, standardised
+            by the batch in training, see :func:`~rsvheat.models.pool_features`, which tells small
+            images of textures apart much sooner; ``""``: every position of the last stage by
+            itself, for logits at each.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -225,7 +253,7 @@ class RSVHeat(HubMixin, nn.Module):
         self.drop_path = drop_path
         self.mlp_ratio = mlp_ratio
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = dims[-1]
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"}
             for i, dim in enumerate(dims)
@@ -261,7 +289,12 @@ class RSVHeat(HubMixin, nn.Module):
         for module in self.modules():
             if isinstance(module, FrequencyNetwork):
                 module.reset_scale()
-        self.head = Head(dims[-1], num_classes, global_pool, drop_rate)
+        self.head = Head(dims, num_classes, global_pool, drop_rate)
+
+    @property
+    def head_hidden_size(self) -> int:
+        """How many features the classifier takes."""
+        return self.head.dim
 
     @property
     def default_modality(self) -> str:
@@ -284,6 +317,12 @@ class RSVHeat(HubMixin, nn.Module):
         Raises:
             ValueError: If the modality is unknown, or the shape or ``gsd`` does not fit.
         """
+        if self.head.global_pool == "moments":
+            maps = self.forward_intermediates(
+                x, output_fmt="NHWC", intermediates_only=True, modality=modality, gsd=gsd
+            )
+            y: Tensor = self.head(maps)
+            return y
         return self.forward_head(self.forward_features(x, modality, gsd))
 
     def forward_features(
@@ -313,7 +352,15 @@ class RSVHeat(HubMixin, nn.Module):
         Args:
             x: What :meth:`forward_features` returned, (B, C, H, W).
             pre_logits: Leave out the classifier.
+
+        Raises:
+            ValueError: If the head pools the features of every stage.
         """
+        if self.head.global_pool == "moments":
+            raise ValueError(
+                "a head with global_pool='moments' takes the features of every stage, not only "
+                "the last: call the model"
+            )
         y: Tensor = self.head(x.permute(0, 2, 3, 1), pre_logits)
         return y
 
@@ -352,6 +399,8 @@ class RSVHeat(HubMixin, nn.Module):
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
+        if norm and self.head.global_pool == "moments" and self.output_norms is None:
+            raise ValueError("a head with global_pool='moments' norms no maps: leave norm=False")
         take = self._stage_indices(indices)
         x, scale = self._embed(x, modality, gsd)
         intermediates = []
@@ -403,7 +452,7 @@ class RSVHeat(HubMixin, nn.Module):
 
         Args:
             num_classes: Classes; 0 for none.
-            global_pool: ``"avg"``, ``""``, or None to leave it as it is.
+            global_pool: ``"avg"``, ``"moments"``, ``""``, or None to leave it as it is.
 
         Raises:
             ValueError: If either is none of these.

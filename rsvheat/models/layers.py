@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building blocks of the encoder. Features are (B, H, W, C) throughout."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, relu
@@ -41,6 +43,25 @@ def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tensor:
+    """Describe images by the mean, and the deviation, of each channel over space.
+
+    Args:
+        features: Channels-last maps (N, H, W, C) of some stages.
+        deviation: Whether standard deviations follow each stage's means.
+
+    Returns:
+        (N, D), float32 or float64; D is the sum of the channels, or twice that.
+    """
+    parts = []
+    for maps in features:
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        variance, mean = torch.var_mean(maps, dim=(1, 2), correction=0)
+        # The root of 0 has no derivative: maps of one position have no deviation.
+        parts += [mean, (variance + 1e-6).sqrt()] if deviation else [mean]
+    return torch.cat(parts, dim=1)
 
 
 class DropPath(nn.Module):

@@ -23,6 +23,7 @@ from rsvheat.losses import (
 )
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models.encoder import RSVHeat
+from rsvheat.models.layers import pool_features
 from rsvheat.models.registry import create_model
 from rsvheat.ops import spectral_l1_loss
 
@@ -32,25 +33,6 @@ Objective: TypeAlias = Literal["contrastive", "paper"]
 # direction. Measured on EuroSAT's images: from every other view it costs 1 to 2 points of kNN
 # accuracy, and dropping high bands of every other 2 more, since textures tell classes apart.
 VIEW_MASKING = (FrequencyMasking(shape="wedge", join="high", probability=0.25),)
-
-
-def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tensor:
-    """Describe images by the mean, and the deviation, of each channel over space.
-
-    Args:
-        features: Channels-last maps (N, H, W, C) of some stages.
-        deviation: Whether standard deviations follow each stage's means.
-
-    Returns:
-        (N, D), float32 or float64; D is the sum of the channels, or twice that.
-    """
-    parts = []
-    for maps in features:
-        maps = maps if maps.dtype == torch.float64 else maps.float()
-        variance, mean = torch.var_mean(maps, dim=(1, 2), correction=0)
-        # The root of 0 has no derivative: maps of one position have no deviation.
-        parts += [mean, (variance + 1e-6).sqrt()] if deviation else [mean]
-    return torch.cat(parts, dim=1)
 
 
 @dataclass

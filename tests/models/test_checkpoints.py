@@ -168,6 +168,22 @@ def test_embeddings_are_resized_on_the_way(tmp_path: Path) -> None:
     torch.testing.assert_close(model(image), source(image), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("pools", [("avg", "moments"), ("moments", "avg")])
+def test_head_that_pools_otherwise_is_skipped(tmp_path: Path, pools: tuple[str, str]) -> None:
+    source, model = (build(seed, global_pool=pool) for seed, pool in enumerate(pools))
+    before = {name: value.clone() for name, value in model.head.state_dict().items()}
+    save_file(source.state_dict(), tmp_path / "a.safetensors")
+    report = rsvheat.load_checkpoint(model, tmp_path / "a.safetensors")
+    assert set(report.skipped) == {f"head.{name}" for name in source.head.state_dict()}
+    assert set(report.missing) == {f"head.{name}" for name in before}
+    for name, value in model.head.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    again = build(2, global_pool=pools[0])
+    assert not rsvheat.load_checkpoint(again, tmp_path / "a.safetensors").missing
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), source(x))
+
+
 def test_head_of_other_classes_is_left_as_initialised(tmp_path: Path) -> None:
     source, model = build(0), build(1, num_classes=9)
     before = model.head.fc.weight.clone()

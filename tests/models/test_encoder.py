@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import rsvheat
-from rsvheat.models import VARIANTS, RSVHeat
+from rsvheat.models import VARIANTS, RSVHeat, pool_features
 
 
 def small(**kwargs: Any) -> RSVHeat:
@@ -185,6 +185,28 @@ def test_head_can_be_replaced_and_left_out() -> None:
     assert torch.equal(model(image), pooled)
     model.reset_classifier(3, "")
     assert model(image).shape == (2, 3, 2, 2)
+
+
+def test_head_of_moments_sees_every_stage() -> None:
+    torch.manual_seed(0)
+    model = lively(small(global_pool="moments"))
+    x = torch.randn(6, 3, 64, 64)
+    optical = {"output_fmt": "NHWC", "intermediates_only": True, "modality": "optical"}
+    pooled = pool_features(model.forward_intermediates(x, **optical))
+    assert pooled.shape == (6, model.head_hidden_size) == (6, 2 * (8 + 16 + 24 + 32))
+    nn.init.normal_(model.head.fc.weight)
+    standard = (pooled - pooled.mean(0)) / (pooled.var(0, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(model(x), model.head.fc(standard), rtol=1e-4, atol=1e-4)
+    model.head.norm.momentum = 1.0
+    model(x)  # evaluation standardises by what training saw
+    expected = (pooled - pooled.mean(0)) / (pooled.var(0) + 1e-5).sqrt()
+    torch.testing.assert_close(model.eval()(x), model.head.fc(expected), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="call the model"):
+        model.forward_head(model.forward_features(x))
+    with pytest.raises(ValueError, match="norm=False"):
+        model.forward_intermediates(x, norm=True)
+    model.reset_classifier(2, "avg")
+    assert model(x).shape == (6, 2)
 
 
 def test_parameter_groups_hold_every_parameter_once() -> None:
