@@ -160,7 +160,13 @@ def run_steps(state: State, demo: Demo) -> None:
             folder = demo.folder / name
             check_folder(folder)
             remove_unfinished(folder)
-            result = step(demo)
+            try:
+                result = step(demo)
+            except ValueError as error:
+                what = str(error).partition(". Download")[0]
+                if "last.ckpt is" not in what:
+                    raise
+                raise ValueError(f"{what}; without that file its step is done again") from error
             state.complete(name, result)
         else:
             say(f"[{number}/{count}] {title}: complete")
@@ -307,10 +313,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Train, or go on where a run in the folder was stopped; return how long all of it took."""
     # Nothing chooses among epochs: the last one is what is scored and shown.
-    try:
-        run = Run(folder, resume=True, monitor="train/loss", keep_best=0)
-    except ValueError as error:
-        raise ValueError(f"{error}; without that file this step begins again") from error
+    run = Run(folder, resume=True, monitor="train/loss", keep_best=0)
     arguments = run.trainer_arguments()
     # The report takes its curves from the CSV log.
     arguments["logger"] = [log for log in arguments["logger"] if isinstance(log, CSVLog)]

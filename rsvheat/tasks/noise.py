@@ -28,10 +28,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class _Say(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 def quieten() -> None:
     """Leave, of what Lightning and others say, what concerns users of the commands."""
     ours = logging.getLogger("rsvheat")
-    ours.addHandler(logging.StreamHandler())
+    if not any(isinstance(handler, _Say) for handler in ours.handlers):
+        ours.addHandler(_Say())
     ours.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.ERROR)
     ours.propagate = False
     for name in ("lightning.pytorch", "lightning.fabric"):
