@@ -45,7 +45,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Return a summary and every name that was not simply loaded."""
+        """Return a summary, and names of what was not simply loaded."""
         lines = [
             f"{self.source} ({self.layout} layout): {len(self.loaded)} parameters loaded, "
             f"{len(self.resized)} of them resized, {len(self.inflated)} inflated; "
@@ -53,7 +53,10 @@ class LoadReport:
         ]
         lines += [f"  resized {name}: {a} -> {b}" for name, (a, b) in self.resized.items()]
         lines += [f"  inflated {name}: {a} -> {b} bands" for name, (a, b) in self.inflated.items()]
-        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        for reason in dict.fromkeys(self.skipped.values()):
+            names = [name for name, why in self.skipped.items() if why == reason]
+            more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+            lines.append(f"  skipped {names[0]}{more}: {reason}")
         lines += [f"  left as initialised {name}" for name in self.missing]
         return "\n".join(lines)
 
