@@ -63,7 +63,11 @@ def summary(results: Results) -> str:
     rows = [columns, *accuracies(results)]
     seconds = {name: results[name]["seconds"] for name in _NAMES}
     times = ", ".join(f"{_NAMES[name]} {value:.0f} s" for name, value in seconds.items())
-    return "\n".join(["", *aligned(rows), "", f"{sum(seconds.values()) / 60:.1f} minutes: {times}"])
+    tuned, scratch = results["finetune"], results["scratch"]
+    said = verdict(tuned["accuracy"], scratch["accuracy"], tuned["scored"])
+    return "\n".join(
+        ["", *aligned(rows), "", said, f"{sum(seconds.values()) / 60:.1f} minutes: {times}"]
+    )
 
 
 def write_report(demo: Demo, results: Results, path: Path) -> None:
@@ -78,7 +82,7 @@ def write_report(demo: Demo, results: Results, path: Path) -> None:
     _about(page, demo, results)
     _pretraining(page, demo, results["pretrain"])
     _training(page, demo, results)
-    _map(page, demo, results["map"])
+    _map(page, demo)
     _heat(page, demo)
     page.heading("Images")
     page.paragraph(_CREDIT)
@@ -273,21 +277,15 @@ class _History:
         return epochs, [sum(values[epoch]) / len(values[epoch]) for epoch in epochs]
 
 
-def _map(page: Page, demo: Demo, result: Mapping[str, Any]) -> None:
+def _map(page: Page, demo: Demo) -> None:
     from rsvheat.raster import draw_map
 
     page.heading("Map")
-    counts = {name: number for name, number in result["counts"].items() if number}
-    total = sum(counts.values())
-    shares = ", ".join(
-        f"{name} {100 * number / total:.0f} %"
-        for name, number in sorted(counts.items(), key=lambda item: -item[1])
-    )
     page.figure(
         draw_map(demo.folder / "map" / "map.tif", demo.images.scene["optical"]),
         f"Scene {demo.images.scene['optical'].stem}, Sentinel-2, 10 m a pixel. Each cell of "
         f"{STRIDE} x {STRIDE} pixels has the class of the window of {SIZE} x {SIZE} pixels around "
-        f"it. {shares}.",
+        "it. map/map.tif holds it, for QGIS and the like.",
     )
     page.paragraph(
         "The scene's 8 bits were stretched in another way than EuroSAT's images, so each of its "

@@ -87,10 +87,10 @@ class Demo:
         return self.folder / "finetune" / "last.ckpt"
 
     def estimate(self, step: str) -> float:
-        """Return about how many seconds a step takes, on two cores of 2025.
+        """Return about how many seconds a step takes.
 
-        From CPU milliseconds per image and epoch as measured on one of an AMD EPYC (Zen 5); two are
-        1.6 times as fast.
+        By milliseconds per image and epoch on one core of an AMD EPYC (Zen 5), of which two do 1.6
+        times as much; more help little with batches as small.
         """
         labelled = sum(1 for path in self.images.classes.rglob("*") if path.is_file())
         trained = labelled if self.images.test_classes else (1 - HELD_OUT) * labelled
