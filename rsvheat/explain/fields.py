@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsvheat.explain.frequencies import diffusivity
+from rsvheat.explain.frequencies import diffusivity, grid_size
 from rsvheat.explain.recording import Block, Place, conductions
 from rsvheat.models import RSVHeat
 from rsvheat.ops import heat_conduction
@@ -141,7 +141,7 @@ def heat_spread(
     Raises:
         ValueError: If an argument is not as above.
     """
-    height, width = size
+    height, width = grid_size(size, 1)
     row, column = (height // 2, width // 2) if point is None else point
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"point must be within {height} x {width} pixels, got {row}, {column}")
