@@ -14,11 +14,11 @@ def centre(encoder, image, stage):
 
 
 def test_sensitivity_agrees_with_finite_differences(one_thread):
-    encoder = conducting(dims=(4, 8), depths=(1, 1)).double()
+    encoder = conducting(depths=(1, 1)).double()
     image = torch.randn(3, 19, 26, dtype=torch.float64)
-    fields = effective_receptive_field(encoder, image, probes=1, seed=5)
+    fields = effective_receptive_field(encoder, image, probes=1, seed=1)
     encoder.eval()
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(1)
     pixels = [(8, 12), (9, 11), (4, 16), (17, 2)]
     for stage, field in enumerate(fields):
         assert field.sensitivity.shape == (19, 26)
@@ -39,7 +39,7 @@ def test_sensitivity_agrees_with_finite_differences(one_thread):
         actual = [field.sensitivity[pixel] for pixel in pixels]
         # Both up to one factor: the sensitivity adds up to 1.
         np.testing.assert_allclose(
-            np.array(actual) / max(actual), np.array(squares) / max(squares), rtol=1e-4, atol=2e-8
+            np.array(actual) / max(actual), np.array(squares) / max(squares), rtol=1e-5, atol=1e-9
         )
         assert min(actual) > 1e-8 * max(actual)
 
