@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rsvheat import _library
 from rsvheat.models import RSVHeat
@@ -277,3 +279,91 @@ def test_markdown_leaves_the_tables_of_other_benchmarks_alone():
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("### `heat_conduction`") == 1
     assert "Swin" not in done.stdout
+
+
+@pytest.fixture
+def classification(monkeypatch, tmp_path):
+    """The benchmark of classification, in this process, on noise of three brightnesses."""
+    pytest.importorskip("lightning")
+    pytest.importorskip("timm")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import classification
+
+    for name in ("SCRATCH", "LABELS", "FEATURES"):
+        monkeypatch.setattr(classification, name, tmp_path / f"{name}.csv")
+    monkeypatch.setattr(classification, "RUNS", tmp_path / "runs")
+    random = np.random.default_rng(0)
+    for label, brightness in enumerate((40, 120, 200)):
+        folder = tmp_path / "eurosat_rgb" / "abc"[label]
+        folder.mkdir(parents=True)
+        for i in range(10):
+            pixels = random.normal(brightness, 20, (64, 64, 3)).clip(0, 255).astype("uint8")
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return classification
+
+
+def test_classification_writes_what_is_finished_and_goes_on(classification, monkeypatch, tmp_path):
+    short = classification.Schedule(lr=1e-3, epochs=1, batch=8)
+    monkeypatch.setattr(
+        classification, "SCHEDULES", dict.fromkeys(("rsvheat_nano", "resnet18"), short)
+    )
+    few = {(0.5, start): short for start in ("scratch", "pretrained")}
+    monkeypatch.setattr(classification, "FEW", few)
+    for command, seeds, lines in (("scratch", [0], 2), ("labels", [0, 1], 1), ("features", [0], 7)):
+        run = [command, "--data", str(tmp_path), "--seeds", *map(str, seeds)]
+        assert classification.main(run) == 0
+        path = getattr(classification, command.upper())
+        before = path.stat().st_mtime_ns
+        assert classification.main(run) == 0
+        assert path.stat().st_mtime_ns == before, "what is finished is not done again"
+        rows = classification.read(path)
+        assert all(0 <= float(r.get("accuracy") or r["knn"]) <= 1 for r in rows)
+        text = path.read_text()
+        assert "24 images to train on and 6 held out" in text
+        assert str(tmp_path) not in text
+        table = getattr(classification, f"{command}_markdown")().splitlines()
+        assert len(table) == 2 + lines
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_classification_goes_on_as_if_it_had_not_stopped(classification, monkeypatch, tmp_path):
+    data = classification.eurosat(tmp_path)
+    schedule = classification.Schedule(lr=1e-3, epochs=6, batch=8, drop_path=0.2, cutmix=1.0)
+
+    def fitted(path: Path | None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = classification.build("rsvheat_nano", 3, schedule)
+        classification.fit(model, data, data.train, schedule, 0, path)
+        return model.state_dict()
+
+    expected, seeded = fitted(None), classification.seeded
+
+    def stop(*seed: int) -> torch.Generator:
+        if seed[-1] == 5:
+            raise KeyboardInterrupt
+        return seeded(*seed)
+
+    monkeypatch.setattr(classification, "seeded", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "a.pt")
+    monkeypatch.setattr(classification, "seeded", seeded)
+    resumed = fitted(tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt")["epoch"] == 6
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+
+
+def test_classification_augments_labels_with_images(classification):
+    images = torch.stack([torch.full((3, 16, 16), float(i)) for i in range(4)])
+    mixed, target = classification.pasted(images, torch.eye(4), 1.0, torch.Generator())
+    for i in range(4):
+        share = [(mixed[i] == j).float().mean() for j in range(4)]
+        torch.testing.assert_close(target[i], torch.stack(share))
+    ways = list(classification.turned(torch.arange(8.0).view(1, 2, 2, 2)))
+    assert len({str(way) for way in ways}) == 8
+    assert all(sorted(way.flatten()) == list(range(8)) for way in ways)
+
+
+def test_classification_names_wrong_settings(classification, capsys):
+    with pytest.raises(SystemExit):
+        classification.main(["tune", "--set", "rate=1"])
+    assert "'rate' is none of lr, epochs" in capsys.readouterr().err
