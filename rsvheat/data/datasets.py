@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rsvheat.data.normalize import Normalizer, Sensor
-from rsvheat.data.readers import Pixels
 from rsvheat.data.report import DataError, OnError, SampleError, Skip
 from rsvheat.data.samplers import SampleIndex
 from rsvheat.data.sources import Indices, Source, common_size
 from rsvheat.data.transforms import Crop
+
+# The label of samples that others have already, see ResumableSampler: scores leave them out.
+REPEATED = -1
 
 _EXTRA = ("key", "label", "skipped")
 
@@ -104,14 +106,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
         where = index if isinstance(index, tuple) else SampleIndex(0, index)
         skipped: list[Skip] = []
         sample = self._try(where, skipped)
-        draws = np.random.default_rng([self.seed, *where])
+        draws = np.random.default_rng([self.seed, where.epoch, where.sample])
         while sample is None:
             if len(skipped) >= self.attempts:
                 raise DataError(
                     f"none of {len(skipped)} samples tried can be used; the first of them: "
                     f"{skipped[0].reason}"
                 )
-            other = SampleIndex(where.epoch, int(draws.integers(len(self))))
+            other = where._replace(sample=int(draws.integers(len(self))))
             sample = self._try(other, skipped, len(skipped))
         if skipped:
             sample["skipped"] = skipped
@@ -148,7 +150,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"there is no sample {where.sample} among {len(self)}")
         index = int(self.indices[where.sample])
         try:
-            sample = self._make(index, np.random.default_rng([self.seed, *where, attempt]))
+            seed = [self.seed, where.epoch, where.sample, attempt]
+            sample = self._make(index, np.random.default_rng(seed))
         except SampleError as error:
             key = self.source.key(index)
             if self.on_error == "raise":
@@ -156,7 +159,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             skipped.append(Skip(error.kind, key, error.reason))
             return None
         if self.labels is not None:
-            sample["label"] = int(self.labels[where.sample])
+            sample["label"] = REPEATED if where.repeated else int(self.labels[where.sample])
         return sample
 
     def _make(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -191,10 +194,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = dict(self.crop.finish(images, rng))
         sample["key"] = self.source.key(index)
         return sample
-
-
-def _valid_part(pixels: Pixels) -> float:
-    return 1.0 if pixels.valid is None else float(pixels.valid.mean())
 
 
 def collate_modalities(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -235,8 +234,9 @@ def collate_labelled(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         samples: What :class:`ImageDataset` gives with labels.
 
     Returns:
-        ``"image"``: (B, C, H, W); ``"label"``: int64 (B,); ``"keys"``; where samples were left out,
-        ``"skipped"`` is a list of :class:`Skip`.
+        ``"image"``: (B, C, H, W); ``"label"``: int64 (B,), ``REPEATED`` for samples that another
+        process has, which there are in evaluation by several processes only; ``"keys"``; where
+        samples were left out, ``"skipped"`` is a list of :class:`Skip`.
 
     Raises:
         ValueError: If there is no sample, or images differ in modality or shape.

@@ -19,6 +19,7 @@ class SampleIndex(NamedTuple):
 
     epoch: int
     sample: int
+    repeated: bool = False  # to fill a step: another process, or batch, has the sample already
 
 
 class ResumableSampler(DistributedSampler[Any]):
@@ -26,7 +27,8 @@ class ResumableSampler(DistributedSampler[Any]):
 
     Rank r of W takes every W-th sample, so the batches that W processes see in a step together are
     the batch that one process with a W times larger batch sees. Each has the same number of
-    steps: training leaves out what does not fill them, evaluation repeats the first samples.
+    steps: training leaves out what does not fill them, evaluation repeats the first samples, and
+    says so of each.
 
     It yields :class:`SampleIndex`; give it to a ``DataLoader`` as ``sampler`` with the same
     ``batch_size`` and ``drop_last``. Being a ``DistributedSampler`` it is left in place by
@@ -125,9 +127,9 @@ class ResumableSampler(DistributedSampler[Any]):
         order = self.order(self.epoch)
         order = np.resize(order, self.total_size)  # repeats the first where there are too few
         start = self._start[1] if self._start[0] == self.epoch else 0
-        mine = order[start + self.rank :: self.num_replicas].tolist()
+        places = range(start + self.rank, self.total_size, self.num_replicas)
         epoch = self.epoch
-        return iter([SampleIndex(epoch, index) for index in mine])
+        return iter([SampleIndex(epoch, int(order[i]), i >= self._length) for i in places])
 
     def state_dict(self, batches_done: int) -> dict[str, int]:
         """Return a place in an epoch, the same for all processes.

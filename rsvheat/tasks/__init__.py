@@ -20,12 +20,14 @@ from rsvheat.tasks.pretraining import PretrainingTask, create_pretraining_task, 
 from rsvheat.tasks.probing import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.tasks.runs import Run
 from rsvheat.tasks.scores import Scores, classification_metrics
+from rsvheat.tasks.sharding import FSDP2Strategy
 
 __all__ = [
     "AtomicCheckpointIO",
     "CSVLog",
     "CheckpointWriteError",
     "ClassificationTask",
+    "FSDP2Strategy",
     "Features",
     "ImagesPerSecond",
     "LastCheckpoint",

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
 
+from rsvheat.data.datasets import REPEATED
 from rsvheat.models import CheckpointError, RSVHeat, create_model
 from rsvheat.tasks.encoders import checkpoint_content, encoder_arguments, load_encoder
 from rsvheat.tasks.optimization import Optimization
@@ -74,6 +76,7 @@ class ClassificationTask(Task):
         self.label_smoothing = label_smoothing
         self.mixup = mixup
         self.metrics = classification_metrics(len(classes))
+        self.val_loss = MeanMetric()
         self.scores: Scores | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -104,15 +107,19 @@ class ClassificationTask(Task):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Take a batch into account."""
-        logits = self(batch["image"])
-        self.metrics.update(logits, batch["label"])
-        loss = cross_entropy(logits.float(), batch["label"])
-        self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
+        logits, labels = self(batch["image"]), batch["label"]
+        self.metrics.update(logits, labels)
+        own = int((labels != REPEATED).sum())
+        loss = cross_entropy(logits.float(), labels, ignore_index=REPEATED, reduction="sum")
+        self.val_loss.update(loss / max(own, 1), own)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
         scores = Scores.of(self.metrics, self.classes)
         self.metrics.reset()
+        # Lightning's own mean rounds the number of samples where processes have different ones.
+        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
+        self.val_loss.reset()
         self.log("val/accuracy", scores.accuracy, prog_bar=True, sync_dist=True)
         self.log("val/f1", scores.mean_f1, sync_dist=True)
 

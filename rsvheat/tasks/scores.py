@@ -21,17 +21,19 @@ from torchmetrics.classification import (
 )
 
 from rsvheat._files import replacing
+from rsvheat.data.datasets import REPEATED
 
 
 def classification_metrics(classes: int) -> MetricCollection:
     """Return what :meth:`Scores.of` takes: metrics to be fed with predictions and labels."""
+    by_class: dict[str, Any] = {"average": None, "ignore_index": REPEATED}
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "precision": MulticlassPrecision(classes, average=None),
-            "recall": MulticlassRecall(classes, average=None),
-            "f1": MulticlassF1Score(classes, average=None),
-            "confusion": MulticlassConfusionMatrix(classes),
+            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=REPEATED),
+            "precision": MulticlassPrecision(classes, **by_class),
+            "recall": MulticlassRecall(classes, **by_class),
+            "f1": MulticlassF1Score(classes, **by_class),
+            "confusion": MulticlassConfusionMatrix(classes, ignore_index=REPEATED),
         }
     )
 

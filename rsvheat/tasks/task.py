@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 
-from rsvheat.models.layers import HeatBlock
 from rsvheat.tasks.optimization import Optimization
+from rsvheat.tasks.sharding import shard
 
 
 class Task(LightningModule, ABC):
@@ -58,9 +57,16 @@ class Task(LightningModule, ABC):
         return self.optimization.configure(self.parameter_groups(), self.trainer)
 
     def configure_model(self) -> None:
-        """Shard the network where the strategy is FSDP2 (``ModelParallelStrategy``)."""
+        """Shard the network where the strategy is FSDP2.
+
+        Raises:
+            ValueError: If its weights are to be averaged, too: sharded ones cannot be copied.
+        """
         if self.device_mesh is not None:
-            shard(self.network, self.device_mesh["data_parallel"])
+            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+            if any(isinstance(callback, WeightAveraging) for callback in callbacks):
+                raise ValueError("ema does not go with FSDP2: leave it out, or take strategy ddp")
+            shard(self.network, self.device_mesh)
 
     def log_step(self, values: Mapping[str, float], batch_idx: int) -> None:
         """Log a step's values, of which ``loss`` has to be finite, and the learning rate.
@@ -77,16 +83,3 @@ class Task(LightningModule, ABC):
         for name, value in values.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss")
         self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
-
-
-def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard gradients, moments and, between steps, parameters over a mesh's processes (FSDP2).
-
-    During a step each process holds all parameters: pretraining gives those of a modality that the
-    process did not see zero gradients, and for that they have to be there. The largest variant's
-    take 0.8 GB.
-    """
-    for module in network.modules():
-        if isinstance(module, HeatBlock):
-            fully_shard(module, mesh=mesh, reshard_after_forward=False)
-    fully_shard(network, mesh=mesh, reshard_after_forward=False)
