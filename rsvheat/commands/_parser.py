@@ -2,6 +2,7 @@
 """What the commands' arguments have in common."""
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -68,6 +69,20 @@ def texts(name: str) -> dict[str, Any]:
     }
 
 
+def flag(arguments: list[str], option: str) -> list[str]:
+    """Give an option that stands alone the value true.
+
+    Args:
+        arguments: The command line's.
+        option: Of the values true and false, with its dashes.
+    """
+    following = [*arguments[1:], ""]
+    return [
+        f"{word}=true" if word == option and after.lower() not in ("true", "false") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
+
+
 def run_function(
     function: Callable[..., Any],
     arguments: list[str],
@@ -88,6 +103,10 @@ def run_function(
         What the function does.
     """
     import jsonargparse
+
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is False:
+            arguments = flag(arguments, f"--{parameter.name}")
 
     class Parser(jsonargparse.ArgumentParser):
         error = one_line

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rsvheat import cli
 from rsvheat._files import complete_file
-from rsvheat.commands._parser import one_line, texts
+from rsvheat.commands._parser import flag, one_line, texts
 from rsvheat.commands._recipes import with_recipes
 from rsvheat.tasks.noise import quieten, say
 from rsvheat.tasks.runs import Run
@@ -58,7 +58,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults=trainer,
             parser_kwargs=texts(name),
             parser_class=_Parser,
-            args=with_recipes(_flag(arguments, "--resume")),
+            args=with_recipes(flag(arguments, "--resume")),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -136,12 +136,3 @@ class TrainingCLI(LightningCLI):
         config.resume = False
         with complete_file(self.run.folder / "config.yaml") as temporary:
             temporary.write_text(self.parser.dump(config, skip_unset=False))
-
-
-def _flag(arguments: list[str], option: str) -> list[str]:
-    """Give an option that stands alone the value true."""
-    following = [*arguments[1:], "-"]
-    return [
-        f"{word}=true" if word == option and after.startswith("-") else word
-        for word, after in zip(arguments, following, strict=True)
-    ]

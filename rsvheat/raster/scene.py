@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -19,6 +20,8 @@ from rsvheat.data.readers import _RasterioReader
 # What training reads by Pillow is read by it here too: GDAL's libjpeg decodes to other values, and
 # its PNG driver takes a file that was cut short for a dark one.
 _PILLOW = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+# Bytes of blocks that GDAL keeps, at least; by itself it keeps 5 % of the machine's memory.
+_CACHE = 64 * 2**20
 # Projections of which a metre is no metre on the ground.
 _NOT_TO_SCALE = ("merc", "webmerc", "geos", "eqc")
 
@@ -51,7 +54,7 @@ class Georeference:
         """Return that of a raster with the same corner, and pixels ``stride`` times as wide."""
         transform, rpcs = self.transform, self.rpcs
         if transform is not None:
-            transform = transform * transform.scale(stride)
+            transform = transform @ transform.scale(stride)
         gcps = [
             GroundControlPoint(p.row / stride, p.col / stride, p.x, p.y, p.z, p.id, p.info)
             for p in self.gcps
@@ -112,7 +115,9 @@ class Scene:
         if select is not None and len(select) != bands:
             raise ValueError(f"bands must name {bands} bands, as the model takes, got {select}")
         self._sensor = Sensor(bands, select, nodata=nodata)
-        self._reader, self.georeference = _open(self.name)
+        self._reader, self.georeference, cache = _open(self.name)
+        # Rows are read once, from top to bottom: blocks are needed again by the next rows only.
+        self._environment = rasterio.Env(GDAL_CACHEMAX=max(_CACHE, 2 * cache))
         self.height, self.width = self._reader.height, self._reader.width
         try:
             self.select = self._chosen()
@@ -155,24 +160,30 @@ class Scene:
         self._reader.close()
 
     def __enter__(self) -> Self:
-        """Return the scene."""
+        """Bound GDAL's cache, and return the scene."""
+        self._environment.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Close the file."""
         self.close()
+        self._environment.__exit__()
 
 
-def _open(name: str) -> tuple[ImageReader, Georeference]:
+def _open(name: str) -> tuple[ImageReader, Georeference, int]:
+    """Return what reads a file, where it lies, and the size of a row of its blocks in bytes."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(name) as file:
                 driver, georeference = file.driver, Georeference.of(file)
+                lines = max(height for height, _ in file.block_shapes)
+                pixel = sum(np.dtype(dtype).itemsize for dtype in file.dtypes)
+                cache = lines * file.width * pixel
     except (RasterioError, OSError) as error:
         if not Path(name).exists() and "No such file" in str(error):
             raise FileNotFoundError(f"there is no file {name}") from None
         raise DataError(f"{name} cannot be opened, or is damaged: {error}") from error
     if driver in _PILLOW:
-        return open_image(name), georeference
-    return _RasterioReader(name, name), georeference
+        return open_image(name), georeference, 0
+    return _RasterioReader(name, name), georeference, cache

@@ -17,6 +17,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
@@ -114,7 +115,7 @@ def writing(
             # A disk that is full when GDAL closes a file is an error that nobody gets to see.
             if _counts(finished) != writer.counts:
                 raise RasterioError("it does not hold what was written")
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             cause = error.__cause__ or error
             free = shutil.disk_usage(folder).free
             raise OSError(
