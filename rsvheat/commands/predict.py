@@ -26,6 +26,7 @@ def predict(
     bands: list[int] | None = None,
     nodata: float | None = None,
     max_nodata: float = 0.5,
+    match: bool = False,
     probability: str | None = None,
     colors: dict[str, str] | str | None = None,
     batch_size: int = 64,
@@ -46,6 +47,8 @@ def predict(
         bands: Which bands of the scene, such as [4,3,2]; by default all but alpha.
         nodata: A value that stands for no data, where the file does not say so.
         max_nodata: Windows of which a larger part is without data get no class.
+        match: First bring each band to its mean and deviation in the training images; for scenes
+            that were stretched or calibrated in another way.
         probability: Another map, of the probability of the class in percent.
         colors: Colours of classes as "#rrggbb", or a YAML or JSON file of them.
         batch_size: Windows that are classified at once.
@@ -68,6 +71,7 @@ def predict(
         bands=bands,
         nodata=nodata,
         max_nodata=max_nodata,
+        match=match,
         probability=probability,
         colors=colors,
         batch_size=batch_size,

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rsvheat._library import package_version
-from rsvheat.data import Crop, Normalizer, Pixels
+from rsvheat.data import Crop, DataError, Normalizer, Pixels, Statistics, Window
+from rsvheat.data.normalize import Decibels, to_decibels
 from rsvheat.models import CheckpointError
 from rsvheat.raster.colors import class_colors
 from rsvheat.raster.grid import Grid
@@ -24,6 +25,7 @@ from rsvheat.raster.scene import Scene
 from rsvheat.raster.sweep import sweep
 from rsvheat.raster.writing import Layer, check_output, writing
 from rsvheat.tasks import ClassificationTask, load_classifier, saved_normalizers
+from rsvheat.tasks.encoders import checkpoint_content
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
@@ -80,6 +82,7 @@ def predict_map(
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     max_nodata: float = 0.5,
+    match: bool = False,
     probability: str | os.PathLike[str] | None = None,
     colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
     batch_size: int = 64,
@@ -109,6 +112,8 @@ def predict_map(
         nodata: A value that stands for no data, where the file does not say so.
         max_nodata: Windows of which a larger part is without data are not classified. In others
             such pixels become what they were in training.
+        match: First bring each band of the scene to the mean and deviation that it has in the
+            training images: for scenes that were stretched or calibrated in another way.
         probability: Another file, for the probability of the class in percent, 255 without data.
         colors: Colours of classes as ``"#rrggbb"``, or a YAML or JSON file of them.
         batch_size: Windows that are classified at once.
@@ -149,6 +154,8 @@ def predict_map(
     size = classifier.size if window is None else window
     with ExitStack() as stack:
         scene = stack.enter_context(Scene(source, classifier.bands, bands, nodata))
+        if match:
+            classifier.match(scene)
         grid = Grid(scene.height, scene.width, size, size if stride is None else stride)
         tags = {
             "TIFFTAG_SOFTWARE": f"rsvheat {package_version()}",
@@ -159,6 +166,7 @@ def predict_map(
             "RSVHEAT_WINDOW": str(grid.size),
             "RSVHEAT_STRIDE": str(grid.stride),
             "RSVHEAT_PRECISION": precision,
+            "RSVHEAT_MATCH": str(match).lower(),
         }
         layers = [
             Layer(paths[0], "uint8", NODATA, "class", "mode", 1.0, names, table, tags),
@@ -245,6 +253,7 @@ class WindowClassifier:
         self._precision = precision
         self._task: ClassificationTask = load_classifier(checkpoint)
         network, modality = self._task.network, self._task.modality
+        self._checkpoint = checkpoint
         normalizers = saved_normalizers(checkpoint)
         if modality not in normalizers:
             raise CheckpointError(
@@ -277,6 +286,27 @@ class WindowClassifier:
         percent = probability.mul(100).round()
         return [x.to("cpu", torch.uint8).numpy() for x in (label, percent)]
 
+    def match(self, scene: Scene) -> None:
+        """Normalise so that a scene's bands have the mean and deviation of the training images'.
+
+        Args:
+            scene: From whose windows, up to 64 all over it, mean and deviation are estimated.
+
+        Raises:
+            ValueError: If the checkpoint holds no statistics of the training images, or the scene
+                no data.
+        """
+        old = self._normalizer
+        trained = _saved_statistics(self._checkpoint, self._task.modality)
+        mean, deviation = _moments(scene, self.size, old.decibels)
+        there, spread = np.array(trained.mean), np.array(trained.std)
+        # What is constant here or there has no factor.
+        factor = np.ones_like(mean)
+        np.divide(deviation, spread, out=factor, where=(deviation > 0) & (spread > 0))
+        center = mean + (np.array(old.center) - there) * factor
+        scale = np.array(old.scale) * factor
+        self._normalizer = replace(old, center=tuple(center.tolist()), scale=tuple(scale.tolist()))
+
     def _image(self, pixels: Pixels) -> torch.Tensor:
         image = {"": self._normalizer(pixels)}
         return self._crop.finish(image, _UNUSED)[""]
@@ -287,6 +317,37 @@ class WindowClassifier:
         mixed = torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32)
         with torch.inference_mode(), mixed:
             yield
+
+
+def _saved_statistics(checkpoint: str | os.PathLike[str], modality: str) -> Statistics:
+    for entry in checkpoint_content(checkpoint).values():
+        if isinstance(entry, Mapping) and modality in (entry.get("statistics") or {}):
+            return Statistics.from_dict(entry["statistics"][modality])
+    raise ValueError(
+        f"{checkpoint} holds no statistics of its training images, which match needs: they were "
+        "normalised by numbers that were given"
+    )
+
+
+def _moments(
+    scene: Scene, size: int, decibels: Decibels
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of a scene's bands, from 8 x 8 windows."""
+    height, width = min(size, scene.height), min(size, scene.width)
+    tops = np.unique(np.linspace(0, scene.height - height, 8).astype(int)).tolist()
+    lefts = np.unique(np.linspace(0, scene.width - width, 8).astype(int)).tolist()
+    sums = np.zeros((3, scene.bands))
+    for top in tops:
+        for left in lefts:
+            pixels = to_decibels(scene.read(Window(top, left, height, width)), decibels)
+            values = pixels.values.astype(np.float64)
+            valid = np.broadcast_to(True if pixels.valid is None else pixels.valid, values.shape)
+            values = np.where(valid, values, 0)
+            sums += valid.sum((1, 2)), values.sum((1, 2)), np.square(values).sum((1, 2))
+    if not sums[0].all():
+        raise DataError(f"{scene.name} has bands without data in {len(tops) * len(lefts)} windows")
+    mean = sums[1] / sums[0]
+    return mean, np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
 
 
 # Crops without augmentation take no random numbers.

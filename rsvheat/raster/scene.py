@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rasters that are predicted on: pixels as in training, and where they lie on the ground."""
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -96,7 +97,8 @@ class Scene:
         georeference: Where it lies.
         height: In pixels.
         width: Likewise.
-        select: The bands that are read.
+        bands: How many are read.
+        select: Which of the file's.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -111,7 +113,7 @@ class Scene:
         select: Sequence[int] | None = None,
         nodata: float | None = None,
     ) -> None:
-        self.name = os.fspath(source)
+        self.name, self.bands = os.fspath(source), bands
         if select is not None and len(select) != bands:
             raise ValueError(f"bands must name {bands} bands, as the model takes, got {select}")
         self._sensor = Sensor(bands, select, nodata=nodata)
@@ -135,9 +137,10 @@ class Scene:
                 raise DataError(f"{there}, asked for {list(self._sensor.select)}")
             return tuple(self._sensor.select)
         if needed not in (reader.bands, reader.stored):
+            chosen = list(range(1, needed + 1)) if reader.bands > needed else [1] * needed
             raise DataError(
                 f"{there}, and the model takes {needed}: choose them, such as --bands "
-                f"{list(range(1, needed + 1)) if reader.bands > needed else [1] * needed}"
+                f"{json.dumps(chosen, separators=(',', ':'))}"
             )
         return reader._data_bands() if reader.bands == needed else tuple(range(1, needed + 1))
 

@@ -33,7 +33,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsvheat import cli
-from rsvheat.data import Pixels, read_image
+from rsvheat.data import DataError, Pixels, read_image
 from rsvheat.models import CheckpointError
 from rsvheat.raster import classification as module
 from rsvheat.raster import predict_map, read_map
@@ -196,6 +196,31 @@ def test_the_encoder_gets_its_windows_in_batches(scene, checkpoint, tmp_path, mo
 def test_precision(scene, checkpoint, tmp_path, precision):
     predict_map(scene, tmp_path / "map.tif", checkpoint, precision=precision)
     assert np.array_equal(labels_of(tmp_path / "map.tif"), LABELS)
+
+
+def test_a_scene_of_another_stretch_is_matched(write_scene, checkpoint, tmp_path):
+    """Doubled contrast, 16 bits and another order of magnitude: the classes are what they were."""
+    labels = np.tile([[0, 1, 2], [1, 2, 0], [2, 0, 1]], (2, 2))
+    values = quilt(labels)
+    stretched = values.astype(np.uint16) * 20 + 3000
+    stretched[:, :SIDE, :SIDE] = 0
+    scene = write_scene(stretched, nodata=0, **UTM)
+    plain = predict_map(scene, tmp_path / "plain.tif", checkpoint)
+    assert not np.array_equal(labels_of(plain.path).ravel()[1:], labels.ravel()[1:])
+    predict_map(scene, tmp_path / "map.tif", checkpoint, match=True)
+    assert labels_of(tmp_path / "map.tif")[0, 0] == 255
+    assert np.array_equal(labels_of(tmp_path / "map.tif").ravel()[1:], labels.ravel()[1:])
+
+
+def test_matching_needs_statistics_and_data(scene, write_scene, checkpoint, tmp_path):
+    empty = write_scene(np.zeros((3, 40, 40), np.uint8), "empty.tif", nodata=0, **UTM)
+    with pytest.raises(DataError, match=r"empty\.tif has bands without data"):
+        predict_map(empty, tmp_path / "map.tif", checkpoint, match=True)
+    content = torch.load(checkpoint, weights_only=True)
+    content["ImageFolderDataModule"]["statistics"] = {}
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt holds no statistics"):
+        predict_map(scene, tmp_path / "map.tif", tmp_path / "a.ckpt", match=True)
 
 
 # Where a map lies.
@@ -414,8 +439,8 @@ def test_bands_are_chosen_and_ordered(write_scene, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("bands", "options", "message"),
     [
-        (4, {}, r"scene\.tif has 4 bands, and the model takes 3: .* --bands \[1, 2, 3\]"),
-        (1, {}, r"scene\.tif has 1 band, and the model takes 3: .* --bands \[1, 1, 1\]"),
+        (4, {}, r"scene\.tif has 4 bands, and the model takes 3: .* --bands \[1,2,3\]"),
+        (1, {}, r"scene\.tif has 1 band, and the model takes 3: .* --bands \[1,1,1\]"),
         (4, {"bands": [1, 2]}, r"bands must name 3 bands, as the model takes, got \[1, 2\]"),
         (4, {"bands": [1, 2, 5]}, r"scene\.tif has 4 bands, asked for \[1, 2, 5\]"),
         (4, {"bands": [0, 1, 2]}, r"counted from 1, got \[0, 1, 2\]"),
