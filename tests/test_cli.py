@@ -172,6 +172,8 @@ def test_every_command_has_help_with_an_example(name, capsys):
         (["finetune", "--data.size", "x"], "size: Expected an? int"),
         (["evaluate", "--methods", "[x]"], "--methods"),
         (["shards"], "required"),
+        (["explain"], "required: image"),
+        (["predict"], "required: source"),
     ],
 )
 def test_wrong_usage_is_told_in_a_line(run, words, part):
@@ -182,6 +184,14 @@ def test_wrong_usage_is_told_in_a_line(run, words, part):
         assert len(err.splitlines()) == 1
         assert err.startswith(f"rsvheat {words[0]}: ")
         assert re.search(part.replace("(", r"\("), err), err
+
+
+def test_without_arguments_training_says_what_it_lacks(run):
+    for name, part in (("pretrain", "one of folders, shards"), ("finetune", "--data.root is")):
+        code, _, err = run(name)
+        assert code != 0
+        assert part in err
+        assert len(err.splitlines()) == 1
 
 
 def test_failures_are_told_in_a_line_and_traced_with_debug(run, tmp_path):

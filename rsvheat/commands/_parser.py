@@ -15,7 +15,9 @@ from rsvheat.commands._recipes import with_recipes
 def one_line(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
     """Report wrong arguments; an ArgumentParser's ``error``."""
     program = self.prog.replace(" [options]", "")
-    raise UsageError(f"{condense(message)} (see {program} --help)") from ex
+    # Parsers of nested arguments are named after the script; their help is the command's.
+    see = f" (see {program} --help)" if program.startswith("rsvheat ") else ""
+    raise UsageError(condense(message) + see) from ex
 
 
 class PlainParser(argparse.ArgumentParser):
@@ -41,9 +43,12 @@ def condense(message: str) -> str:
     keys = re.findall(r'Parser key "([^"]+)"', message)
     complaint = [i for i, line in enumerate(lines) if re.match("Expected|Problem|Does not", line)]
     # What a nested parser said has been through here already.
-    nested = re.search(r"--([\w.]+): (.+) \(see [^)]*\)", message)
+    nested = re.search(r"- --([\w.]+): (.+?)(?: \(see [^)]*\))?$", message, re.MULTILINE)
     if keys and nested:
         return f"--{'.'.join((*dict.fromkeys(keys), nested[1]))}: {nested[2]}"
+    required = re.search(r"the following arguments are required: ([\w.]+)", message)
+    if keys and required:
+        return f"--{'.'.join((*dict.fromkeys(keys), required[1]))} is required"
     if not keys or not complaint:
         return " ".join(lines)
     last = max(i for i, line in enumerate(lines) if "Parser key" in line)
@@ -76,7 +81,7 @@ def flag(arguments: list[str], option: str) -> list[str]:
         arguments: The command line's.
         option: Of the values true and false, with its dashes.
     """
-    following = [*arguments[1:], ""]
+    following = [*arguments, ""][1:]
     return [
         f"{word}=true" if word == option and after.lower() not in ("true", "false") else word
         for word, after in zip(arguments, following, strict=True)

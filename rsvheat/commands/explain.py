@@ -147,7 +147,7 @@ def explain(
 def _plain(arguments: list[str]) -> list[str]:
     """Let lists be written as 1,2,3 and flags without a value."""
     words: list[str] = []
-    for word, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for word, following in zip(arguments, [*arguments, "-"][1:], strict=True):
         option, equals, value = word.partition("=")
         if words and words[-1].lstrip("-") in _LISTS and words[-1].startswith("--"):
             word = _list(word)
