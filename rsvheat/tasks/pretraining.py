@@ -79,7 +79,8 @@ class PretrainingTask(Task):
         values = {"loss": output.loss, **output.losses, **output.statistics}
         self.log_dict(
             {f"val/{name}": value for name, value in values.items()},
-            batch_size=self.images_in(batch),
+            # Samples, not images: as many in each process, or Lightning's mean over them is off.
+            batch_size=batch["size"],
             sync_dist=True,
         )
 
