@@ -283,6 +283,20 @@ def test_parsers_many_lines_become_one():
 """
     assert condense(nested) == "--data.label_fraction: Expected a float. got x"
     assert condense("the following\n  arguments") == "the following arguments"
+    unknown = """Parser key "data":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Option 'siz' is not accepted
+    - Expected a <class 'NoneType'>
+"""
+    assert condense(unknown) == "--data: Option 'siz' is not accepted"
+    missing = """Parser key "data":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - the following arguments are required: root (see rsvheat --help)
+    - Expected a <class 'NoneType'>
+"""
+    assert condense(missing) == "--data.root is required"
 
 
 def test_info_tells_versions(run):

@@ -41,7 +41,8 @@ def condense(message: str) -> str:
     """
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     keys = re.findall(r'Parser key "([^"]+)"', message)
-    complaint = [i for i, line in enumerate(lines) if re.match("Expected|Problem|Does not", line)]
+    begin = "Expected|Problem|Does not|Option"
+    complaint = [i for i, line in enumerate(lines) if re.match(begin, line)]
     # What a nested parser said has been through here already.
     nested = re.search(r"- --([\w.]+): (.+?)(?: \(see [^)]*\))?$", message, re.MULTILINE)
     if keys and nested:
