@@ -43,6 +43,13 @@ def build(decoder: str, name: str = "tu-rsvheat_nano", **kwargs: Any) -> torch.n
     return getattr(smp, decoder)(name, **{**arguments, **kwargs})
 
 
+def test_weights_of_the_package() -> None:
+    model = build("FPN", in_channels=3, img_size=64, encoder_weights=True)
+    own = rsvheat.create_model("rsvheat_nano", pretrained=True).state_dict()
+    weights = encoder(model).state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in weights.items())
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoders_train_and_predict(decoder: str) -> None:
     model = build(decoder)

@@ -88,6 +88,15 @@ def test_classification() -> None:
     assert prediction.shape == (2, 3)
 
 
+def test_weights_of_the_package() -> None:
+    task = ClassificationTask(
+        model="rsvheat_nano", weights=True, in_channels=3, task="multiclass", num_classes=3
+    )
+    own = rsvheat.create_model("rsvheat_nano", pretrained=True)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(task.model.eval().forward_features(x), own.eval().forward_features(x))
+
+
 @pytest.mark.parametrize("decoder", ["upernet", "unet"])
 def test_segmentation(decoder: str) -> None:
     task = SemanticSegmentationTask(
