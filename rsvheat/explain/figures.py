@@ -22,7 +22,6 @@ from rsvheat.explain.frequencies import (
     Diffusivity,
     Spectrum,
     diffusivity,
-    frequencies,
     radial_mean,
     spectra,
     split_bands,
@@ -458,7 +457,7 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     if height > 1 and width > 1:
         row[3].contour(
             *(np.linspace(0, math.pi, n, endpoint=False) for n in (width, height)),
-            frequencies(height, width) <= bands.radius * (1 + 1e-9),
+            bands.kept,
             [0.5],
             colors="cyan",
             linewidths=1.5,
@@ -474,7 +473,7 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
         row,
         (
             "image",
-            f"low: {bands.ratio:.0%} of the coefficients",
+            f"low: {bands.kept.mean():.0%} of the coefficients",
             f"high: the rest, contrast x {gain:.2g}",
             f"low holds {share:.1%} of the power",
         ),

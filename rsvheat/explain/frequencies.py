@@ -14,7 +14,8 @@ from torch import Tensor
 from rsvheat.explain.recording import Block, Place, as_batch, conductions, places
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import RSVHeat
-from rsvheat.ops import dct2d
+from rsvheat.ops import dct2d, frequency_split
+from rsvheat.ops.reference import sector_mask
 
 
 def frequencies(height: int, width: int) -> NDArray[np.float64]:
@@ -198,14 +199,13 @@ class Bands:
     Attributes:
         low: (bands, H, W): the coefficients of the quarter disc around DC.
         high: Likewise: all others.
-        ratio: The fraction of the coefficients that the low band holds.
-        radius: The largest |omega| of the low band, in radians per pixel.
+        kept: (H, W), which coefficients the low band holds. The disc is one in the plane of their
+            numbers, as the masking's; in that of frequencies only where the image is square.
     """
 
     low: Tensor
     high: Tensor
-    ratio: float
-    radius: float
+    kept: NDArray[np.bool_]
 
 
 def split_bands(image: Tensor, ratio: float = 0.25) -> Bands:
@@ -213,8 +213,8 @@ def split_bands(image: Tensor, ratio: float = 0.25) -> Bands:
 
     Args:
         image: (bands, H, W), floating point.
-        ratio: Fraction of the spectrum's coefficients in the low band, above 0 and below 1; within
-            the range of :class:`rsvheat.masking.FrequencyMasking` by default.
+        ratio: Fraction of the spectrum's coefficients in the low band, above 0 and below 1; by
+            default one that :class:`rsvheat.masking.FrequencyMasking` draws by default.
 
     Returns:
         The bands.
@@ -229,17 +229,8 @@ def split_bands(image: Tensor, ratio: float = 0.25) -> Bands:
             f"image must be (bands, H, W) of floating-point values, got {tuple(image.shape)} "
             f"of {image.dtype}"
         )
-    # The generator only chooses directions, of which a full quarter has one.
-    masking, generator = FrequencyMasking(ratio=(ratio, ratio)), torch.Generator()
-    low, high = (band[0] for band in masking.split(image[None], generator))
     height, width = image.shape[1:]
-    kept = _kept(masking, height, width)
-    return Bands(low, high, float(kept.mean()), float(frequencies(height, width)[kept].max()))
-
-
-def _kept(masking: FrequencyMasking, height: int, width: int) -> NDArray[np.bool_]:
-    """Return which coefficients the low band holds, (H, W)."""
-    from rsvheat.ops.reference import sector_mask
-
-    sector = masking.draw(1, height, width, torch.Generator())
-    return sector_mask(*sector, height, width)[0].numpy()
+    # The generator only chooses directions, of which a full quarter has one.
+    sector = FrequencyMasking(ratio=(ratio, ratio)).draw(1, height, width, torch.Generator())
+    low, high = (band[0] for band in frequency_split(image[None], *sector))
+    return Bands(low, high, sector_mask(*sector, height, width)[0].numpy())

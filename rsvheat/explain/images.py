@@ -200,7 +200,7 @@ def _own(
     if mean is None or std is None:
         if mean is not None or std is not None:
             raise ValueError("mean and std must be given together")
-        how = "by its own mean and standard deviation, since the weights come without any"
+        how = "by its own mean and standard deviation, band by band; the weights name no others"
         exact = [band[valid].astype(np.float64) for band, valid in zip(values, mask, strict=True)]
         mean = [float(band.mean()) for band in exact]
         std = [float(band.std()) or 1.0 for band in exact]

@@ -189,7 +189,7 @@ def write_report(
         for name, fields in rows.items():
             for one in fields:
                 kept[f"receptive_field.{name.replace(' ', '_')}.stage{one.stage}"] = one.sensitivity
-                shares = [f"{one.radius(share):.1f}" for share in (0.5, 0.9, 0.99)]
+                shares = [round(one.radius(share), 1) for share in (0.5, 0.9, 0.99)]
                 radii.append([name, one.stage, one.stride, *shares])
         return plot_receptive_field(rows)
 
