@@ -3,6 +3,7 @@
 
 import functools
 import itertools
+import json
 import os
 import re
 import shlex
@@ -114,19 +115,39 @@ def check_usage(command: str, checkout: Path) -> None:
         assert (option, f'"{mark}: ' in text) == ("-m", True)
         return
     assert Path(program).name == "python"
-    options = [word for word in arguments if word.startswith("--")]
+    script, options = split(arguments)
     assert options
-    # An operator or a subcommand is checked before help is given.
-    script = [*itertools.takewhile(lambda word: not word.startswith("--"), arguments)]
     for option in options:
-        assert re.search(rf"{option}(?![\w-])", usage(checkout, *script)), command
+        assert re.search(rf"{option}(?![\w-])", usages(checkout)[script]), command
+
+
+def split(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return a script with its operator or subcommand, and its options."""
+    script = itertools.takewhile(lambda word: not word.startswith("--"), arguments)
+    return tuple(script), [word for word in arguments if word.startswith("--")]
+
+
+# In one process, as these scripts import much. A subcommand that does not exist leaves no text.
+_HELP = """
+import contextlib, importlib, io, json, pathlib, sys
+sys.path.insert(0, "benchmarks")
+texts = []
+for path, *words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        importlib.import_module(pathlib.Path(path).stem).main([*words, "--help"])
+    texts.append(text.getvalue())
+print(json.dumps(texts))
+"""
 
 
 @functools.cache
-def usage(checkout: Path, *script: str) -> str:
-    done = bash(shlex.join(["python", *script, "--help"]), checkout)
+def usages(checkout: Path) -> dict[tuple[str, ...], str]:
+    """Return what scripts say of their options."""
+    found = (words(command) for why, block in SHELL if why for command in commands(block))
+    scripts = [split(rest)[0] for program, *rest in found if Path(program).name == "python"]
+    done = bash(shlex.join(["python", "-c", _HELP, json.dumps(scripts)]), checkout)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return dict(zip(scripts, json.loads(done.stdout), strict=True))
 
 
 # Why blocks may be left out, and what can be said of them all the same.
