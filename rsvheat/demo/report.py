@@ -5,7 +5,7 @@ import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,12 @@ from rsvheat._html import Page
 from rsvheat._library import package_version
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import aligned, device_name
-from rsvheat.data import Window, read_image
+from rsvheat.data import Normalizer, Window, read_image
 from rsvheat.demo.steps import SIZE, STRIDE, VARIANT, Demo
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import create_pretraining_model
 from rsvheat.models.pretraining import VIEW_MASKING
 from rsvheat.tasks import load_classifier, saved_normalizers
-
-if TYPE_CHECKING:
-    from rsvheat.data import Normalizer
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -201,7 +198,7 @@ def scene_tiles(demo: Demo, modality: str) -> list[Any]:
     return [read_image(demo.images.scene[modality], window, bands) for window in chosen]
 
 
-def _as_shown(image: torch.Tensor, normalizer: "Normalizer", difference: bool) -> Any:
+def _as_shown(image: torch.Tensor, normalizer: Normalizer, difference: bool) -> Any:
     """Return an image (H, W) or (H, W, 3) from 0 to 1; a difference is 0.5 where it is 0."""
     if difference:
         values = image * torch.tensor(normalizer.scale)[:, None, None] / 255 + 0.5
@@ -290,7 +287,7 @@ def _map(page: Page, demo: Demo) -> None:
     page.paragraph(
         "The scene's 8 bits were stretched in another way than EuroSAT's images, so each of its "
         "bands was first brought to the mean and deviation of the classifier's training images "
-        "(map/scene.tif). EuroSAT's classes are of Europe and its images show one class each; "
+        "(predict --match). EuroSAT's classes are of Europe and its images show one class each; "
         "bare hills and dense towns of California are none of them, and there is no ground truth "
         "to score this map with. Take it as a picture of what the model sees."
     )
@@ -301,16 +298,14 @@ def _heat(page: Page, demo: Demo) -> None:
 
     page.heading("Temperature fields")
     task = load_classifier(demo.finetuned)
-    pixels = read_image(demo.folder / "map" / "scene.tif")
-    image = saved_normalizers(demo.finetuned)["optical"](pixels)
+    pixels = read_image(demo.images.scene["optical"])
+    # As for the map, in the units of the training images.
+    mean, deviation = (f(pixels.values, axis=(1, 2)).tolist() for f in (np.mean, np.std))
+    image = Normalizer(tuple(mean), tuple(deviation), 5.0)(pixels)
     side = min(*image.shape[1:], 4 * SIZE)
     top, left = ((length - side) // 2 for length in image.shape[1:])
     cut = image[:, top : top + side, left : left + side]
-    shown = (
-        read_image(demo.images.scene["optical"])
-        .values[:, top : top + side, left : left + side]
-        .transpose(1, 2, 0)
-    )
+    shown = pixels.values[:, top : top + side, left : left + side].transpose(1, 2, 0)
     page.figure(
         draw_temperature(task.network, cut, task.modality, background=shown),
         "The features of the fine-tuned encoder as temperatures, before and after heat conduction, "

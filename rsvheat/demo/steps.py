@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import PIL.Image
 import torch
 from lightning.pytorch import (
     Callback,
@@ -18,14 +16,13 @@ from lightning.pytorch import (
     seed_everything,
 )
 
-from rsvheat._files import complete_file, remove_unfinished
+from rsvheat._files import remove_unfinished
 from rsvheat.augmentation import RandomView
 from rsvheat.data import (
     FolderSource,
     ImageFolderDataModule,
     OpticalSarDataModule,
     Sensor,
-    read_image,
 )
 from rsvheat.demo.images import DemoImages
 from rsvheat.demo.state import State
@@ -38,7 +35,6 @@ from rsvheat.tasks import (
     create_classification_task,
     create_pretraining_task,
     evaluate,
-    saved_normalizers,
 )
 from rsvheat.tasks.checkpointing import check_folder
 from rsvheat.tasks.noise import say
@@ -269,43 +265,20 @@ def draw_map(demo: Demo) -> dict[str, Any]:
     from rsvheat.raster import predict_map
 
     began = _Watch()
-    folder = demo.folder / "map"
-    scene = folder / "scene.tif"
-    match_colours(demo.images.scene["optical"], demo.finetuned, scene)
     result = predict_map(
-        scene,
-        folder / "map.tif",
+        demo.images.scene["optical"],
+        demo.folder / "map" / "map.tif",
         demo.finetuned,
         window=SIZE,
         stride=STRIDE,
+        # Scenes and labelled images are of one sensor, but were stretched to 8 bits in different
+        # ways: as it is, the scene would be far too bright for the classifier.
+        match=True,
         overwrite=True,
         device="cpu",
     )
     counts = dict(zip(result.classes, result.counts, strict=True))
     return {"counts": counts, **began.seconds()}
-
-
-def match_colours(source: Path, checkpoint: Path, output: Path) -> None:
-    """Write a scene with the mean and deviation of each band that a classifier was trained on.
-
-    The scenes and the labelled images come from one sensor, but were stretched to 8 bits in
-    different ways. Normalised as in its training, a classifier would see a scene that is far too
-    bright.
-
-    Args:
-        source: An image of three bands.
-        checkpoint: Of the classifier.
-        output: A TIFF of the same size and bands, uint8.
-    """
-    normalizer = saved_normalizers(checkpoint)["optical"]
-    center, scale = (np.array(v)[:, None, None] for v in (normalizer.center, normalizer.scale))
-    values = read_image(source).values.astype(np.float64)
-    mean = values.mean((1, 2), keepdims=True)
-    deviation = values.std((1, 2), keepdims=True)
-    matched = (values - mean) / np.maximum(deviation, 1e-6) * scale + center
-    pixels = matched.round().clip(0, 255).astype(np.uint8)
-    with complete_file(output) as temporary:
-        PIL.Image.fromarray(pixels.transpose(1, 2, 0)).save(temporary)
 
 
 def _fit(
