@@ -21,7 +21,7 @@ STEPS = {
 }
 
 # Of the demo as it is, and of the full one.
-PRETRAIN_EPOCHS = (80, 24)
+PRETRAIN_EPOCHS = (60, 24)
 FINETUNE_EPOCHS = (40, 30)
 
 # What the steps import beside the package's own requirements, and the extras that bring it.
