@@ -309,6 +309,6 @@ def _heat(page: Page, demo: Demo) -> None:
     page.figure(
         draw_temperature(task.network, cut, task.modality, background=shown),
         "The features of the fine-tuned encoder as temperatures, before and after heat conduction, "
-        "at the last block of each stage, over the middle of the scene. Conduction evens out what is "
-        "fine; in a network as small and as briefly trained it takes a few percent away.",
+        "at the last block of each stage, over the middle of the scene. Conduction evens out what "
+        "is fine; in a network as small and as briefly trained it takes a few percent away.",
     )
