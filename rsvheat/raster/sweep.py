@@ -88,7 +88,8 @@ class Strip:
 def strips(scene: Scene, grid: Grid, at_once: int) -> Iterator[Strip]:
     """Read a scene from top to bottom; each row of it once, however much windows overlap.
 
-    The next strip is read while one is used.
+    The next strip is read while one is used: reading a deflated GeoTIFF from a local disk takes a
+    twentieth of the time of the smallest model on one core, but not so beside a GPU, or from afar.
 
     Args:
         scene: The scene.
