@@ -40,8 +40,8 @@ def predict(
         source: The scene: GeoTIFF, VRT, PNG, JPEG or what else GDAL reads.
         checkpoint: Of fine-tuning; required.
         output: The map, a .tif; by default of the scene's name in runs/maps.
-        window: Side of the windows in pixels of the scene; by default that of the classifier's
-            images. Windows of another side are resized to it, as in training.
+        window: Side of the windows in pixels of the scene; by default that of training. Windows of
+            another side than the classifier's images are resized to it.
         stride: Side of the map's pixels, in pixels of the scene; the window's by default. Less
             gives a finer map, of windows that overlap.
         bands: Which bands of the scene, such as [4,3,2]; by default all but alpha.

@@ -241,6 +241,8 @@ class _DataModule(LightningDataModule):
             "samples": len(self.datasets["train"]) if "train" in self.datasets else None,
             "statistics": {name: value.to_dict() for name, value in self.statistics.items()},
             "normalizers": {name: value.to_dict() for name, value in self.normalizers.items()},
+            # What maps are made with. Without one, images are as they come.
+            "window": self.datasets["train"].crop.window if "train" in self.datasets else None,
             "report": self.report.state_dict(),
         }
 

@@ -104,8 +104,9 @@ def predict_map(
         source: The scene: GeoTIFF, VRT, PNG, JPEG or what else GDAL reads.
         output: The map, a ``.tif``.
         checkpoint: Of fine-tuning.
-        window: Side of the windows in pixels of the scene; by default that of the images that the
-            classifier takes. Windows of another side are resized to it.
+        window: Side of the windows in pixels of the scene; by default that of the windows that were
+            cut from images in training or, without such, of the images. They are resized to what
+            the classifier takes.
         stride: Side of the map's pixels, in pixels of the scene; by default the window's. A smaller
             one gives a finer map, of windows that overlap.
         bands: Which bands of the scene, counted from 1, in which order; by default all but alpha.
@@ -151,7 +152,7 @@ def predict_map(
     if len(names) > NODATA:
         raise ValueError(f"{checkpoint} has {len(names)} classes; a map holds up to {NODATA}")
     table = class_colors(names, colors)
-    size = classifier.size if window is None else window
+    size = classifier.window if window is None else window
     with ExitStack() as stack:
         scene = stack.enter_context(Scene(source, classifier.bands, bands, nodata))
         if match:
@@ -229,7 +230,9 @@ class WindowClassifier:
     Attributes:
         classes: Their names.
         bands: That it takes.
-        size: Side of the images that it was trained on.
+        size: Side of the images that it takes.
+        window: Side of what was cut from larger images, and resized, in its training; ``size``
+            where that is not known.
 
     Raises:
         ValueError: If the device or the precision is unknown.
@@ -266,6 +269,12 @@ class WindowClassifier:
         self.classes = self._task.classes
         self.bands = network.modalities[modality]
         self.size = network.img_size[0]
+        windows = [
+            entry["window"]
+            for entry in checkpoint_content(checkpoint).values()
+            if isinstance(entry, Mapping) and "normalizers" in entry and entry.get("window")
+        ]
+        self.window = int(windows[0]) if windows else self.size
         self._crop = Crop(self.size, augment=False)
         try:
             self._device = torch.device(device)

@@ -123,7 +123,7 @@ def test_real_rasters(shared_data, name, bands, checkpoint, tmp_path):
     with open_image(path) as reader, torch.inference_mode():
         image = reader.read(None, bands)
         for (row, column), label in np.ndenumerate(found.labels[1:-1, 1:-1]):
-            if label == 255:
+            if label == 255 or (row + column) % 7:
                 continue
             part = np.s_[:, 48 * row + 56 : 48 * row + 88, 48 * column + 56 : 48 * column + 88]
             valid = None if image.valid is None else image.valid[part]

@@ -171,6 +171,17 @@ def test_windows_of_another_side_are_resized_to_the_classifiers(write_scene, che
     assert np.array_equal(labels_of(result.path), LABELS)
 
 
+def test_windows_are_by_default_those_of_training(write_scene, checkpoint, tmp_path):
+    """Of a classifier that saw windows of 64 pixels, resized to 32."""
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["ImageFolderDataModule"]["window"] is None
+    content["ImageFolderDataModule"]["window"] = 2 * SIDE
+    torch.save(content, tmp_path / "a.ckpt")
+    large = write_scene(quilt(LABELS).repeat(2, 1).repeat(2, 2), **UTM)
+    predict_map(large, tmp_path / "map.tif", tmp_path / "a.ckpt")
+    assert np.array_equal(labels_of(tmp_path / "map.tif"), LABELS)
+
+
 def test_a_scene_that_is_smaller_than_a_window_is_mirrored(write_scene, checkpoint, tmp_path):
     scene = write_scene(quilt(np.array([[1, 2]]))[:, :20], **UTM)
     result = predict_map(scene, tmp_path / "map.tif", checkpoint)
