@@ -75,16 +75,21 @@ def texts(name: str) -> dict[str, Any]:
     }
 
 
-def flag(arguments: list[str], option: str) -> list[str]:
+def flag(arguments: list[str], option: str, *, text: bool = False) -> list[str]:
     """Give an option that stands alone the value true.
 
     Args:
         arguments: The command line's.
         option: Of the values true and false, with its dashes.
+        text: Whether it takes texts too: then what follows is its value unless it is an option.
     """
-    following = [*arguments, ""][1:]
+
+    def is_value(word: str) -> bool:
+        return not word.startswith("-") if text else word.lower() in ("true", "false")
+
+    following = [*arguments, "-"][1:]
     return [
-        f"{word}=true" if word == option and after.lower() not in ("true", "false") else word
+        f"{word}=true" if word == option and not is_value(after) else word
         for word, after in zip(arguments, following, strict=True)
     ]
 

@@ -58,7 +58,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults=trainer,
             parser_kwargs=texts(name),
             parser_class=_Parser,
-            args=with_recipes(flag(arguments, "--resume")),
+            args=with_recipes(flag(arguments, "--resume", text=True)),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
