@@ -128,7 +128,8 @@ def folders(pairs: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
         (folder / "alone" / sensor).mkdir(parents=True)
         for i, path in enumerate(sorted((pairs / sensor).iterdir())[:8]):
             (folder / "alone" / sensor / f"{sensor}{i}.png").symlink_to(path)
-    for i, path in enumerate(sorted(scenes.glob("*/*0.png")) + sorted(scenes.glob("*/*1.png"))[:1]):
+    few = sorted(scenes.glob("*/*_00000.png")) + sorted(scenes.glob("*/*_00001.png"))[:1]
+    for i, path in enumerate(few):
         (folder / "scenes" / path.parent.name).mkdir(parents=True, exist_ok=True)
         (folder / "scenes" / path.parent.name / f"{i}.png").symlink_to(path)
     return {"pairs": pairs, "alone": folder / "alone", "scenes": folder / "scenes"}
