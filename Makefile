@@ -46,8 +46,10 @@ test-cpp: $(VENV)/.dependencies
 	$(BIN)/cmake --build $(CPP_BUILD)
 	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
 
+# Each process takes whole files, on one thread; PYTEST_ARGS='-n 0' runs all in one, for --pdb say.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test-python: build
-	RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # The OpenMMLab plug-in. mmcv-lite stands in for mmcv, and torchvision for its compiled operators.
 test-mm: build build/mm-lite/.dependencies

@@ -17,7 +17,21 @@ with warnings.catch_warnings():
 # With --import-mode=importlib nothing else lets a test say `from utils import ...`.
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Minutes each. Where processes share the files, these come first, so that all end together.
+LONGEST = (
+    "test_demo.py",
+    "test_readme.py",
+    "test_notebooks.py",
+    "test_cli.py",
+    "test_distributed.py",
+    "test_predict.py",
+)
+
 CAPABILITIES = ("generic", "avx2", "avx512")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def _unavailable(reason: str) -> None:
