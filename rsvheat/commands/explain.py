@@ -8,13 +8,12 @@ from rsvheat.commands._parser import run_function
 
 EXAMPLE = "rsvheat explain image.tif --checkpoint runs/mine/last.ckpt --point 512,300"
 
-_LISTS = ("point", "window", "bands", "rgb", "mean", "std", "stages")
-_FLAGS = ("figures", "arrays")
+_LISTS = ("--point", "--window", "--bands", "--rgb", "--mean", "--std", "--stages")
 
 
 def run(arguments: list[str]) -> None:
     """Run the command."""
-    run_function(explain, _plain(arguments), __name__)
+    run_function(explain, _bracketed(arguments), __name__)
 
 
 def explain(
@@ -144,17 +143,15 @@ def explain(
     print(page)
 
 
-def _plain(arguments: list[str]) -> list[str]:
-    """Let lists be written as 1,2,3 and flags without a value."""
-    words: list[str] = []
-    for word, following in zip(arguments, [*arguments, "-"][1:], strict=True):
+def _bracketed(arguments: list[str]) -> list[str]:
+    """Let lists be written as 1,2,3."""
+    words = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
         option, equals, value = word.partition("=")
-        if words and words[-1].lstrip("-") in _LISTS and words[-1].startswith("--"):
+        if before in _LISTS:
             word = _list(word)
-        elif equals and option.removeprefix("--") in _LISTS:
+        elif equals and option in _LISTS:
             word = f"{option}={_list(value)}"
-        elif word.startswith("--") and word[2:] in _FLAGS and following.startswith("-"):
-            word = f"{word}=true"
         words.append(word)
     return words
 
