@@ -85,7 +85,7 @@ SCHEDULES = {
 FEW = {
     (0.01, "scratch"): Schedule(lr=1e-3, epochs=100, batch=32),
     (0.01, "pretrained"): Schedule(lr=1e-3, epochs=100, batch=32, layer_decay=0.6),
-    (0.1, "scratch"): Schedule(lr=1e-3, epochs=30, batch=64),
+    (0.1, "scratch"): Schedule(lr=2e-3, epochs=30, batch=64),
     (0.1, "pretrained"): Schedule(lr=1e-3, epochs=30, batch=64, layer_decay=0.8),
 }
 
