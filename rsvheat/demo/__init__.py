@@ -118,7 +118,8 @@ def _run(
     # Here, since they take seconds: to say that a demo is done, they are not needed.
     import torch
 
-    from rsvheat.demo.steps import Demo, run_steps
+    from rsvheat.demo.running import run_steps
+    from rsvheat.demo.steps import Demo
     from rsvheat.tasks.noise import quieten
 
     if quiet:

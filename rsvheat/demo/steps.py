@@ -2,7 +2,6 @@
 """What a demo does: pretrain, fine-tune, compare, map, and say how far it is."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ from lightning.pytorch import (
     seed_everything,
 )
 
-from rsvheat._files import remove_unfinished
 from rsvheat.augmentation import RandomView
 from rsvheat.data import (
     FolderSource,
@@ -25,7 +23,6 @@ from rsvheat.data import (
     Sensor,
 )
 from rsvheat.demo.images import DemoImages
-from rsvheat.demo.state import State
 from rsvheat.tasks import (
     ClassificationTask,
     CSVLog,
@@ -36,7 +33,6 @@ from rsvheat.tasks import (
     create_pretraining_task,
     evaluate,
 )
-from rsvheat.tasks.checkpointing import check_folder
 from rsvheat.tasks.noise import say
 
 VARIANT = "rsvheat_nano"
@@ -46,7 +42,7 @@ TILE = 128  # scenes are cut into samples of so many pixels, of which each epoch
 VIEW = 48  # side of the views that pretraining compares
 BATCH = {"pretrain": 96, "finetune": 60}
 PRETRAINING = Optimization(lr=1.5e-3)
-FINETUNING = Optimization(lr=2e-3, betas=(0.9, 0.999))
+FINETUNING = Optimization(lr=1e-3, betas=(0.9, 0.999))
 LAYER_DECAY = 0.8
 STRIDE = 16  # pixels between the windows of the map
 
@@ -110,6 +106,7 @@ class Demo:
             val_root=None if held_out is None else str(held_out),
             val_fraction=HELD_OUT if held_out is None else 0.0,
             size=SIZE,
+            scale=(0.7, 1.0),
             num_workers=0,
             seed=self.seed,
         )
@@ -138,43 +135,6 @@ def _ready(data: _Data, batch: int) -> _Data:
     data.setup("fit")
     data.batch_size = min(batch, len(data.datasets["train"]))
     return data
-
-
-def run_steps(state: State, demo: Demo) -> None:
-    """Do what is not complete yet, and write the report.
-
-    Raises:
-        CheckpointWriteError: If there is no room for checkpoints.
-    """
-    from rsvheat.demo.report import summary, write_report
-
-    count, results = len(_STEPS) + 1, {}
-    for number, (name, (title, step)) in enumerate(_STEPS.items(), 1):
-        result = state.result(name)
-        if result is None:
-            say(f"[{number}/{count}] {title} ({_told(demo.estimate(name))} or so)")
-            folder = demo.folder / name
-            check_folder(folder)
-            remove_unfinished(folder)
-            try:
-                result = step(demo)
-            except ValueError as error:
-                what = str(error).partition(". Download")[0]
-                if "last.ckpt is" not in what:
-                    raise
-                raise ValueError(f"{what}; without that file its step is done again") from error
-            state.complete(name, result)
-        else:
-            say(f"[{number}/{count}] {title}: complete")
-        results[name] = result
-    say(f"[{count}/{count}] Write the report")
-    write_report(demo, results, state.report)
-    print(summary(results))
-    print(f"report: {state.report}")
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def pretrain(demo: Demo) -> dict[str, Any]:
@@ -218,6 +178,7 @@ def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any
         VARIANT,
         checkpoint=checkpoint,
         img_size=SIZE,
+        encoder_options={"global_pool": "moments"},
         optimization=FINETUNING,
         layer_decay=LAYER_DECAY,
         seed=demo.seed,
@@ -316,15 +277,6 @@ def _fit(
         )
         raise SystemExit(128 + run.last.signal) from None
     return {"epochs": epochs, "steps": trainer.global_step, **clock.state_dict()}
-
-
-_STEPS: dict[str, tuple[str, Callable[[Demo], dict[str, Any]]]] = {
-    "pretrain": ("Pretrain on optical and radar images, without labels", pretrain),
-    "finetune": ("Fine-tune on labelled images", finetune),
-    "scratch": ("Train the same from scratch, to compare", scratch),
-    "probe": ("Look at frozen features: nearest neighbours and a linear probe", probe),
-    "map": ("Map a scene that was not trained on", draw_map),
-}
 
 
 class _Clock(Callback):

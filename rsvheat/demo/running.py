@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a demo one after the other: what is complete is left, what was stopped goes on."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rsvheat._files import remove_unfinished
+from rsvheat.demo.report import summary, write_report
+from rsvheat.demo.state import State
+from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch
+from rsvheat.tasks.checkpointing import check_folder
+from rsvheat.tasks.noise import say
+
+_STEPS: dict[str, tuple[str, Callable[[Demo], dict[str, Any]]]] = {
+    "pretrain": ("Pretrain on optical and radar images, without labels", pretrain),
+    "finetune": ("Fine-tune on labelled images", finetune),
+    "scratch": ("Train the same from scratch, to compare", scratch),
+    "probe": ("Look at frozen features: nearest neighbours and a linear probe", probe),
+    "map": ("Map a scene that was not trained on", draw_map),
+}
+
+
+def run_steps(state: State, demo: Demo) -> None:
+    """Do what is not complete yet, and write the report.
+
+    Raises:
+        CheckpointWriteError: If there is no room for checkpoints.
+    """
+    count, results = len(_STEPS) + 1, {}
+    for number, (name, (title, step)) in enumerate(_STEPS.items(), 1):
+        result = state.result(name)
+        if result is None:
+            say(f"[{number}/{count}] {title} ({_told(demo.estimate(name))} or so)")
+            folder = demo.folder / name
+            check_folder(folder)
+            remove_unfinished(folder)
+            try:
+                result = step(demo)
+            except ValueError as error:
+                what = str(error).partition(". Download")[0]
+                if "last.ckpt is" not in what:
+                    raise
+                raise ValueError(f"{what}; without that file its step is done again") from error
+            state.complete(name, result)
+        else:
+            say(f"[{number}/{count}] {title}: complete")
+        results[name] = result
+    say(f"[{count}/{count}] Write the report")
+    write_report(demo, results, state.report)
+    print(summary(results))
+    print(f"report: {state.report}")
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
