@@ -490,7 +490,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     parts: Mapping[str, tuple[Callable[..., None], Callable[[], str] | None, list[int]]] = {
         "scratch": (scratch, scratch_markdown, [0]),
-        "labels": (labels, labels_markdown, [0, 1, 2, 3, 4]),
+        "labels": (labels, labels_markdown, [0, 1, 2]),
         "features": (features, features_markdown, [0, 1, 2]),
         "tune": (tune, None, [100, 101]),
     }
