@@ -102,7 +102,7 @@ def _about(page: Page, demo: Demo, results: Results) -> None:
     ]  # fmt: skip
     page.table(["step", "epochs", "seconds", "CPU seconds"], rows)
     page.paragraph(
-        f"Seed {demo.seed}; {device_name('cpu')}, {torch.get_num_threads()} threads; torch "
+        f"Seed {demo.seed}; {device_name('cpu')}, threads: {torch.get_num_threads()}; torch "
         f"{torch.__version__}, rsvheat {package_version()}. The same command with the same seed "
         "gives the same numbers on the same machine with as many threads."
     )
