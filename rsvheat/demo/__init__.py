@@ -124,9 +124,16 @@ def _run(
 
     if quiet:
         quieten()
-        # How each parameter was loaded, which here is known.
-        logging.getLogger("rsvheat.tasks").setLevel(logging.WARNING)
     if threads is not None:
         torch.set_num_threads(threads)
     epochs = (settings["pretrain_epochs"], settings["finetune_epochs"])
-    run_steps(state, Demo(state.folder, images, settings["seed"], *epochs))
+    demo = Demo(state.folder, images, settings["seed"], *epochs)
+    # How each parameter was loaded, which here is known.
+    reports = logging.getLogger("rsvheat.tasks")
+    level = reports.level
+    if quiet:
+        reports.setLevel(logging.WARNING)
+    try:
+        run_steps(state, demo)
+    finally:
+        reports.setLevel(level)
