@@ -32,6 +32,7 @@ from pretraining import (
     accuracy,
     append,
     eurosat,
+    execute,
     frozen,
     image_statistics,
     probes,
@@ -46,7 +47,7 @@ import rsvheat
 from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe
-from rsvheat.data import DataError, label_subset, stratified_split
+from rsvheat.data import label_subset, stratified_split
 from rsvheat.models import RSVHeat, pool_features
 from rsvheat.tasks.optimization import parameter_groups, warmup_cosine
 from rsvheat.tasks.probing import Features
@@ -511,16 +512,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--markdown", action="store_true", help="print the table, no run")
     arguments = parser.parse_args(argv)
     run, markdown, _ = parts[arguments.command]
-    if markdown and arguments.markdown:
-        print(markdown())
-        return 0
-    torch.set_num_threads(arguments.threads)
-    try:
-        run(arguments)
-    except (BenchmarkError, DataError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return execute(run, markdown, arguments)
 
 
 if __name__ == "__main__":

@@ -869,6 +869,24 @@ def restore(
         images[name] = images[name] * scale + shift
 
 
+def execute(
+    run: Callable[[argparse.Namespace], None],
+    markdown: Callable[[], str] | None,
+    arguments: argparse.Namespace,
+) -> int:
+    """Run a command, or print its table; return the exit code."""
+    if markdown and arguments.markdown:
+        print(markdown())
+        return 0
+    torch.set_num_threads(arguments.threads)
+    try:
+        run(arguments)
+    except (BenchmarkError, DataError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -905,17 +923,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if markdown:
             part.add_argument("--markdown", action="store_true", help="print the table, no run")
     arguments = parser.parse_args(argv)
-    run, markdown = parts[arguments.command]
-    if markdown and arguments.markdown:
-        print(markdown())
-        return 0
-    torch.set_num_threads(arguments.threads)
-    try:
-        run(arguments)
-    except (BenchmarkError, DataError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return execute(*parts[arguments.command], arguments)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from rsvheat._files import remove_unfinished
 from rsvheat.demo.report import summary, write_report
 from rsvheat.demo.state import State
 from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch
+from rsvheat.models import CheckpointError
 from rsvheat.tasks.checkpointing import check_folder
 from rsvheat.tasks.noise import say
 
@@ -24,6 +25,7 @@ def run_steps(state: State, demo: Demo) -> None:
     """Do what is not complete yet, and write the report.
 
     Raises:
+        CheckpointError: If a checkpoint of a step is damaged.
         CheckpointWriteError: If there is no room for checkpoints.
     """
     count, results = len(_STEPS) + 1, {}
@@ -36,11 +38,12 @@ def run_steps(state: State, demo: Demo) -> None:
             remove_unfinished(folder)
             try:
                 result = step(demo)
-            except ValueError as error:
-                what = str(error).partition(". Download")[0]
-                if "last.ckpt is" not in what:
-                    raise
-                raise ValueError(f"{what}; without that file its step is done again") from error
+            except CheckpointError as error:
+                # None of them was downloaded.
+                what = str(error).removesuffix(". Download it again")
+                raise CheckpointError(
+                    f"{what}; without that file its step is done again"
+                ) from error
             state.complete(name, result)
         else:
             say(f"[{number}/{count}] {title}: complete")

@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from rsvheat._files import complete_file, remove_unfinished
+from rsvheat.models import CheckpointError
 
 
 class CheckpointWriteError(OSError):
@@ -80,14 +81,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged, or holds no state of a run.
+            CheckpointError: If it is damaged, or holds no state of a run.
         """
         try:
             content = super().load_checkpoint(path, map_location, weights_only is not False)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged or no checkpoint: {_reason(error)}") from error
+            raise CheckpointError(
+                f"{path} is damaged or no checkpoint: {_reason(error)}"
+            ) from error
         if not isinstance(content, Mapping) or "loops" not in content:
-            raise ValueError(
+            raise CheckpointError(
                 f"{path} does not hold the state of a run: weights can start a model, "
                 "but not continue its training"
             )

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,8 +12,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ import PIL.Image
 import pytest
 import rasterio
 import torch
+from disks import small_disk
 
 from rsvheat import cli
 from rsvheat.data import DataError
@@ -213,24 +211,11 @@ def failure(capfd: pytest.CaptureFixture[str], arguments: list[str], code: int =
     return [line for line in err.splitlines() if line][-1]
 
 
-@contextmanager
-def small_disk() -> Iterator[None]:
-    """The system refuses to write files of more than 2 MB."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_stops_it_in_a_line_and_what_is_complete_stays(
     whole: Whole, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = part_of(whole, tmp_path, "pretrain")
-    with small_disk():
+    with small_disk(2_000_000):
         line = failure(capfd, words(images, folder))
     assert re.match(r"rsvheat demo: cannot write the checkpoint .*finetune/last\.ckpt: ", line)
     assert line.endswith(f"goes on from there, when there is room in {folder}")

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import random
-import resource
 import shutil
-import signal
 from collections import namedtuple
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from disks import small_disk
 from lightning.pytorch import Callback
 
 from rsvheat.tasks import AtomicCheckpointIO, CheckpointWriteError, LastCheckpoint, RandomState
@@ -53,25 +51,9 @@ def test_a_failed_write_leaves_the_last_good_one(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-@contextmanager
-def small_disk():
-    """The system refuses to write files of more than 10 kB.
-
-    Only for the calls in question, not as a fixture: pytest's own output may be a longer file.
-    """
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_disk_that_takes_no_more_leaves_the_last_good_one(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "a.ckpt"
-    with small_disk():
+    with small_disk(10_000):
         io.save_checkpoint({"loops": {}, "step": 1}, path)
         with pytest.raises(CheckpointWriteError, match=r"cannot write the checkpoint .*a\.ckpt"):
             io.save_checkpoint({"loops": {}, "big": torch.zeros(100_000)}, path)
