@@ -169,7 +169,9 @@ def test_every_command_has_help_with_an_example(name, capsys):
         (["pretrain", "--trainer.max_epochs", "x"], "--trainer.max_epochs: Expected an? int"),
         (["pretrain", "--model.objective", "x"], "--model.objective: Expected"),
         (["pretrain", "--model.depth", "3"], "depth"),
-        (["finetune", "--data.size", "x"], "size: Expected an? int"),
+        (["finetune", "--data.size", "x"], "--data.size: Expected an? int"),
+        (["evaluate"], "--data.root is required"),
+        (["evaluate", "--data.root", "x", "--data.size", "x"], "--data.size: Expected an? int"),
         (["evaluate", "--methods", "[x]"], "--methods"),
         (["shards"], "required"),
         (["explain"], "required: image"),
@@ -293,7 +295,7 @@ def test_parsers_many_lines_become_one():
     missing = """Parser key "data":
   Does not validate against any of the Union subtypes
   Errors:
-    - the following arguments are required: root (see rsvheat --help)
+    - the following arguments are required: root
     - Expected a <class 'NoneType'>
 """
     assert condense(missing) == "--data.root is required"

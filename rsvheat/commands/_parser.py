@@ -14,10 +14,11 @@ from rsvheat.commands._recipes import with_recipes
 
 def one_line(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
     """Report wrong arguments; an ArgumentParser's ``error``."""
+    if not self.exit_on_error:
+        # A parser of nested arguments: the command's says whose they are.
+        raise argparse.ArgumentError(None, condense(message)) from ex
     program = self.prog.replace(" [options]", "")
-    # Parsers of nested arguments are named after the script; their help is the command's.
-    see = f" (see {program} --help)" if program.startswith("rsvheat ") else ""
-    raise UsageError(condense(message) + see) from ex
+    raise UsageError(f"{condense(message)} (see {program} --help)") from ex
 
 
 class PlainParser(argparse.ArgumentParser):
@@ -44,7 +45,7 @@ def condense(message: str) -> str:
     begin = "Expected|Problem|Does not|Option"
     complaint = [i for i, line in enumerate(lines) if re.match(begin, line)]
     # What a nested parser said has been through here already.
-    nested = re.search(r"- --([\w.]+): (.+?)(?: \(see [^)]*\))?$", message, re.MULTILINE)
+    nested = re.search(r"^[ -]*--([\w.]+): (.+)$", message, re.MULTILINE)
     if keys and nested:
         return f"--{'.'.join((*dict.fromkeys(keys), nested[1]))}: {nested[2]}"
     required = re.search(r"the following arguments are required: ([\w.]+)", message)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from rsvheat.tasks.optimization import Optimization
+from rsvheat.tasks.processes import end_gently
 from rsvheat.tasks.sharding import shard
 
 
@@ -42,6 +43,10 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def images_in(self, batch: Mapping[str, Any]) -> int:
         """Return how many images a batch holds."""
+
+    def setup(self, stage: str) -> None:
+        """Have processes that train together end without an abort."""
+        end_gently()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed torch's own generators for the step."""

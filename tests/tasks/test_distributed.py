@@ -207,3 +207,42 @@ def test_scores_count_each_sample_once(both, functions, folders):
     assert actual["scores"] == expected.pop("scores")
     assert (actual["scores"]["samples"], actual["val/accuracy"]) == (5, pytest.approx(0.4))
     assert {name: actual[name] for name in expected} == pytest.approx(expected)
+
+
+ENDING = """
+import sys, threading, time
+
+import torch
+from torch import distributed
+
+from rsvheat.tasks import create_classification_task
+
+class Slow:
+    def __del__(self):
+        ending.set()
+        time.sleep(0.4)
+
+path, rank = sys.argv[1], int(sys.argv[2])
+store = distributed.FileStore(path, 2)
+distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+create_classification_task(("a", "b"), "rsvheat_nano", img_size=32).setup("fit")
+ending, tensor = threading.Event(), torch.ones(1)
+if rank == 0:
+    tensor.slow = Slow()
+    distributed.all_reduce(tensor, async_op=True)
+    del tensor  # From here on it is gloo's alone.
+    store.set("sent", "")
+    ending.wait()
+else:
+    store.wait(["sent"])
+    distributed.all_reduce(tensor)
+"""
+
+
+def test_messages_may_end_after_the_work(tmp_path):
+    """A thread of gloo that lets go of a tensor while Python ends would abort the process."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ENDING, tmp_path / "store", str(rank)])
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
