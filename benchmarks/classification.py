@@ -16,6 +16,7 @@ import math
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,6 @@ from pretraining import (
     append,
     eurosat,
     execute,
-    frozen,
     image_statistics,
     probes,
     read,
@@ -50,12 +50,15 @@ from rsvheat.benchmarking import describe
 from rsvheat.data import label_subset, stratified_split
 from rsvheat.models import RSVHeat, pool_features
 from rsvheat.tasks.optimization import parameter_groups, warmup_cosine
-from rsvheat.tasks.probing import Features
+from rsvheat.tasks.probing import Features, extract_features
 
 RUNS = ROOT / "runs" / "classification"
 SCRATCH = RESULTS / "classification_scratch.csv"
 LABELS = RESULTS / "classification_labels.csv"
 FEATURES = RESULTS / "classification_features.csv"
+
+# Features (N, D) of images (N, 3, 64, 64), by the end of the name of their row in the table.
+Describe = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -368,84 +371,123 @@ def labels_markdown() -> str:
 # Frozen features
 
 
-def resnet_probes(model: nn.Module, data: Labelled, last: bool) -> dict[str, float]:
-    """Probe what timm's ResNet ends in, or mean and deviation of its four stages as of ours."""
+def resnet_described(model: nn.Module) -> Describe:
     model.eval()
 
     @torch.no_grad()
-    def described(rows: Tensor) -> Features:
-        values = []
-        for part in rows.split(256):
-            maps = model.forward_intermediates(
-                data.images[part], indices=[4] if last else [1, 2, 3, 4], intermediates_only=True
-            )
-            maps = [x.permute(0, 2, 3, 1) for x in maps]
-            values.append(pool_features(maps, deviation=not last))
-        return Features(torch.cat(values), data.labels[rows])
+    def describe(images: Tensor) -> dict[str, Tensor]:
+        maps = model.forward_intermediates(images, indices=[1, 2, 3, 4], intermediates_only=True)
+        maps = [x.permute(0, 2, 3, 1) for x in maps]
+        return {
+            ", last stage": pool_features(maps[-1:], deviation=False),
+            ", all stages": pool_features(maps, deviation=True),
+        }
 
-    return probes(described(data.train), described(data.test))
+    return describe
+
+
+def encoder_described(encoder: RSVHeat) -> Describe:
+    def describe(images: Tensor) -> dict[str, Tensor]:
+        batch = {"image": images, "label": torch.zeros(len(images))}
+        return {"": extract_features(encoder, [batch], modality="optical").values}
+
+    return describe
+
+
+def probed(describe: Describe, data: Labelled) -> dict[str, dict[str, float]]:
+    """Return by kind of features what they tell, as they are and as means of the turned images'."""
+    plain, mean = defaultdict(list), defaultdict(list)
+    for images in data.images.split(256):
+        views = [describe(view) for view in turned(images)]
+        for kind in views[0]:
+            plain[kind].append(views[0][kind])
+            mean[kind].append(torch.stack([view[kind] for view in views]).mean(0))
+    result: dict[str, dict[str, float]] = {}
+    for kind in plain:
+        result[kind] = {}
+        for prefix, parts in (("", plain[kind]), ("turned_", mean[kind])):
+            values = torch.cat(parts)
+            train, test = (Features(values[i], data.labels[i]) for i in (data.train, data.test))
+            scores = probes(train, test)
+            result[kind].update({f"{prefix}{name}": score for name, score in scores.items()})
+    return result
 
 
 def features(arguments: argparse.Namespace) -> None:
     data = eurosat(arguments.data)
-    classes = len(data.classes)
 
-    def resnet(seed: int, trained: bool, last: bool) -> dict[str, float] | None:
+    def resnet(seed: int, trained: bool) -> Describe | None:
         schedule = SCHEDULES["resnet18"]
         torch.manual_seed(seed)
-        model = build("resnet18", classes, schedule)
+        model = build("resnet18", len(data.classes), schedule)
         if trained:
             path = state_path("resnet18", schedule.epochs, seed)
             state = torch.load(path) if path.exists() else {"epoch": 0}
             if state["epoch"] < schedule.epochs:
                 return None
             model.load_state_dict(state["model"])
-        return resnet_probes(model, data, last)
+        return resnet_described(model)
 
-    def nano(seed: int, pretrained: bool) -> dict[str, float]:
+    def nano(seed: int, pretrained: bool) -> Describe:
         torch.manual_seed(seed)
-        # The packaged weights have one seed, that of their pretraining.
         name = "rsvheat_nano"
         if pretrained:
-            return frozen(rsvheat.create_model(name, pretrained=True), data)
-        return frozen(
-            rsvheat.create_model(name, img_size=64, modalities={"optical": 3}, num_classes=0), data
+            return encoder_described(rsvheat.create_model(name, pretrained=True))
+        return encoder_described(
+            rsvheat.create_model(name, img_size=64, modalities={"optical": 3}, num_classes=0)
         )
 
-    rows: dict[str, tuple[Callable[[int], dict[str, float] | None], bool]] = {
-        "image statistics": (lambda seed: image_statistics(data), False),
-        "resnet18, random, last stage": (lambda seed: resnet(seed, False, True), True),
-        "resnet18, random, all stages": (lambda seed: resnet(seed, False, False), True),
+    # What has one seed: the packaged weights' is that of their pretraining.
+    models: dict[str, tuple[Callable[[int], Describe | None], bool]] = {
+        "resnet18, random": (lambda seed: resnet(seed, False), True),
         "rsvheat_nano, random": (lambda seed: nano(seed, False), True),
         "rsvheat_nano, packaged": (lambda seed: nano(seed, True), False),
-        "resnet18, trained with all labels, last stage": (lambda s: resnet(s, True, True), False),
-        "resnet18, trained with all labels, all stages": (lambda s: resnet(s, True, False), False),
+        "resnet18, trained with all labels": (lambda seed: resnet(seed, True), False),
     }
     head = head_of(
         arguments,
         data,
         features="all stages: mean and deviation over space of the channels of each; last stage: "
         "means; kNN (k = 5, cosine, standardised) and linear probe (its regularisation chosen on a "
-        "part of the training images)",
+        "part of the training images); turned: of the mean of the features of the 8 ways to turn "
+        "and flip an image, of training images and those held out alike",
     )
-    for row, (run, seeds_matter) in rows.items():
+
+    def known(row: str, seed: int) -> bool:
+        return any(r["row"].startswith(row) and r["seed"] == str(seed) for r in read(FEATURES))
+
+    def keep(seed: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        for row, score in scores.items():
+            print(row, seed, score, flush=True)
+        append(
+            FEATURES, [{"row": row, "seed": seed, **score} for row, score in scores.items()], head
+        )
+
+    statistics_row = "image statistics"
+    if not known(statistics_row, arguments.seeds[0]):
+        keep(arguments.seeds[0], {statistics_row: image_statistics(data)})
+    for row, (make, seeds_matter) in models.items():
         for seed in arguments.seeds if seeds_matter else arguments.seeds[:1]:
-            if any((r["row"], r["seed"]) == (row, str(seed)) for r in read(FEATURES)):
+            if known(row, seed):
                 continue
-            result = run(seed)
-            if result is None:
+            describe = make(seed)
+            if describe is None:
                 print(f"{row}: has not been trained here, see `scratch`", flush=True)
                 continue
-            print(row, seed, result, flush=True)
-            append(FEATURES, [{"row": row, "seed": seed, **result}], head)
+            scores = probed(describe, data)
+            keep(seed, {f"{row}{kind}": score for kind, score in scores.items()})
 
 
 def features_markdown() -> str:
-    lines = ["| frozen features | seeds | kNN | linear probe |", "| --- | ---: | ---: | ---: |"]
+    lines = [
+        "| frozen features | seeds | kNN | linear probe | kNN, turned | linear probe, turned |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     rows = read(FEATURES)
     for name in dict.fromkeys(row["row"] for row in rows):
         runs = [row for row in rows if row["row"] == name]
-        cells = [spread([r[column] for r in runs]) for column in ("knn", "linear")]
+        columns = ("knn", "linear", "turned_knn", "turned_linear")
+        cells = [spread([r[column] for r in runs]) for column in columns]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -260,8 +260,9 @@ def test_exports_with_a_dynamic_batch(implementation: str) -> None:
         torch.testing.assert_close(exported.module()(image), expected, rtol=1e-4, atol=1e-5)
         more = torch.randn(5, 3, 32, 40)
         torch.testing.assert_close(exported.module()(more), model(more), rtol=1e-4, atol=1e-5)
-    # Filters of the cache would have become constants that do not follow the weights.
-    assert not exported.constants
+    # Filters of the cache would have become constants that do not follow the weights. torch 2.11
+    # makes one of each number.
+    assert all(constant.numel() == 1 for constant in exported.constants.values())
     graph = exported.graph_module.code
     assert ("rsvheat.heat_conduction" in graph) == (implementation == "native")
 

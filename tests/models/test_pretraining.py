@@ -394,6 +394,7 @@ def _worker(rank: int, port: int, objective: str, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.source_tree  # The processes import this file.
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_processes_have_the_gradients_of_one_on_the_joint_batch(objective, tmp_path):
     with socket.socket() as probe:
