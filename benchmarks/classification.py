@@ -39,6 +39,7 @@ from pretraining import (
     read,
     seeded,
     spread,
+    validation,
 )
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
@@ -47,7 +48,7 @@ import rsvheat
 from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe
-from rsvheat.data import label_subset, stratified_split
+from rsvheat.data import label_subset
 from rsvheat.models import RSVHeat, pool_features
 from rsvheat.tasks.optimization import parameter_groups, warmup_cosine
 from rsvheat.tasks.probing import Features, extract_features
@@ -493,13 +494,6 @@ def features_markdown() -> str:
 
 
 # Choices
-
-
-def validation(data: Labelled) -> Labelled:
-    """Hold out a part of the training images, since choices must not see those reported on."""
-    inner = stratified_split(data.labels[data.train].numpy(), {"test": HELD_OUT}, 1)
-    parts = {name: data.train[torch.from_numpy(inner[name])] for name in ("train", "test")}
-    return dataclasses.replace(data, **parts)
 
 
 def tune(arguments: argparse.Namespace) -> None:

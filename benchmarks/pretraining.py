@@ -6,6 +6,7 @@ retrieval  Find the optical crop of a radar crop, on scenes that were not traine
 step       Time and memory of a step beside one whose masking is torch-dct's, on the CPU.
 figure     Input, bands and reconstruction of images that were not trained on.
 checkpoint The weights that the package holds, and their card.
+trial      Their recipe otherwise: what features tell on a part of the training images; prints it.
 
 Whatever is finished is written at once; a command that was stopped goes on where it was. Real
 images are looked for in --data: eurosat_rgb (a folder a class) and s1s2_volkov (opt, sar).
@@ -13,6 +14,7 @@ images are looked for in --data: eurosat_rgb (a folder a class) and s1s2_volkov 
 
 import argparse
 import csv
+import dataclasses
 import fcntl
 import io
 import statistics
@@ -103,6 +105,13 @@ def standardised(
     std, mean = torch.std_mean(images[train], dim=(0, 2, 3))
     images = (images - mean[:, None, None]) / std[:, None, None]
     return images, tuple(mean.tolist()), tuple(std.tolist())
+
+
+def validation(data: Labelled) -> Labelled:
+    """Hold out a part of the training images, since choices must not see those reported on."""
+    inner = stratified_split(data.labels[data.train].numpy(), {"test": HELD_OUT}, 1)
+    parts = {name: data.train[torch.from_numpy(inner[name])] for name in ("train", "test")}
+    return dataclasses.replace(data, **parts)
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,13 @@ def train(
 
 
 def pretrain(
-    model: RSVHeatPretraining, batches: Batches, epochs: int, steps: int, seed: int, name: str
+    model: RSVHeatPretraining,
+    batches: Batches,
+    epochs: int,
+    steps: int,
+    seed: int,
+    name: str,
+    lr: float = LR,
 ) -> list[dict[str, Any]]:
     """Pretrain for ``epochs`` of ``steps``; return the means of each epoch."""
     generator = seeded(seed, 1)
@@ -219,7 +234,7 @@ def pretrain(
             sums = {}
         return output.loss
 
-    settings = Optimization(lr=LR)
+    settings = Optimization(lr=lr)
     groups = parameter_groups(model, settings.weight_decay)
     train(model, groups, settings, epochs * steps, loss_of)
     return history
@@ -460,18 +475,7 @@ def image_statistics(data: Labelled) -> dict[str, Any]:
 
 def tune(arguments: argparse.Namespace) -> None:
     """Print accuracies by learning rate, on other parts of the labels than are reported."""
-    data = eurosat(arguments.data)
-    # The choice must not see the images that are reported on.
-    inner = stratified_split(data.labels[data.train].numpy(), {"test": HELD_OUT}, 1)
-    data = Labelled(
-        data.images,
-        data.labels,
-        data.train[torch.from_numpy(inner["train"])],
-        data.train[torch.from_numpy(inner["test"])],
-        data.classes,
-        data.mean,
-        data.std,
-    )
+    data = validation(eurosat(arguments.data))
     weights = load_file(arguments.weights)
     for part in SCHEDULES:
         for rate in arguments.rates:
@@ -610,25 +614,61 @@ def retrieval_markdown() -> str:
 # The checkpoint
 
 DEMO_SCENE = ("046",)  # the one that examples/data holds as a whole
-PAIRS_IN_BATCH = 20
-# Of 0.15 (the default), 0.08 and 0.05: by 4 epochs and a part of the training images held out.
-TEMPERATURE = 0.08
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `trial` chose of how the weights are pretrained."""
+
+    temperature: float = 0.08
+    pairs: int = 20  # in each batch
+    scale: float = 0.35  # smallest area of a view
+    colour: float = 1.0  # factor on the changes of colour
+    batch: int = BATCH  # images of EuroSAT
+    lr: float = LR
+
+
+RECIPE = Recipe()
+
+
+def pretrained(
+    data: Labelled, pairs: Pairs, recipe: Recipe, epochs: int, seed: int, name: str
+) -> tuple[RSVHeatPretraining, list[dict[str, Any]]]:
+    """Return a network pretrained on the training images without their labels, and its losses."""
+    torch.manual_seed(seed)
+    plain = RandomView(size=VIEW, scale=(recipe.scale, 1.0))
+    changes = {
+        key: recipe.colour * getattr(plain, key)
+        for key in ("contrast", "brightness", "channel_shift")
+    }
+    network = create_pretraining_model(
+        "rsvheat_nano",
+        {"optical": 3, "sar": 1} if recipe.pairs else {"optical": 3},
+        img_size=64,
+        augmentation=dataclasses.replace(plain, **changes),
+        temperature=recipe.temperature,
+    )
+    batches = shuffled(data.images[data.train], recipe.batch, seed)
+    if recipe.pairs:
+        batches = with_pairs(batches, pairs, recipe.pairs, seed)
+    steps = len(data.train) // recipe.batch
+    return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr)
+
+
+def trial(arguments: argparse.Namespace) -> None:
+    """Print what features tell after pretraining otherwise, on a part of the training images."""
+    data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
+    fields = dataclasses.fields(Recipe)
+    recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields})
+    for seed in arguments.seeds:
+        network, _ = pretrained(data, pairs, recipe, arguments.epochs, seed, "trial")
+        print(recipe, seed, frozen(network.encoder, validation(data)), flush=True)
 
 
 def checkpoint(arguments: argparse.Namespace) -> None:
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
     seed, epochs = arguments.seeds[0], arguments.epochs
-    torch.manual_seed(seed)
-    network = create_pretraining_model(
-        "rsvheat_nano",
-        {"optical": 3, "sar": 1},
-        img_size=64,
-        augmentation=RandomView(size=VIEW),
-        temperature=TEMPERATURE,
-    )
-    batches = with_pairs(shuffled(data.images[data.train], BATCH, seed), pairs, seed)
-    steps = len(data.train) // BATCH
-    history = pretrain(network, batches, epochs, steps, seed, "checkpoint")
+    network, history = pretrained(data, pairs, RECIPE, epochs, seed, "checkpoint")
     RUNS.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), RUNS / f"checkpoint-{epochs}.safetensors")
     scores = {**frozen(network.encoder, data), **recalls(network, pairs.tiles(64))}
@@ -641,13 +681,13 @@ def checkpoint(arguments: argparse.Namespace) -> None:
         temporary.write_text(card(data, pairs, epochs, seed, history, scores))
 
 
-def with_pairs(batches: Batches, pairs: Pairs, seed: int) -> Batches:
+def with_pairs(batches: Batches, pairs: Pairs, count: int, seed: int) -> Batches:
     """Add crops of pairs to batches of optical images."""
     generator = seeded(seed, 3)
     for images, _ in batches:
-        crops = pairs.crops(PAIRS_IN_BATCH, 64, generator)
+        crops = pairs.crops(count, 64, generator)
         single = len(images["optical"])
-        both = single + torch.arange(PAIRS_IN_BATCH)
+        both = single + torch.arange(count)
         yield (
             {"optical": torch.cat((images["optical"], crops["optical"])), "sar": crops["sar"]},
             {"optical": torch.cat((torch.arange(single), both)), "sar": both},
@@ -707,10 +747,11 @@ Both contain modified Copernicus Sentinel data. The weights are under Apache-2.0
 
 `python benchmarks/pretraining.py checkpoint --epochs {epochs} --seeds {seed}`: the default
 objective of `RSVHeatPretraining` with `RandomView(size={VIEW})` and a temperature of
-{TEMPERATURE}, {epochs} epochs over EuroSAT's training part in batches of {BATCH}, each with
-{PAIRS_IN_BATCH} pairs of random crops; AdamW (rate {LR}, weight decay 0.05, 5 % warm-up, cosine),
-bfloat16, seed {seed}; {last["cpu_seconds"] / 60:.0f} minutes of one CPU thread.
-From the first epoch to the last: {losses}.
+{RECIPE.temperature}, {epochs} epochs over EuroSAT's training part in batches of {RECIPE.batch},
+each with {RECIPE.pairs} pairs of random crops; AdamW (rate {RECIPE.lr}, weight decay 0.05,
+5 % warm-up, cosine), bfloat16, seed {seed};
+{last["cpu_seconds"] / 60:.0f} minutes of one CPU thread. From the first epoch to the last:
+{losses}.
 
 ## Measured
 
@@ -903,8 +944,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "step": (step, step_markdown),
         "figure": (figure, None),
         "checkpoint": (checkpoint, None),
+        "trial": (trial, None),
     }
-    epochs = {"ablation": 5, "checkpoint": 24}
+    epochs = {"ablation": 5, "checkpoint": 100, "trial": 4}
     for name, (_, markdown) in parts.items():
         part = commands.add_parser(name)
         part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
@@ -921,6 +963,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--rounds", type=int, default=7)
         if name in ("tune", "figure"):
             part.add_argument("--weights", type=Path, required=True)
+        if name == "trial":
+            for field in dataclasses.fields(Recipe):
+                default = getattr(RECIPE, field.name)
+                part.add_argument(f"--{field.name}", type=type(default), default=default)
         if name == "tune":
             part.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
         if markdown:
