@@ -129,9 +129,10 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: after each epoch, every so many steps, and when told to stop.
 
-    SIGTERM and the first SIGINT (Ctrl+C) end the run after the step under way, with a checkpoint;
-    with several processes, whichever of them was told. An error outside a step, while data is
-    read say, leaves a checkpoint too; one within a step leaves the checkpoint before it.
+    SIGTERM and the first SIGINT (Ctrl+C) end the run after the step under way, or after the epoch
+    if that was its last step, with a checkpoint; with several processes, whichever of them was
+    told. An error outside a step, while data is read say, leaves a checkpoint too; one within a
+    step, or while an epoch ends, leaves the checkpoint before it.
 
     Before training starts, the folder is tried and its free space compared with what the
     checkpoints will need; what a killed run left half written there is removed.
@@ -160,7 +161,8 @@ class LastCheckpoint(Checkpoint):
         self.signal: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._step_at_start = 0
-        # Whether weights, moments, averages and progress belong to the same step, and of which.
+        # Whether weights, moments, averages and progress belong to the same step within an epoch,
+        # and of which step the file is.
         self._consistent = False
         self._saved_step = -1
 
@@ -224,8 +226,10 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save if it is time to, and stop if told to."""
-        # Gradients that are still being accumulated would be lost.
-        self._consistent = trainer.global_step > self._step_at_start
+        # Gradients that are still being accumulated would be lost. And a run that goes on from an
+        # epoch's last step begins with the next epoch, and would leave out what ends this one: its
+        # means, its validation, the best checkpoint.
+        self._consistent = trainer.global_step > self._step_at_start and not trainer.is_last_batch
         if not self._consistent:
             return
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

@@ -127,6 +127,21 @@ def test_a_run_that_vanished_goes_on_with_the_same_bits(train, whole, tmp_path, 
     assert_same_run(tmp_path / "run", whole)
 
 
+def test_a_run_that_vanished_while_an_epoch_ended_does_that_again(train, whole, tmp_path):
+    """Step 10 is a time for a checkpoint, but from there a run would not end its epoch."""
+
+    class StopEpoch(Stop):
+        def on_train_batch_end(self, trainer, *args):
+            pass
+
+        on_train_epoch_end = Stop.on_train_batch_end
+
+    with pytest.raises(GoneError):
+        train("run", StopEpoch(10, _vanish))
+    train("run", resume=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
 @pytest.mark.parametrize(
     ("step", "number"), [(1, signal.SIGTERM), (8, signal.SIGINT), (10, signal.SIGTERM)]
 )
