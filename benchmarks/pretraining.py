@@ -618,7 +618,7 @@ DEMO_SCENE = ("046",)  # the one that examples/data holds as a whole
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `trial` chose of how the weights are pretrained."""
+    """How the weights are pretrained, as far as `trial` can do it otherwise."""
 
     temperature: float = 0.08
     pairs: int = 20  # in each batch
@@ -658,11 +658,12 @@ def pretrained(
 def trial(arguments: argparse.Namespace) -> None:
     """Print what features tell after pretraining otherwise, on a part of the training images."""
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
+    held_out = validation(data)
     fields = dataclasses.fields(Recipe)
     recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields})
     for seed in arguments.seeds:
         network, _ = pretrained(data, pairs, recipe, arguments.epochs, seed, "trial")
-        print(recipe, seed, frozen(network.encoder, validation(data)), flush=True)
+        print(recipe, seed, frozen(network.encoder, held_out), flush=True)
 
 
 def checkpoint(arguments: argparse.Namespace) -> None:
@@ -965,8 +966,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--weights", type=Path, required=True)
         if name == "trial":
             for field in dataclasses.fields(Recipe):
-                default = getattr(RECIPE, field.name)
-                part.add_argument(f"--{field.name}", type=type(default), default=default)
+                kind, default = type(field.default), field.default
+                part.add_argument(f"--{field.name}", type=kind, default=default)
         if name == "tune":
             part.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
         if markdown:
