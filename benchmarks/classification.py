@@ -49,9 +49,9 @@ from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe
 from rsvheat.data import label_subset
+from rsvheat.evaluation.probing import Features, extract_features
 from rsvheat.models import RSVHeat, pool_features
-from rsvheat.tasks.optimization import parameter_groups, warmup_cosine
-from rsvheat.tasks.probing import Features, extract_features
+from rsvheat.training.optimization import parameter_groups, warmup_cosine
 
 RUNS = ROOT / "runs" / "classification"
 SCRATCH = RESULTS / "classification_scratch.csv"

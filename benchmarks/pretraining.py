@@ -39,6 +39,7 @@ from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe, peak_bytes
 from rsvheat.data import DataError, FolderSource, label_subset, read_image, stratified_split
+from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import (
     PretrainingOutput,
@@ -49,9 +50,8 @@ from rsvheat.models import (
 )
 from rsvheat.models.pretraining import VIEW_MASKING
 from rsvheat.ops import reference
-from rsvheat.tasks.optimization import Optimization, parameter_groups, warmup_cosine
 from rsvheat.tasks.pretraining import pictures
-from rsvheat.tasks.probing import Features, extract_features, knn, linear_probe
+from rsvheat.training.optimization import Optimization, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "pretraining"

@@ -14,8 +14,8 @@ from rsvheat import cli
 from rsvheat._files import complete_file
 from rsvheat.commands._parser import flag, one_line, texts
 from rsvheat.commands._recipes import with_recipes
-from rsvheat.tasks.noise import quieten, say
-from rsvheat.tasks.runs import Run
+from rsvheat.training.console import quieten, say
+from rsvheat.training.run import Run
 
 
 class _Parser(LightningArgumentParser):

@@ -9,8 +9,8 @@ EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.root images"
 def run(arguments: list[str]) -> None:
     """Run the command."""
     from rsvheat import cli
-    from rsvheat.tasks import evaluate
-    from rsvheat.tasks.noise import quieten
+    from rsvheat.evaluation.evaluate import evaluate
+    from rsvheat.training.console import quieten
 
     if not cli.debugging:
         quieten()

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
 
 def _score(command: "TrainingCLI") -> int:
     """Score the best checkpoint on the test images or, without any, those for validation."""
-    from rsvheat.tasks.noise import say
+    from rsvheat.training.console import say
 
     best = command.run.best.best_model_path if command.run.best else ""
     best = best or str(command.run.last.path)

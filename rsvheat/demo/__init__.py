@@ -120,7 +120,7 @@ def _run(
 
     from rsvheat.demo.running import run_steps
     from rsvheat.demo.steps import Demo
-    from rsvheat.tasks.noise import quieten
+    from rsvheat.training.console import quieten
 
     if quiet:
         quieten()

@@ -9,8 +9,8 @@ from rsvheat.demo.report import summary, write_report
 from rsvheat.demo.state import State
 from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch
 from rsvheat.models import CheckpointError
-from rsvheat.tasks.checkpointing import check_folder
-from rsvheat.tasks.noise import say
+from rsvheat.training.console import say
+from rsvheat.training.run_checkpoints import check_folder
 
 _STEPS: dict[str, tuple[str, Callable[[Demo], dict[str, Any]]]] = {
     "pretrain": ("Pretrain on optical and radar images, without labels", pretrain),

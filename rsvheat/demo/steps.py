@@ -23,17 +23,10 @@ from rsvheat.data import (
     Sensor,
 )
 from rsvheat.demo.images import DemoImages
-from rsvheat.tasks import (
-    ClassificationTask,
-    CSVLog,
-    Optimization,
-    ProgressLines,
-    Run,
-    create_classification_task,
-    create_pretraining_task,
-    evaluate,
-)
-from rsvheat.tasks.noise import say
+from rsvheat.evaluation.evaluate import evaluate
+from rsvheat.tasks import ClassificationTask, create_classification_task, create_pretraining_task
+from rsvheat.training import CSVLog, Optimization, ProgressLines, Run
+from rsvheat.training.console import say
 
 VARIANT = "rsvheat_nano"
 SIZE = 64  # pixels: EuroSAT's images, and the windows of scenes

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, relu
 
 from rsvheat.models._filter_cache import FilterCache
-from rsvheat.models._onednn import Conv2dNHWC, Linear
 from rsvheat.models.freq_embed import FrequencyNetwork, FrequencyTable
 from rsvheat.ops import (
     _autocast,
@@ -20,6 +19,7 @@ from rsvheat.ops import (
     heat_filter,
     spatial_correction_conv,
 )
+from rsvheat.ops.onednn import Conv2dNHWC, Linear
 
 # As in the published encoders: the stem's norms differ from all others.
 STEM_NORM_EPS = 1e-6

@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 
 from rsvheat.data.datasets import REPEATED
+from rsvheat.evaluation.classification_scores import Scores, classification_metrics
 from rsvheat.models import CheckpointError, RSVHeat, create_model
 from rsvheat.tasks.encoders import checkpoint_content, encoder_arguments, load_encoder
-from rsvheat.tasks.optimization import Optimization
-from rsvheat.tasks.scores import Scores, classification_metrics
-from rsvheat.tasks.task import Task
+from rsvheat.training.optimization import Optimization
+from rsvheat.training.task import Task
 
 _LOGGER = logging.getLogger("rsvheat.tasks")
 

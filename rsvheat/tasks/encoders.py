@@ -9,36 +9,11 @@ from typing import Any
 from rsvheat.data.normalize import Normalizer
 from rsvheat.models import CheckpointError, LoadReport, RSVHeat, create_model, load_checkpoint
 from rsvheat.models.checkpoints import _read
-from rsvheat.models.encoder import Stage
-from rsvheat.models.layers import HeatBlock
 
 
 def encoder_arguments(encoder: RSVHeat) -> dict[str, Any]:
-    """Return arguments that build an encoder of the same architecture.
-
-    They are plain values, which ``torch.load(weights_only=True)`` reads. Rates of dropout and
-    stochastic depth, which hold no weights, are left out.
-    """
-    stage = encoder.stages[0]
-    assert isinstance(stage, Stage)
-    block = stage.blocks[0]
-    assert isinstance(block, HeatBlock)
-    return {
-        "dims": list(encoder.dims),
-        "depths": list(encoder.depths),
-        "img_size": list(encoder.img_size),
-        "modalities": dict(encoder.modalities),
-        "num_classes": encoder.num_classes,
-        "norm_position": encoder.norm_position,
-        "layer_scale": None if block.gamma1 is None else 1e-5,
-        "spatial_correction": stage.spatial_correction_embed is not None,
-        "freq_embed": encoder.freq_embed,
-        "freq_resize": encoder.freq_resize,
-        "output_norms": encoder.output_norms is not None,
-        "reference_gsd": encoder.reference_gsd,
-        "mlp_ratio": block.mlp.fc1.out_features / encoder.dims[0],
-        "global_pool": encoder.head.global_pool,
-    }
+    """Return arguments that build an encoder of the same architecture."""
+    return encoder.config
 
 
 def checkpoint_content(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rsvheat.models import PretrainingOutput, RSVHeatPretraining, create_pretraining_model
 from rsvheat.tasks.encoders import encoder_arguments
-from rsvheat.tasks.logs import EpochMeans
-from rsvheat.tasks.optimization import Optimization, parameter_groups
-from rsvheat.tasks.task import Task
+from rsvheat.training.logs import EpochMeans
+from rsvheat.training.optimization import Optimization, parameter_groups
+from rsvheat.training.task import Task
 
 PRETRAINING = Optimization()
 

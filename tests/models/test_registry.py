@@ -39,7 +39,7 @@ def test_pretrained_with_a_classifier_and_another_size() -> None:
 
 def test_pretrained_features_tell_classes_of_real_images_apart() -> None:
     pytest.importorskip("lightning")
-    from rsvheat.tasks.probing import Features, extract_features, knn
+    from rsvheat.evaluation.probing import Features, extract_features, knn
 
     images, labels = {}, {}
     for part in ("train", "test"):

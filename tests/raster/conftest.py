@@ -22,7 +22,8 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from rsvheat.data import ImageFolderDataModule
-from rsvheat.tasks import AtomicCheckpointIO, Optimization, create_classification_task
+from rsvheat.tasks import create_classification_task
+from rsvheat.training import AtomicCheckpointIO, Optimization
 
 
 @pytest.fixture(autouse=True)

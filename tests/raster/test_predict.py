@@ -34,17 +34,13 @@ from rasterio.transform import Affine
 
 from rsvheat import cli
 from rsvheat.data import DataError, Pixels, read_image
+from rsvheat.evaluation import extract_features
 from rsvheat.models import CheckpointError
 from rsvheat.raster import classification as module
 from rsvheat.raster import predict_map, read_map
 from rsvheat.raster.scene import Georeference
 from rsvheat.raster.writing import Layer, writing
-from rsvheat.tasks import (
-    create_classification_task,
-    extract_features,
-    load_classifier,
-    saved_normalizers,
-)
+from rsvheat.tasks import create_classification_task, load_classifier, saved_normalizers
 
 UTM = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
 TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}

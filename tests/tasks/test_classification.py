@@ -7,16 +7,14 @@ from lightning.pytorch import Callback
 
 import rsvheat
 from rsvheat.data import ImageFolderDataModule
+from rsvheat.evaluation.evaluate import evaluate
 from rsvheat.tasks import (
     ClassificationTask,
-    LastCheckpoint,
-    Optimization,
-    Run,
     create_classification_task,
-    evaluate,
     load_classifier,
     saved_normalizers,
 )
+from rsvheat.training import LastCheckpoint, Optimization, Run
 
 TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
 

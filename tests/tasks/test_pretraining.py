@@ -5,13 +5,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import rsvheat
-from rsvheat.tasks import (
-    LastCheckpoint,
-    Optimization,
-    encoder_arguments,
-    load_encoder,
-    pictures,
-)
+from rsvheat.tasks import encoder_arguments, load_encoder, pictures
+from rsvheat.training import LastCheckpoint, Optimization
 
 PARTS = {"loss", "spatial", "frequency", "contrastive", "feature_std", "effective_rank"}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rsvheat.tasks import Scores
+from rsvheat.evaluation import Scores
 
 CLASSES = ("forest", "lake", "road")
 # true:      forest x4, lake x3, road x1

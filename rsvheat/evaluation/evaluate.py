@@ -9,11 +9,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from rsvheat.evaluation.classification_scores import Scores
+from rsvheat.evaluation.probing import extract_features, knn, linear_probe
 from rsvheat.models import RSVHeat, create_model
 from rsvheat.tasks.classification import load_classifier
 from rsvheat.tasks.encoders import checkpoint_content, load_encoder, saved_normalizers
-from rsvheat.tasks.probing import extract_features, knn, linear_probe
-from rsvheat.tasks.scores import Scores
 
 Method: TypeAlias = Literal["classifier", "knn", "linear"]
 

@@ -275,7 +275,7 @@ class RandomState(Callback):
     """Keeps the states of Python's, NumPy's and torch's generators in checkpoints.
 
     Those of every process are kept; processes that a continued run adds start from their seeds.
-    What a step draws does not depend on them, see :class:`~rsvheat.tasks.task.Task`: this is for
+    What a step draws does not depend on them, see :class:`~rsvheat.training.task.Task`: this is for
     what others draw between the steps.
     """
 

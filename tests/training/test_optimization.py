@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from rsvheat.models import create_model, create_pretraining_model
-from rsvheat.tasks import Optimization
-from rsvheat.tasks.optimization import parameter_groups, warmup_cosine
+from rsvheat.training import Optimization
+from rsvheat.training.optimization import parameter_groups, warmup_cosine
 
 
 class _Trainer:

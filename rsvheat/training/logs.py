@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from rsvheat._files import complete_file
-from rsvheat.tasks.task import Task
+from rsvheat.training.task import Task
 
 
 class CSVLog(Logger):

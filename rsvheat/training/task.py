@@ -12,9 +12,9 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
-from rsvheat.tasks.optimization import Optimization
-from rsvheat.tasks.processes import end_gently
-from rsvheat.tasks.sharding import shard
+from rsvheat.training.fsdp2 import shard
+from rsvheat.training.optimization import Optimization
+from rsvheat.training.process_exit import end_gently
 
 
 class Task(LightningModule, ABC):

@@ -11,13 +11,13 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rsvheat.tasks.checkpointing import (
+from rsvheat.training.logs import CSVLog, ImagesPerSecond, ProgressBar, ProgressLines
+from rsvheat.training.run_checkpoints import (
     AtomicCheckpointIO,
     LastCheckpoint,
     RandomState,
     check_folder,
 )
-from rsvheat.tasks.logs import CSVLog, ImagesPerSecond, ProgressBar, ProgressLines
 
 
 class Run:

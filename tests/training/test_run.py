@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 
 from rsvheat import cli
-from rsvheat.tasks import CheckpointWriteError, Run
+from rsvheat.training import CheckpointWriteError, Run
 
 # Stochastic depth draws from torch's own generator.
 OPTIONS = {

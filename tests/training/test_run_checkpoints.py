@@ -10,8 +10,8 @@ import torch
 from disks import small_disk
 from lightning.pytorch import Callback
 
-from rsvheat.tasks import AtomicCheckpointIO, CheckpointWriteError, LastCheckpoint, RandomState
-from rsvheat.tasks.checkpointing import _random_state, _set_random_state, check_folder
+from rsvheat.training import AtomicCheckpointIO, CheckpointWriteError, LastCheckpoint, RandomState
+from rsvheat.training.run_checkpoints import _random_state, _set_random_state, check_folder
 
 USAGE = namedtuple("usage", "total used free")
 

@@ -24,12 +24,8 @@ from torch.distributed.tensor import DTensor
 from rsvheat.augmentation import RandomView
 from rsvheat.data import ImageFolderDataModule, OpticalSarDataModule
 from rsvheat.masking import FrequencyMasking
-from rsvheat.tasks import (
-    AtomicCheckpointIO,
-    Optimization,
-    create_classification_task,
-    create_pretraining_task,
-)
+from rsvheat.tasks import create_classification_task, create_pretraining_task
+from rsvheat.training import AtomicCheckpointIO, Optimization
 
 TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
 

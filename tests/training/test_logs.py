@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from rsvheat.tasks import CSVLog, ImagesPerSecond, LastCheckpoint, ProgressLines
-from rsvheat.tasks.logs import EpochMeans
+from rsvheat.training import CSVLog, ImagesPerSecond, LastCheckpoint, ProgressLines
+from rsvheat.training.logs import EpochMeans
 
 
 def _read(folder):

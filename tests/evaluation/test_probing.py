@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rsvheat.data import ImageFolderDataModule
+from rsvheat.evaluation import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.models import create_model, pool_features
-from rsvheat.tasks import Features, extract_features, knn, linear_probe, standardize
 
 
 def _clusters(samples=60, dim=6, spread=0.3, seed=0):
@@ -73,7 +73,7 @@ def test_probe_separates_what_is_linearly_separable():
 
 def test_probe_is_the_minimum_of_its_objective():
     """The gradient vanishes: cross entropy plus half the squared norm of the weights."""
-    from rsvheat.tasks.probing import _fit
+    from rsvheat.evaluation.probing import _fit
 
     train = _clusters(samples=200)
     (x,) = standardize(train.values)

@@ -22,12 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from utils import assert_accurate, exact, l2, random
 
-from rsvheat.models import RSVHeat, _onednn, layers
-from rsvheat.models._onednn import Conv2dNHWC, Linear
+from rsvheat.models import RSVHeat, layers
 from rsvheat.models.layers import HeatBlock, Mlp
-from rsvheat.ops import heat_conduction
+from rsvheat.ops import heat_conduction, onednn
+from rsvheat.ops.onednn import Conv2dNHWC, Linear
 
-pytestmark = pytest.mark.skipif(_onednn._OPERATORS is None, reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(onednn._OPERATORS is None, reason="this torch has no oneDNN")
 
 # oneDNN's types, and one that torch serves.
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -392,9 +392,9 @@ def packings(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     def counted(pack: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda weight, *args: seen.append(weight.shape) or pack(weight, *args)
 
-    operators = _onednn._OPERATORS
+    operators = onednn._OPERATORS
     monkeypatch.setattr(
-        _onednn,
+        onednn,
         "_OPERATORS",
         operators._replace(
             pack_linear=counted(operators.pack_linear), pack_conv=counted(operators.pack_conv)
@@ -681,7 +681,7 @@ def test_threads_share_a_layer(layer: Layer) -> None:
     expected = [run(layer, x) for x in inputs]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         lowered = [layer(x) for x in inputs]
-    layer._packed = _onednn._NOTHING
+    layer._packed = onednn._NOTHING
     failures: list[str] = []
 
     def work(i: int) -> None:
@@ -714,7 +714,7 @@ def test_the_flag_of_torch_turns_it_off(layer: Layer) -> None:
 
 
 def test_torchs_without_the_operators(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_onednn, "_OPERATORS", None)
+    monkeypatch.setattr(onednn, "_OPERATORS", None)
     x = features()
     assert_accurate(run(layer, x), exact(plain(layer, x)))
     layer.train()(x).sum().backward()

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base class of networks that solve a task, and the registry of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from rsvheat.models.encoder import RSVHeat
+
+Output: TypeAlias = Literal["class", "mask", "boxes", "oriented_boxes"]
+
+# Network classes by the name of their task; checkpoints name a task, never a class to import.
+TASK_MODELS: dict[str, type["TaskModel"]] = {}
+
+
+class TaskModel(nn.Module, ABC):
+    """A network for one task: an encoder, a decoder and the meaning of its output.
+
+    A subclass that sets :attr:`task` is registered under that name, also one of a plug-in outside
+    of this package. Checkpoints hold the task's name and :attr:`config`, from which
+    :func:`rsvheat.load` builds the network again.
+
+    Args:
+        encoder: Encoder with a stem for each modality.
+        num_classes: Number of classes.
+        **options: Further arguments of the subclass, plain values (numbers, texts, lists).
+
+    Attributes:
+        task: Name of the task.
+        output: What :meth:`predict` returns per image: probabilities of a ``"class"``, of a
+            ``"mask"``, or ``"boxes"`` and ``"oriented_boxes"`` with scores and labels.
+        encoder: The encoder.
+        num_classes: Number of classes.
+    """
+
+    task: ClassVar[str]
+    output: ClassVar[Output]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Register a subclass that names its task."""
+        super().__init_subclass__(**options)
+        if "task" in cls.__dict__:
+            TASK_MODELS[cls.task] = cls
+
+    def __init__(self, encoder: RSVHeat, num_classes: int, **options: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.num_classes = num_classes
+        self.options = options
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain values from which :meth:`from_config` builds the same architecture."""
+        return {
+            "encoder": self.encoder.config,
+            "num_classes": self.num_classes,
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build the network with fresh weights.
+
+        Args:
+            config: Value of :attr:`config`.
+        """
+        encoder = RSVHeat(**config["encoder"])
+        return cls(encoder, config["num_classes"], **config["options"])
+
+    @abstractmethod
+    def forward(self, images: Mapping[str, Tensor]) -> Any:
+        """Return what the loss takes, logits for example.
+
+        Args:
+            images: By modality (B, bands, H, W), normalized.
+        """
+
+    @abstractmethod
+    def predict(self, images: Mapping[str, Tensor]) -> Any:
+        """Return predictions.
+
+        Args:
+            images: By modality (B, bands, H, W), normalized.
+
+        Returns:
+            For ``output="class"`` probabilities (B, num_classes); for ``"mask"`` probabilities
+            (B, num_classes, H, W); for boxes a list with a dictionary per image: ``boxes`` (N, 4)
+            XYXY or (N, 5) CXCYWHR in pixels and degrees, ``scores`` (N,) and ``labels`` (N,).
+        """
