@@ -19,9 +19,9 @@ SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rs
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
 
 # What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.
-OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface_hub==0.30.0 \
+OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface_hub==0.30.0 \
   onnx==1.17.0 onnxscript==0.6.0 onnxruntime==1.20.1 scipy==1.14.1 pytest==8.3.0
-NEWEST := --upgrade torch numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
+NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
   test-torchgeo test-terratorch test-torch-matrix notebook lint format clean

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a classifier, or an encoder by nearest neighbours and a linear probe."""
+"""Score a trained network, or an encoder by nearest neighbors and a linear probe."""
 
 from rsvheat.commands._parser import run_function
 
-EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.root images"
+EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.dataset.root images"
 
 
 def run(arguments: list[str]) -> None:
     """Run the command."""
     from rsvheat import cli
-    from rsvheat.evaluation.evaluate import evaluate
+    from rsvheat.tasks.evaluation import evaluate
     from rsvheat.training.console import quieten
 
     if not cli.debugging:
         quieten()
-    data = {"class_path": "rsvheat.data.ImageFolderDataModule"}
-    scores = run_function(evaluate, arguments, __name__, {"data": data}, positional=False)
+    defaults = {"data.dataset": {"class_path": "rsvheat.data.ClassFolders"}, "data.crop.size": 64}
+    scores = run_function(evaluate, arguments, __name__, defaults, positional=False)
     for method, score in scores.items():
-        print(f"{method}: overall accuracy {score.accuracy:.4f}, mean F1 {score.mean_f1:.4f}")
+        print(f"{method}: {score}")

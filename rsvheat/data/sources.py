@@ -23,12 +23,12 @@ from rsvheat.data.readers import (
     open_image,
 )
 from rsvheat.data.report import DataError, SampleError, Skip
+from rsvheat.data.spec import Target
 
 Unmatched: TypeAlias = Literal["skip", "keep"]
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
 
 _TILE = "#"  # stands between the key of an image and that of a tile in it
-_RESERVED = ("key", "label", "skipped")
 
 # Key, files by modality, and the tile of them.
 _Files: TypeAlias = tuple[str, dict[str, str], Window | None]
@@ -41,9 +41,13 @@ class Source(ABC):
 
     Attributes:
         modalities: Names of the modalities that samples may have.
+        target: Kind of the annotation, see :class:`~rsvheat.data.DataSpec`.
+        classes: Class names by label; known after :meth:`scan`.
     """
 
     modalities: tuple[str, ...]
+    target: Target = "none"
+    classes: tuple[str, ...] = ()
 
     @abstractmethod
     def scan(self) -> list[Skip]:
@@ -83,6 +87,23 @@ class Source(ABC):
             SampleError: If the file is missing or damaged.
         """
 
+    def read_target(self, index: int, window: Window) -> Any:
+        """Read the annotation of a sample.
+
+        Args:
+            index: Index of the sample.
+            window: Pixels of the image that the sample shows.
+
+        Returns:
+            For target ``"label"`` the class number; for ``"mask"`` class numbers as an integer
+            array (H, W) of the window, ``IGNORE_INDEX`` where there is none; for boxes a
+            :class:`~rsvheat.data.Boxes`.
+
+        Raises:
+            SampleError: If a file is missing or damaged.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no target")
+
     def file(self, index: int, modality: str) -> str | None:
         """Return the path of a file that holds the image and nothing else, if there is one."""
         return None
@@ -113,21 +134,36 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """Image files by name.
+    """Image files by name, optionally with a class label each.
 
     Args:
-        files: For each sample its key and its files by modality.
+        files: Key and files by modality of each sample.
+        labels: Class number of each sample.
+        classes: Class names by label.
 
     Raises:
-        ValueError: If two samples have the same key, or a modality has no usable name.
+        ValueError: If two samples have the same key, a modality has no usable name, or labels are
+            not as many as samples.
     """
 
-    def __init__(self, files: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    labels: NDArray[np.int64] | None = None
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, Mapping[str, str]]],
+        labels: Indices | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.modalities = tuple(sorted({name for _, paths in files for name in paths}))
         check_modalities(self.modalities)
         if len({key for key, _ in files}) != len(files):
             raise ValueError("samples must have different keys")
         self._samples: Sequence[_Files] = [(key, dict(paths), None) for key, paths in files]
+        self.classes = tuple(classes)
+        if labels is not None:
+            if len(labels) != len(files):
+                raise ValueError(f"{len(labels)} labels for {len(files)} samples")
+            self.target, self.labels = "label", np.asarray(labels, np.int64)
 
     def __str__(self) -> str:
         """Return the number of samples."""
@@ -152,6 +188,10 @@ class FileSource(Source):
     def open(self, index: int, modality: str) -> ImageReader:
         """See :meth:`Source.open`."""
         return _open(self._samples[index][1][modality])
+
+    def read_target(self, index: int, window: Window) -> Any:
+        """See :meth:`Source.read_target`."""
+        return super().read_target(index, window) if self.labels is None else self.labels[index]
 
     def file(self, index: int, modality: str) -> str | None:
         """See :meth:`Source.file`."""
@@ -391,6 +431,8 @@ class ArraySource(Source):
 class ConcatSource(Source):
     """Several sources, one after the other: pairs beside unpaired images, say.
 
+    Where their targets or classes differ, samples have no target.
+
     Args:
         sources: The sources. With more than one, keys begin with their number.
 
@@ -411,6 +453,8 @@ class ConcatSource(Source):
     def _add_up(self) -> None:
         names = itertools.chain.from_iterable(source.modalities for source in self._sources)
         self.modalities = tuple(dict.fromkeys(names))
+        targets = {(source.target, source.classes) for source in self._sources}
+        self.target, self.classes = targets.pop() if len(targets) == 1 else ("none", ())
         self._ends = list(itertools.accumulate(len(source) for source in self._sources))
 
     def scan(self) -> list[Skip]:
@@ -450,6 +494,11 @@ class ConcatSource(Source):
         number, index = self._find(index)
         return self._sources[number].open(index, modality)
 
+    def read_target(self, index: int, window: Window) -> Any:
+        """See :meth:`Source.read_target`."""
+        number, index = self._find(index)
+        return self._sources[number].read_target(index, window)
+
     def file(self, index: int, modality: str) -> str | None:
         """See :meth:`Source.file`."""
         number, index = self._find(index)
@@ -463,13 +512,12 @@ def check_modalities(names: Mapping[str, object] | Sequence[str]) -> None:
         names: The names.
 
     Raises:
-        ValueError: If there are none, or one is empty, holds a dot or slash, or is used by samples
-            for something else.
+        ValueError: If there are none, or one is empty or holds a dot or slash.
     """
     if not names:
         raise ValueError("there must be at least one modality")
     for name in names:
-        if not re.fullmatch(r"[^\W.][^./\\]*", name) or name in _RESERVED:
+        if not re.fullmatch(r"[^\W.][^./\\]*", name):
             raise ValueError(f"{name!r} cannot be the name of a modality")
 
 

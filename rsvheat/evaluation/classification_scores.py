@@ -21,19 +21,19 @@ from torchmetrics.classification import (
 )
 
 from rsvheat._files import replacing
-from rsvheat.data.datasets import REPEATED
+from rsvheat.data.spec import IGNORE_LABEL
 
 
 def classification_metrics(classes: int) -> MetricCollection:
     """Return what :meth:`Scores.of` takes: metrics to be fed with predictions and labels."""
-    by_class: dict[str, Any] = {"average": None, "ignore_index": REPEATED}
+    by_class: dict[str, Any] = {"average": None, "ignore_index": IGNORE_LABEL}
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=REPEATED),
+            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE_LABEL),
             "precision": MulticlassPrecision(classes, **by_class),
             "recall": MulticlassRecall(classes, **by_class),
             "f1": MulticlassF1Score(classes, **by_class),
-            "confusion": MulticlassConfusionMatrix(classes, ignore_index=REPEATED),
+            "confusion": MulticlassConfusionMatrix(classes, ignore_index=IGNORE_LABEL),
         }
     )
 
@@ -82,6 +82,14 @@ class Scores:
     def mean_f1(self) -> float:
         """Mean of the classes' F1."""
         return sum(self.f1) / len(self.f1)
+
+    def logged(self) -> dict[str, float]:
+        """Return the values that training logs, by name."""
+        return {"accuracy": self.accuracy, "f1": self.mean_f1}
+
+    def __str__(self) -> str:
+        """Return the most important values in one line."""
+        return f"overall accuracy {self.accuracy:.4f}, mean F1 {self.mean_f1:.4f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
