@@ -2,8 +2,14 @@
 """Heat conduction operators and the RS-vHeat foundation model for remote sensing."""
 
 import sys
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from rsvheat.checkpoint import TrainedModel
 
 
 def _is_command() -> bool:
@@ -35,12 +41,34 @@ else:
         raise AttributeError(f"module 'rsvheat' has no attribute {name!r}")
 
 
+def load(path: str | PathLike[str], *, device: "str | torch.device" = "auto") -> "TrainedModel":
+    """Load a trained network with its classes, normalization and sizes.
+
+    Args:
+        path: Checkpoint of any task, such as ``runs/classes/best.ckpt``.
+        device: Device to compute on, such as ``"cpu"`` or ``"cuda:1"``; ``"auto"`` is a GPU if
+            there is one.
+
+    Returns:
+        The model, see :meth:`rsvheat.checkpoint.TrainedModel.predict` for its use.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, or holds no network for a task.
+        ValueError: If the device cannot be used.
+    """
+    from rsvheat.checkpoint import TrainedModel
+
+    return TrainedModel.load(path, device=device)
+
+
 __all__ = [
     "BuildInfo",
     "CheckpointError",
     "__version__",
     "build_info",
     "create_model",
+    "load",
     "load_checkpoint",
     "models",
     "ops",
