@@ -172,10 +172,10 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "rsvheat").startswith(
-        "rsvheat"
-    ):
-        return _missing(error.name.partition(".")[0])
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if package != "rsvheat":
+            return _missing(package)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"

@@ -15,7 +15,7 @@ from rsvheat.commands._parser import flag, one_line, texts
 from rsvheat.commands._recipes import with_recipes
 from rsvheat.data.datamodule import DataModule
 from rsvheat.tasks import SupervisedTask
-from rsvheat.training import Run, Task
+from rsvheat.training import Run
 from rsvheat.training.console import quieten, say
 
 
@@ -29,7 +29,7 @@ class TrainingCLI(LightningCLI):
     Args:
         name: Name of the command's module.
         arguments: Arguments from the command line.
-        task: Class of the tasks that the command trains, and its default.
+        task: Class of the tasks that the command trains; it is the default unless it is abstract.
         defaults: Values of options that differ from the classes' own, by option.
         trainer: Values of the Trainer's options that differ from Lightning's.
     """
@@ -38,7 +38,7 @@ class TrainingCLI(LightningCLI):
         self,
         name: str,
         arguments: list[str],
-        task: type[Task],
+        task: Any,
         *,
         defaults: dict[str, Any],
         trainer: dict[str, Any],

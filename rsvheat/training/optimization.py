@@ -54,6 +54,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list where it comes from a file
         if not self.base_lr > 0 or (self.lr is not None and not self.lr > 0):
             raise ValueError(f"base_lr and lr must be above 0, got {self.base_lr} and {self.lr}")
         if not 0 <= self.warmup < 1 or not 0 <= self.floor <= 1:

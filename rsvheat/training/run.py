@@ -140,13 +140,20 @@ class Run:
             "enable_model_summary": False,
         }
 
-    def fit(self, trainer: Trainer, task: LightningModule, data: LightningDataModule) -> int:
+    def fit(
+        self,
+        trainer: Trainer,
+        task: LightningModule,
+        data: LightningDataModule,
+        advice: str = "--resume goes on from there",
+    ) -> int:
         """Train, or resume training where the run was stopped.
 
         Args:
             trainer: Trainer made with :meth:`trainer_arguments`.
             task: Task to train.
             data: Data to train on.
+            advice: How the user resumes the run, told when a signal has stopped it.
 
         Returns:
             Exit code: 0 when done, 128 plus its number after a signal.
@@ -160,8 +167,8 @@ class Run:
             if self.last.signal is None:
                 raise
             say(
-                f"stopped by {self.last.signal.name} after step {trainer.global_step}; "
-                f"{self.last.path} is where --resume goes on"
+                f"stopped by {self.last.signal.name} after step {trainer.global_step}, "
+                f"{self.last.path} is written; {advice}"
             )
             return 128 + self.last.signal
         except RuntimeError as error:

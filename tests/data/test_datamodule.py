@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import inspect
 import json
 import shutil
 from pathlib import Path
@@ -17,17 +16,16 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     OnExceptionCheckpoint,
 )
+from utils import data_module
 
 from rsvheat.data import (
     ClassFolders,
     ConcatSource,
-    Crop,
     DataError,
     DataModule,
     DataSpec,
     FolderSource,
     ImageFolders,
-    LoaderOptions,
     Normalize,
     Normalizer,
     ResumableSampler,
@@ -41,22 +39,10 @@ from rsvheat.data.synthetic import SyntheticSource, write_classes
 
 
 def module(data=None, reader=ImageFolders, **options):
-    """Make a data module; options are those of the reader, the crop, the loader and the module."""
-    values = {"size": 8, "window": 12, "batch_size": 4, "num_workers": 0, **options}
+    defaults = {"size": 8, "window": 12, "batch_size": 4}
     if reader is ImageFolders:
-        values.setdefault("val_fraction", 0.25)
-    parts = {
-        made: {
-            name: values.pop(name) for name in inspect.signature(made).parameters if name in values
-        }
-        for made in (Crop, LoaderOptions, DataModule)
-    }
-    return DataModule(
-        reader(data, **values),
-        crop=Crop(**parts[Crop]),
-        loader=LoaderOptions(**parts[LoaderOptions]),
-        **parts[DataModule],
-    )
+        defaults["val_fraction"] = 0.25
+    return data_module(reader, data, **{**defaults, **options})
 
 
 def keys(dataset):
