@@ -31,6 +31,19 @@ def shared() -> Callable[[str], Path]:
 
 
 @pytest.fixture
+def faults() -> Callable[[str], Path]:
+    """Path of a file on which readers once failed; the test is skipped where they are not."""
+    folder = SHARED.parent / "faults"
+
+    def path(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"there are no such files at {folder}")
+        return folder / name
+
+    return path
+
+
+@pytest.fixture
 def write_png() -> Callable[..., Path]:
     """Write (C, H, W) or (H, W) of uint8 as PNG or, by its name, as JPEG."""
     image = pytest.importorskip("PIL.Image")
