@@ -490,14 +490,14 @@ def _read_manifest(folder: Path) -> dict[str, _Shard]:
         return {}
     shards: dict[str, _Shard] = {}
     with _read_json(path) as content:
-        for shard in content["shards"]:
+        for shard in _list(content["shards"]):
             name = _text(shard["name"])
             if name != os.path.basename(name) or not name.endswith(".tar"):
                 raise ValueError(f"{name!r} is not the name of a shard")
             shards[name] = _Shard(
                 _number(shard["samples"]),
                 _number(shard["bytes"]),
-                [_text(modality) for modality in shard["modalities"]],
+                [_text(modality) for modality in _list(shard["modalities"])],
             )
     return shards
 
@@ -510,12 +510,14 @@ def _read_index(shard: Path) -> _Index:
             [
                 (
                     _text(key),
-                    {_text(m): (_text(s), _number(o), _number(n)) for m, s, o, n in files},
+                    {_text(m): (_text(s), _number(o), _number(n)) for m, s, o, n in _list(files)},
                 )
-                for key, files in content["samples"]
+                for key, files in map(_list, _list(content["samples"]))
             ],
         )
         for key, files in index.samples:
+            if not files:
+                raise ValueError(f"{key!r} has no files")
             if any(offset + size > index.bytes for _, offset, size in files.values()):
                 raise ValueError(f"{key!r} lies behind the end of the shard")
         if len({key for key, _ in index.samples}) != len(index.samples):
@@ -542,6 +544,12 @@ def _read_json(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} is damaged: it has no entry {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {printable(str(error))}") from error
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{str(value)[:60]!r} is where a list should be")
+    return value
 
 
 def _text(value: object) -> str:

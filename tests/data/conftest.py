@@ -72,10 +72,12 @@ def write_tif() -> Callable[..., Path]:
             count=values.shape[0],
             height=values.shape[1],
             width=values.shape[2],
-            dtype=values.dtype,
-            crs="EPSG:32632",
-            transform=rasterio.Affine(10, 0, 0, 0, -10, 0),
-            **options,
+            **{
+                "dtype": values.dtype,
+                "crs": "EPSG:32632",
+                "transform": rasterio.Affine(10, 0, 0, 0, -10, 0),
+                **options,
+            },
         ) as file:
             file.write(values)
         return path
