@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours of classes."""
+"""Colors of classes."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# By words that classes' names are made of; the first that fits counts.
+# Colors by words that names of classes contain; the first that fits is used.
 _KNOWN = {
     "sealake": "#1f5fbf",
     "sea": "#1f5fbf",
@@ -39,7 +39,7 @@ _KNOWN = {
     "bare": "#c8ad8d",
     "snow": "#dff3ff",
 }
-# What maps lie on and are labelled with.
+# Colors of the background and of labels.
 _TAKEN = ("#000000", "#ffffff")
 
 _TO_CONES = (
@@ -57,26 +57,29 @@ _TO_LAB = (
 def class_colors(
     names: Sequence[str], given: Mapping[str, str] | str | os.PathLike[str] | None = None
 ) -> NDArray[np.uint8]:
-    """Return a colour for each class.
+    """Return a color for each class.
 
-    Known kinds of land cover have theirs: forest is green, water blue. Every other class gets the
-    colour that is least like all before it. The same names always get the same colours.
+    Known kinds of land cover have a color of their own: forest is green, water blue. Every other
+    class gets the color that differs most from all before it. The same names always get the same
+    colors.
 
     Args:
-        names: The classes.
-        given: Colours of some of them, as ``"#rrggbb"``, or a YAML or JSON file of these.
+        names: Names of the classes.
+        given: Colors of some classes as ``"#rrggbb"`` by name, or the path of a YAML or JSON file
+            of these.
 
     Returns:
-        (classes, 3): red, green and blue.
+        Red, green and blue (classes, 3).
 
     Raises:
-        ValueError: If a colour is none, or is of no class.
+        ValueError: If a color is not like ``"#rrggbb"``, or there is no such class.
         FileNotFoundError: If there is no such file.
     """
     given = _load(given) if isinstance(given, str | os.PathLike) else dict(given or {})
     unknown = set(given) - set(names)
     if unknown:
-        raise ValueError(f"colors has {sorted(unknown)[0]!r}; the classes are {', '.join(names)}")
+        first = sorted(unknown, key=str)[0]  # keys of YAML may be numbers
+        raise ValueError(f"colors has {first!r}; the classes are {', '.join(names)}")
     chosen = {name: _parse(name, color) for name, color in given.items()}
     for name in names:
         color = _known(name)
@@ -102,7 +105,7 @@ def _known(name: str) -> tuple[int, ...] | None:
 
 def _parse(name: str, color: str) -> tuple[int, ...]:
     if not isinstance(color, str) or not re.fullmatch("#[0-9a-fA-F]{6}", color):
-        raise ValueError(f'the colour of {name} must be like "#1b6b2f", got {color!r}')
+        raise ValueError(f'the color of {name} must be like "#1b6b2f", got {color!r}')
     return tuple(bytes.fromhex(color[1:]))
 
 
@@ -116,7 +119,7 @@ def _load(path: str | os.PathLike[str]) -> dict[str, str]:
             f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must map names of classes to colours")
+        raise ValueError(f"{path} must map names of classes to colors")
     return content
 
 
@@ -127,7 +130,7 @@ def _apart(perceived: NDArray[np.float64], color: Sequence[int]) -> NDArray[np.f
 
 
 def _oklab(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return colours (n, 3) in OKLab, where distances are those that eyes see.
+    """Return colors (n, 3) in OKLab, where distances are perceived differences.
 
     Source: B. Ottosson, A perceptual color space for image processing, 2020.
     """
