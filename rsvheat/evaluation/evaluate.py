@@ -119,7 +119,8 @@ def _encoder(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             name = variant or "rsvheat_nano"
-            return create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+            encoder: RSVHeat = create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+        return encoder
     if pretrained:
         raise ValueError("give a checkpoint or pretrained, not both")
     if variant is None:

@@ -8,10 +8,15 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from rsvheat.models import PretrainingOutput, RSVHeatPretraining, create_pretraining_model
+from rsvheat.models import (
+    PretrainingOutput,
+    RSVHeatPretraining,
+    create_pretraining_model,
+    parameter_groups,
+)
 from rsvheat.tasks.encoders import encoder_arguments
 from rsvheat.training.logs import EpochMeans
-from rsvheat.training.optimization import Optimization, parameter_groups
+from rsvheat.training.optimization import Optimization
 from rsvheat.training.task import Task
 
 PRETRAINING = Optimization()
@@ -86,7 +91,7 @@ class PretrainingTask(Task):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with weight decay, and those without."""
-        return parameter_groups(self.network, self.optimization.weight_decay)
+        return parameter_groups(self.network, weight_decay=self.optimization.weight_decay)
 
     def images_in(self, batch: Mapping[str, Any]) -> int:
         """Return how many images a batch holds, those of all modalities counted."""
