@@ -9,9 +9,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from rsvheat.data.spec import DataSpec
-from rsvheat.models import PretrainingOutput, RSVHeatPretraining, create_pretraining_model
+from rsvheat.models import (
+    PretrainingOutput,
+    RSVHeatPretraining,
+    create_pretraining_model,
+    parameter_groups,
+)
 from rsvheat.training.logs import EpochMeans
-from rsvheat.training.optimization import Optimization, parameter_groups
+from rsvheat.training.optimization import Optimization
 from rsvheat.training.task import Task
 
 PRETRAINING = Optimization()
@@ -103,7 +108,7 @@ class PretrainingTask(Task):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with weight decay, and those without."""
-        return parameter_groups(self.network, self.optimization.weight_decay)
+        return parameter_groups(self.network, weight_decay=self.optimization.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description of the network and its data, and the means so far."""

@@ -16,9 +16,9 @@ from typing_extensions import Self
 
 from rsvheat.checkpoint import TrainedModel, load_encoder
 from rsvheat.data.spec import DataSpec, Target
-from rsvheat.models import RSVHeat, create_model
+from rsvheat.models import RSVHeat, create_model, parameter_groups
 from rsvheat.models.task_model import TaskModel
-from rsvheat.training.optimization import Optimization, parameter_groups
+from rsvheat.training.optimization import Optimization
 from rsvheat.training.task import Task
 
 _LOGGER = logging.getLogger("rsvheat.tasks")
@@ -241,13 +241,11 @@ class SupervisedTask(Task):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters by weight decay and distance to the head."""
-        encoder, decay = self.network.encoder, self.optimization.weight_decay
-        groups = encoder.get_parameter_groups(weight_decay=decay, layer_decay=self.layer_decay)
-        inside = {id(parameter) for parameter in encoder.parameters()}
-        for group in parameter_groups(self.network, decay):
-            group["params"] = [p for p in group["params"] if id(p) not in inside]
-            groups += [group] if group["params"] else []
-        return [{k: v for k, v in group.items() if k != "param_names"} for group in groups]
+        return parameter_groups(
+            self.network,
+            weight_decay=self.optimization.weight_decay,
+            layer_decay=self.layer_decay,
+        )
 
     def _frozen(self) -> list[torch.nn.Module]:
         encoder: RSVHeat = self.network.encoder
