@@ -10,6 +10,7 @@ WERROR ?= OFF
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MMCV_WHEEL ?=
+INSTALL_VARIANTS ?=
 
 BIN := $(VENV)/bin
 comma := ,
@@ -24,7 +25,7 @@ OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensor
 NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix notebook lint format clean
+  test-torchgeo test-terratorch test-torch-matrix test-install notebook lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -112,6 +113,12 @@ test-wheel-%: $(VENV)/.dependencies
 	build/$*/bin/pip install -q --no-deps --force-reinstall build/wheels/rsvheat-*.whl
 	cd build/$* && RSVHEAT_REQUIRE_NATIVE=1 bin/pytest -c ../../pyproject.toml \
 	  -m 'not slow and not source_tree' $(PYTEST_ARGS) ../../tests
+
+# Installs from source with build isolation, as users do: with the CMake and the nvcc of this machine,
+# then with each of them hidden. Each variant downloads torch twice (several GB) and takes 4 to 15
+# minutes; INSTALL_VARIANTS='readme editable' chooses some.
+test-install: $(VENV)/.dependencies
+	$(BIN)/python tests/install_from_source.py --folder build/install $(INSTALL_VARIANTS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -222,7 +222,7 @@ class HeatConduction(nn.Module):
         return apply_heat_filter(x, kept)
 
     def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
-        if self.training or torch.compiler.is_compiling():
+        if self.training or torch.compiler.is_compiling() or _checks.transforms_active():
             return False
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
             # A step may follow, and those of fused optimizers are out of autograd's sight.
