@@ -204,10 +204,10 @@ def probe(demo: Demo) -> dict[str, Any]:
 
 def draw_map(demo: Demo) -> dict[str, Any]:
     """Classify the scene that was not trained on, window by window."""
-    from rsvheat.raster import predict_map
+    from rsvheat.raster import predict
 
     began = _Watch()
-    result = predict_map(
+    result = predict(
         demo.images.scene["optical"],
         demo.folder / "map" / "map.tif",
         demo.finetuned,

@@ -8,7 +8,7 @@ width is ``(cos(angle), -sin(angle))`` and that of the height ``(sin(angle), cos
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
