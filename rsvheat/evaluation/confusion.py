@@ -42,28 +42,12 @@ class ConfusionMatrix(Metric):
         Raises:
             ValueError: If shapes do not fit, or on the CPU a class is out of range.
         """
-        if predicted.is_floating_point():
-            if predicted.dim() < 2 or predicted.shape[1] != self.classes:
-                raise ValueError(
-                    f"predicted must have shape (B, {self.classes}, ...), got "
-                    f"{tuple(predicted.shape)}"
-                )
-            predicted = predicted.argmax(1)
-        if predicted.shape != labels.shape:
-            raise ValueError(
-                "predicted and labels must have the same shape, got "
-                f"{tuple(predicted.shape)} and {tuple(labels.shape)}"
-            )
-        counted = labels != self.ignore_index
-        truth, guess = labels[counted].long(), predicted[counted].long()
-        known = (truth >= 0) & (truth < self.classes) & (guess >= 0) & (guess < self.classes)
-        self.invalid += (~known).sum()
+        matrix, invalid = _count(predicted, labels, self.classes, self.ignore_index)
+        self.matrix += matrix
+        self.invalid += invalid
         # On a GPU, looking at every batch would make the host wait: compute() looks once.
         if labels.device.type == "cpu":
-            self._check()
-        pairs = (truth * self.classes + guess)[known]
-        counts = torch.bincount(pairs, minlength=self.classes**2)
-        self.matrix += counts.view(self.classes, self.classes)
+            _check(self.invalid, self.classes, self.ignore_index)
 
     def compute(self) -> Tensor:
         """Return the counts, int64 (K, K): a row by true class, a column by predicted class.
@@ -71,15 +55,58 @@ class ConfusionMatrix(Metric):
         Raises:
             ValueError: If a class was out of range.
         """
-        self._check()
+        _check(self.invalid, self.classes, self.ignore_index)
         return self.matrix
 
-    def _check(self) -> None:
-        if self.invalid > 0:
+
+def count_confusion(
+    predicted: Tensor, labels: Tensor, classes: int, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Return the confusion matrix of a batch of this process, int64 (K, K).
+
+    Args:
+        predicted: Predicted classes, integers of the labels' shape (B, ...), or logits or
+            probabilities (B, K, ...).
+        labels: True classes, integers (B, ...).
+        classes: Number of classes, K.
+        ignore_index: Label of what does not count.
+
+    Raises:
+        ValueError: If shapes do not fit, or a class is out of range.
+    """
+    matrix, invalid = _count(predicted, labels, classes, ignore_index)
+    _check(invalid, classes, ignore_index)
+    return matrix
+
+
+def _count(
+    predicted: Tensor, labels: Tensor, classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Return the confusion matrix, and the number of classes that are out of range."""
+    if predicted.is_floating_point():
+        if predicted.dim() < 2 or predicted.shape[1] != classes:
             raise ValueError(
-                f"{int(self.invalid)} labels or predictions are not 0 to {self.classes - 1}; "
-                f"{self.ignore_index} marks labels that do not count"
+                f"predicted must have shape (B, {classes}, ...), got {tuple(predicted.shape)}"
             )
+        predicted = predicted.argmax(1)
+    if predicted.shape != labels.shape:
+        raise ValueError(
+            "predicted and labels must have the same shape, got "
+            f"{tuple(predicted.shape)} and {tuple(labels.shape)}"
+        )
+    counted = labels != ignore_index
+    truth, guess = labels[counted].long(), predicted[counted].long()
+    known = (truth >= 0) & (truth < classes) & (guess >= 0) & (guess < classes)
+    counts = torch.bincount((truth * classes + guess)[known], minlength=classes**2)
+    return counts.view(classes, classes), (~known).sum()
+
+
+def _check(invalid: Tensor, classes: int, ignore_index: int) -> None:
+    if invalid > 0:
+        raise ValueError(
+            f"{int(invalid)} labels or predictions are not 0 to {classes - 1}; {ignore_index} "
+            "marks labels that do not count"
+        )
 
 
 def confusion_figure(

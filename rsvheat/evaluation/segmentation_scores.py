@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rsvheat._files import replacing
 from rsvheat.data.spec import IGNORE_INDEX
-from rsvheat.evaluation.confusion import ConfusionMatrix, confusion_figure
+from rsvheat.evaluation.confusion import ConfusionMatrix, confusion_figure, count_confusion
 
 
 class Measure(NamedTuple):
@@ -85,7 +85,8 @@ class SegmentationScores:
         """Return the scores of counted pixels.
 
         Args:
-            confusion: The metric, or what it computed, (K, K).
+            confusion: The metric, of which every process has to ask for the scores, or counts,
+                (K, K).
             classes: Class names by label.
             ignored: Classes whose true pixels do not count.
             background: Class without which the means are given a second time.
@@ -102,7 +103,7 @@ class SegmentationScores:
     def score(
         cls, predicted: Tensor, labels: Tensor, classes: Sequence[str], **options: Any
     ) -> "SegmentationScores":
-        """Return the scores of predictions.
+        """Return the scores of predictions of this process.
 
         Args:
             predicted: Predicted classes, integers (B, H, W), or logits (B, K, H, W).
@@ -113,9 +114,7 @@ class SegmentationScores:
         Raises:
             ValueError: As for :meth:`of`.
         """
-        metric = ConfusionMatrix(len(classes)).to(labels.device)
-        metric.update(predicted, labels)
-        return cls.of(metric, classes, **options)
+        return cls.of(count_confusion(predicted, labels, len(classes)), classes, **options)
 
     @property
     def _counted(self) -> Tensor:
@@ -249,12 +248,12 @@ class SegmentationScores:
         by_class = {
             name: {
                 "pixels": self.support[i],
-                **{column: _plain(getattr(self, column)[i]) for column in columns},
+                **{column: none_for_nan(getattr(self, column)[i]) for column in columns},
             }
             for i, name in enumerate(self.classes)
         }
         return {
-            **{name: _plain(measure.value) for name, measure in measures.items()},
+            **{name: none_for_nan(measure.value) for name, measure in measures.items()},
             "definitions": {name: measure.definition for name, measure in measures.items()},
             "classes_in_mean": {
                 name: measure.classes
@@ -316,7 +315,7 @@ class SegmentationScores:
             predicted = [f"predicted {name}" for name in self.classes]
             writer.writerow(["class", "pixels", *columns, *predicted])
             for i, name in enumerate(self.classes):
-                scores = [_plain(getattr(self, column)[i]) for column in columns]
+                scores = [none_for_nan(getattr(self, column)[i]) for column in columns]
                 writer.writerow([name, self.support[i], *scores, *self.confusion[i]])
 
     def figure(self) -> Any:
@@ -336,6 +335,10 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def _plain(value: float) -> float | None:
-    """Return None for NaN, which JSON does not have."""
+def none_for_nan(value: float) -> float | None:
+    """Return None for NaN, which JSON does not have.
+
+    Args:
+        value: Number.
+    """
     return None if math.isnan(value) else value

@@ -2,8 +2,6 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -190,45 +188,6 @@ def test_counts_are_exact_beyond_the_integers_of_float32():
     assert metric.compute().tolist() == [[2**40, 0], [0, 2**40 + 2]]
     scores = SegmentationScores.of(metric, ("a", "b"))
     assert scores.support == (2**40, 2**40 + 2)
-
-
-SCRIPT = """
-import sys
-
-import torch
-from torch import distributed
-
-from rsvheat.evaluation.confusion import ConfusionMatrix
-
-rank, path, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-predicted, labels = torch.load(out, weights_only=True)
-metric = ConfusionMatrix(5)
-# The processes see different numbers of images.
-for i in range(3):
-    if (i == 0) == (rank == 0):
-        metric.update(predicted[[i]], labels[[i]])
-torch.save(metric.compute(), f"{out}.{rank}")
-distributed.barrier()
-distributed.destroy_process_group()
-"""
-
-
-def test_two_processes_count_what_one_does(tmp_path):
-    predicted, labels = random_maps()
-    torch.save((predicted, labels), tmp_path / "maps")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    arguments = [str(tmp_path / "store"), str(tmp_path / "maps")]
-    processes = [
-        subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(rank), *arguments])
-        for rank in range(2)
-    ]
-    assert [process.wait(120) for process in processes] == [0, 0]
-    alone = ConfusionMatrix(5)
-    alone.update(predicted, labels)
-    for rank in range(2):
-        together = torch.load(tmp_path / f"maps.{rank}", weights_only=True)
-        assert torch.equal(together, alone.compute())
 
 
 def test_files_say_the_same(tmp_path):
