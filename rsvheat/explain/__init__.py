@@ -5,6 +5,7 @@ Functions named after what they compute return arrays and need torch and NumPy; 
 ``draw_...``, return figures and need Matplotlib (``pip install 'rsvheat[explain]'``).
 """
 
+from rsvheat._display import display
 from rsvheat.explain.fields import (
     HeatSpread,
     TemperatureField,
@@ -13,7 +14,6 @@ from rsvheat.explain.fields import (
     temperature_fields,
 )
 from rsvheat.explain.figures import (
-    display,
     draw_bands,
     draw_diffusivity,
     draw_heat_spread,

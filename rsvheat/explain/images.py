@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsvheat._display import display
 from rsvheat.data import Normalize, Normalizer, Window, open_image
 from rsvheat.data.report import SampleError
-from rsvheat.explain.figures import display
 
 # Largest side of what is read: features of a larger image would take gigabytes.
 MOST_PIXELS = 2048

@@ -462,7 +462,7 @@ def test_pixels_without_data_have_no_class_whatever_says_so(
     else:
         path = write_scene(np.concatenate([values, values[:1]]), alpha=alpha, **UTM)
         options = {"bands": [1, 2, 3]}
-    predict_map(path, tmp_path / "map.tif", checkpoint, **options)
+    predict(path, tmp_path / "map.tif", checkpoint, **options)
     found = labels_of(tmp_path / "map.tif")
     assert (found[:, :3] == 255).all()
     assert np.array_equal(found[:, 3:], LABELS[:, 3:])

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
+from rsvheat._colors import _oklab
 from rsvheat.raster import class_colors
-from rsvheat.raster.colors import _oklab
 
 EUROSAT = (
     *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture"),
