@@ -150,7 +150,9 @@ def _encoder(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             name = variant or "rsvheat_nano"
-            return create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+            encoder = create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+        assert isinstance(encoder, RSVHeat)
+        return encoder
     if variant is None:
         return load_encoder(saved)[0]
     return load_encoder(saved, variant, num_classes=0, **arguments)[0]

@@ -25,7 +25,7 @@ from rsvheat.data import (
     SampleError,
     Sensor,
     ShardSource,
-    collate_modalities,
+    collate,
     open_image,
     write_shards,
 )
@@ -307,7 +307,7 @@ def test_samples_of_shards_are_those_of_the_folder_for_any_number_of_workers(tmp
     folder = ImageDataset(source, sensors, normalizers, Crop(8, 8))
     packed = ImageDataset(shards, sensors, normalizers, Crop(8, 8))
     for index in range(13):
-        assert torch.equal(folder[index]["optical"], packed[index]["optical"])
+        assert torch.equal(folder[index]["images"]["optical"], packed[index]["images"]["optical"])
     assert packed.blocks == [3, 3, 3, 3, 1]
     part = ImageDataset(shards, sensors, normalizers, Crop(8, 8), indices=[0, 1, 4, 6, 12])
     assert part.blocks == [2, 1, 1, 1]
@@ -315,9 +315,7 @@ def test_samples_of_shards_are_those_of_the_folder_for_any_number_of_workers(tmp
 
     def keys(workers):
         sampler = ResumableSampler(13, 4, blocks=packed.blocks, mix_blocks=2)
-        loader = DataLoader(
-            packed, 4, sampler=sampler, num_workers=workers, collate_fn=collate_modalities
-        )
+        loader = DataLoader(packed, 4, sampler=sampler, num_workers=workers, collate_fn=collate)
         return [batch["keys"] for batch in loader]
 
     assert keys(0) == keys(2)

@@ -33,16 +33,13 @@ def run(capsys):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """What training of a small encoder leaves, as far as the command reads it."""
-    pytest.importorskip("lightning")
-    from rsvheat.tasks import encoder_arguments
-
     torch.manual_seed(0)
     encoder = conducting(modalities={"optical": 3, "sar": 1})
     normalizer = Normalizer((100.0,) * 3, (50.0,) * 3, 5.0)
     path = tmp_path_factory.mktemp("run") / "last.ckpt"
     torch.save(
         {
-            "encoder": encoder_arguments(encoder),
+            "encoder": encoder.config,
             "state_dict": {f"network.{k}": v for k, v in encoder.state_dict().items()},
             "OpticalSarDataModule": {"normalizers": {"optical": normalizer.to_dict()}},
         },

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.report import DataError, Skip
-from rsvheat.data.sources import FileSource, FolderSource
+from rsvheat.data.sources import FileSource, FolderSource, check_class_folders
 from rsvheat.data.splits import label_subset, load_split, save_split, stratified_split
 
 _LOGGER = logging.getLogger("rsvheat.data")
@@ -132,6 +132,7 @@ class ClassFolders(LabeledFiles):
         return classes, found
 
     def _images(self, root: str, scan: Scan) -> list[Labeled]:
+        check_class_folders(root)
         source = FolderSource({self.modality: root})
         scan(source)
         images = []
