@@ -24,7 +24,7 @@ OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface
 NEWEST := --upgrade torch numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix notebook lint format clean
+  test-torchgeo test-terratorch test-torch-matrix test-extras notebook lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -112,6 +112,27 @@ test-wheel-%: $(VENV)/.dependencies
 	build/$*/bin/pip install -q --no-deps --force-reinstall build/wheels/rsvheat-*.whl
 	cd build/$* && RSVHEAT_REQUIRE_NATIVE=1 bin/pytest -c ../../pyproject.toml \
 	  -m 'not slow and not source_tree' $(PYTEST_ARGS) ../../tests
+
+# Each extra alone is enough for its command. The environments of the extras see the packages of one
+# that holds the wheel without extras, so torch is installed once.
+test-extras: $(VENV)/.dependencies
+	rm -rf build/wheels
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheels .
+	test -x build/extra-none/bin/python || $(BIN)/python -m venv --without-pip build/extra-none
+	$(BIN)/pip --python build/extra-none/bin/python install -q build/wheels/rsvheat-*.whl
+	$(BIN)/pip --python build/extra-none/bin/python install -q --no-deps --force-reinstall \
+	  build/wheels/rsvheat-*.whl
+	cd build/extra-none && bin/python ../../tests/run_extra.py none
+	for extra in geo explain export; do \
+	  $(MAKE) --no-print-directory test-extra-$$extra || exit 1; \
+	done
+
+test-extra-%:
+	test -x build/extra-$*/bin/python || $(BIN)/python -m venv --without-pip build/extra-$*
+	echo "import site; site.addsitedir('$$(build/extra-none/bin/python -c '$(PACKAGES)')')" \
+	  > $$(build/extra-$*/bin/python -c '$(PACKAGES)')/venv.pth
+	$(BIN)/pip --python build/extra-$*/bin/python install -q 'rsvheat[$*]'
+	cd build/extra-$* && bin/python ../../tests/run_extra.py $*
 
 lint: build
 	$(BIN)/ruff check .

@@ -33,16 +33,13 @@ def run(capsys):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """What training of a small encoder leaves, as far as the command reads it."""
-    pytest.importorskip("lightning")
-    from rsvheat.tasks import encoder_arguments
-
     torch.manual_seed(0)
     encoder = conducting(modalities={"optical": 3, "sar": 1})
     normalizer = Normalizer((100.0,) * 3, (50.0,) * 3, 5.0)
     path = tmp_path_factory.mktemp("run") / "last.ckpt"
     torch.save(
         {
-            "encoder": encoder_arguments(encoder),
+            "encoder": encoder.config,
             "state_dict": {f"network.{k}": v for k, v in encoder.state_dict().items()},
             "OpticalSarDataModule": {"normalizers": {"optical": normalizer.to_dict()}},
         },
@@ -116,7 +113,7 @@ def test_weights_of_the_package_explain_the_shipped_scene(one_thread, tmp_path, 
 
 def test_a_failed_report_leaves_the_old_one(one_thread, tmp_path, monkeypatch, image):
     (tmp_path / "report.html").write_text("old")
-    monkeypatch.setattr("rsvheat.explain.report.plot_receptive_field", lambda rows: 1 / 0)
+    monkeypatch.setattr("rsvheat.explain.heat_report.plot_receptive_field", lambda rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         explain.write_report(tmp_path, conducting(), image, stages=[0], figures=True)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
