@@ -25,7 +25,7 @@ OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensor
 NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix test-install notebook lint format clean
+  test-torchgeo test-terratorch test-torch-matrix test-install test-extras notebook lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -119,6 +119,27 @@ test-wheel-%: $(VENV)/.dependencies
 # minutes; INSTALL_VARIANTS='readme editable' chooses some.
 test-install: $(VENV)/.dependencies
 	$(BIN)/python tests/install_from_source.py --folder build/install $(INSTALL_VARIANTS)
+
+# Each extra alone is enough for its command. The environments of the extras see the packages of one
+# that holds the wheel without extras, so torch is installed once.
+test-extras: $(VENV)/.dependencies
+	rm -rf build/wheels
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheels .
+	test -x build/extra-none/bin/python || $(BIN)/python -m venv --without-pip build/extra-none
+	$(BIN)/pip --python build/extra-none/bin/python install -q build/wheels/rsvheat-*.whl
+	$(BIN)/pip --python build/extra-none/bin/python install -q --no-deps --force-reinstall \
+	  build/wheels/rsvheat-*.whl
+	cd build/extra-none && bin/python ../../tests/run_extra.py none
+	for extra in geo explain export; do \
+	  $(MAKE) --no-print-directory test-extra-$$extra || exit 1; \
+	done
+
+test-extra-%:
+	test -x build/extra-$*/bin/python || $(BIN)/python -m venv --without-pip build/extra-$*
+	echo "import site; site.addsitedir('$$(build/extra-none/bin/python -c '$(PACKAGES)')')" \
+	  > $$(build/extra-$*/bin/python -c '$(PACKAGES)')/venv.pth
+	$(BIN)/pip --python build/extra-$*/bin/python install -q 'rsvheat[$*]'
+	cd build/extra-$* && bin/python ../../tests/run_extra.py $*
 
 lint: build
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 
 Each module of :mod:`rsvheat.commands` whose name has no leading underscore is a command. The first
 line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` does
-it and may return an exit code. What takes time to import is imported in there.
+it and may return an exit code. What takes time to import is imported in there. ``EXTRA`` names the
+extra that installs what it needs, if there is one.
 """
 
 import importlib
@@ -159,7 +160,7 @@ def summary(module: ModuleType) -> str:
 def _failed(error: Exception, name: str, code: int) -> int:
     if debugging:
         traceback.print_exception(error)
-    print(f"rsvheat {name}: {_line(error)}", file=sys.stderr)
+    print(f"rsvheat {name}: {_line(error, name)}", file=sys.stderr)
     if not debugging and not _is_expected(error):
         print("This is unexpected; --debug shows where it happened", file=sys.stderr)
     return code
@@ -171,19 +172,19 @@ def _is_expected(error: Exception) -> bool:
     return ours or type(error).__name__ == "MisconfigurationException"
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception, command: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         if package != "rsvheat":
-            return _missing(package)
+            return _missing(package, command)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return text if text and _is_expected(error) else f"{type(error).__name__}: {text}"
 
 
-def _missing(module: str) -> str:
-    """Say which extra brings a module; of several the one that brings least else."""
+def _missing(module: str, command: str) -> str:
+    """Say which extra brings a module; of several the command's, or the one that brings least."""
     name = re.sub("[-_.]+", "-", _DISTRIBUTIONS.get(module, module)).lower()
     extras: dict[str, set[str]] = {}
     for requirement in importlib.metadata.requires("rsvheat") or ():
@@ -194,5 +195,7 @@ def _missing(module: str) -> str:
     bringing = [extra for extra in extras if name in extras[extra]]
     if not bringing:
         return f"{module} is not installed"
-    extra = min(bringing, key=lambda extra: len(extras[extra]))
+    extra = getattr(sys.modules.get(f"rsvheat.commands.{command}"), "EXTRA", None)
+    if extra not in bringing:
+        extra = min(bringing, key=lambda extra: len(extras[extra]))
     return f"{module} is not installed; pip install 'rsvheat[{extra}]' brings it"

@@ -34,9 +34,9 @@ from rsvheat.models import RSVHeat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Least of what logarithmic scales show.
+# Smallest value that logarithmic scales show.
 _LEAST = 1e-5
-_BEFORE, _AFTER = "#d55e00", "#0072b2"  # told apart by colour-blind readers, too
+_BEFORE, _AFTER = "#d55e00", "#0072b2"  # told apart by color-blind readers, too
 _OMEGA_TICKS = ([0, math.pi / 2, math.pi], ["0", "π/2", "π"])
 # The last coefficient of a coarse grid is well below π.
 _COARSE_TICKS = ([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], ["0", "π/4", "π/2", "3π/4"])
@@ -61,15 +61,17 @@ def draw_temperature(
     scale, and 1 is what a position has in the mean.
 
     Args:
-        encoder: As for :func:`temperature_fields`.
-        image: Likewise.
-        modality: Likewise.
-        background: The image as people see it, (H, W, 3) in [0, 1] or of 8 bits; by default
-            :func:`display` of what the model takes.
-        stages: As for :func:`temperature_fields`.
-        block: Likewise.
-        quantity: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        background: Picture of the image (H, W, 3), in [0, 1] or of 8 bits; by default
+            :func:`display` of the image.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        quantity: Quantity made of the channels, ``"contrast"`` or ``"mean"``, as for
+            :func:`temperature_fields`.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure; notebooks show it as the value of a cell.
@@ -84,8 +86,8 @@ def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any
     """Draw temperature fields over an image, see :func:`draw_temperature`.
 
     Args:
-        fields: What :func:`temperature_fields` returned.
-        background: The image as people see it, (H, W, 3).
+        fields: Fields that :func:`temperature_fields` returned.
+        background: Picture of the image (H, W, 3).
     """
     from matplotlib.colors import Normalize
 
@@ -110,7 +112,7 @@ def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any
             (after - before, "RdBu_r", Normalize(-change, change)),
         )
         for axis, (values, palette, norm) in zip(row[1:], panels, strict=True):
-            # With little contrast: colours are to be read.
+            # Of little contrast, so that the colors over it can be read.
             axis.imshow(gray, cmap="gray", vmin=-0.5, vmax=1.5)
             axis.imshow(values, cmap=palette, norm=norm, alpha=0.7)
         titles = (
@@ -142,11 +144,12 @@ def draw_diffusivity(
     |omega|.
 
     Args:
-        encoder: As for :func:`diffusivity`.
-        size: Likewise.
-        stages: Likewise.
-        block: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        size: Height and width of the image in pixels.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure.
@@ -158,7 +161,7 @@ def plot_diffusivity(found: Sequence[Diffusivity]) -> "Figure":
     """Draw diffusivities, see :func:`draw_diffusivity`.
 
     Args:
-        found: What :func:`diffusivity` returned.
+        found: Diffusivities that :func:`diffusivity` returned.
     """
     from matplotlib.colors import Normalize, PowerNorm
 
@@ -227,15 +230,17 @@ def draw_heat_spread(
     """Draw :func:`heat_spread`: a row for each block, a column for each time.
 
     Args:
-        encoder: As for :func:`heat_spread`.
-        size: Likewise.
-        point: Likewise.
-        background: The image as people see it, (H, W, 3), shown with the point; None for none.
-        times: As for :func:`heat_spread`.
-        stages: Likewise.
-        block: Likewise.
-        channels: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        size: Height and width of the image in pixels.
+        point: Row and column of the image that the heat is put on; its center by default.
+        background: Picture of the image (H, W, 3), shown with the point; None for none.
+        times: Times in conductions of the model, at least 0.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        channels: Numbers of the channels that are averaged, or how many of those that conduct most
+            (with the largest mean k); all by default.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure.
@@ -252,9 +257,9 @@ def plot_heat_spread(
     """Draw heat from a point, see :func:`draw_heat_spread`.
 
     Args:
-        spreads: What :func:`heat_spread` returned.
-        size: (height, width) of the image, in pixels.
-        background: The image as people see it, (H, W, 3); None for none.
+        spreads: Temperatures that :func:`heat_spread` returned.
+        size: Height and width of the image in pixels.
+        background: Picture of the image (H, W, 3); None for none.
     """
     from matplotlib.colors import SymLogNorm
 
@@ -298,12 +303,13 @@ def draw_spectra(
     """Draw :func:`spectra`: the image's, and each block's before and after heat conduction.
 
     Args:
-        encoder: As for :func:`spectra`.
-        image: Likewise.
-        modality: Likewise.
-        stages: Likewise.
-        block: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure.
@@ -315,7 +321,7 @@ def plot_spectra(found: Sequence[Spectrum]) -> "Figure":
     """Draw spectra, see :func:`draw_spectra`.
 
     Args:
-        found: What :func:`spectra` returned.
+        found: Spectra that :func:`spectra` returned.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -367,9 +373,9 @@ def draw_bands(image: Tensor, ratio: float = 0.25, *, rgb: Sequence[int] | None 
     """Draw :func:`split_bands`: image, low band, high band, and the spectrum with the border.
 
     Args:
-        image: As for :func:`split_bands`.
-        ratio: Likewise.
-        rgb: As for :func:`display`.
+        image: Image (bands, H, W), normalized as in the model's training.
+        ratio: Share of the coefficients in the low band, above 0 and below 1.
+        rgb: Bands that are shown, as for :func:`display`.
 
     Returns:
         The figure.
@@ -381,9 +387,9 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     """Draw an image and its bands, see :func:`draw_bands`.
 
     Args:
-        image: (bands, H, W).
-        bands: What :func:`split_bands` returned.
-        rgb: As for :func:`display`.
+        image: Image (bands, H, W), normalized as in the model's training.
+        bands: Bands that :func:`split_bands` returned.
+        rgb: Bands that are shown, as for :func:`display`.
     """
     from matplotlib.colors import LogNorm
 
@@ -451,14 +457,15 @@ def draw_receptive_field(
     """Draw :func:`effective_receptive_field`, a column for each stage.
 
     Args:
-        encoder: As for :func:`effective_receptive_field`.
-        images: Likewise.
-        modality: Likewise.
-        baseline: Another model for a second row, such as the same with random weights.
-        stages: As for :func:`effective_receptive_field`.
-        probes: Likewise.
-        gsd: Likewise.
-        seed: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        images: Image (bands, H, W), or several (N, bands, H, W), normalized as in the model's
+            training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        baseline: Encoder for a second row, such as the same with random weights; None for none.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        probes: Number of backward passes for each image and stage.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
+        seed: Seed of the random signs of the probes.
 
     Returns:
         The figure.
@@ -476,7 +483,8 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
     """Draw receptive fields, see :func:`draw_receptive_field`.
 
     Args:
-        rows: What :func:`effective_receptive_field` returned, by the name of the model.
+        rows: Receptive fields that :func:`effective_receptive_field` returned, by the name of the
+            model.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Circle
@@ -494,7 +502,7 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
             for radius, style in ((half, "-"), (most, "--")):
                 axis.add_patch(
                     Circle(
-                        field.centre[::-1], radius, fill=False, edgecolor="cyan", linestyle=style
+                        field.center[::-1], radius, fill=False, edgecolor="cyan", linestyle=style
                     )
                 )
             axis.set_title(
@@ -509,12 +517,13 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
 def as_background(
     image: Tensor, background: NDArray[Any] | None, rgb: Sequence[int] | None = None
 ) -> NDArray[Any]:
-    """Return what fields are drawn over: a picture of the image's size, or one made of it.
+    """Return the picture that fields are drawn over.
 
     Args:
-        image: (bands, H, W).
-        background: (H, W, 3) or, with an alpha channel that is left out, (H, W, 4); or None.
-        rgb: As for :func:`display`, where there is none.
+        image: Image (bands, H, W), normalized as in the model's training.
+        background: Picture (H, W, 3), or (H, W, 4) with an alpha channel that is left out; None
+            makes one of the image.
+        rgb: Bands that are shown if ``background`` is None, as for :func:`display`.
 
     Raises:
         ValueError: If the background is of another size.

@@ -115,22 +115,26 @@ def write_report(
     """Write ``report.html``: one file that holds all pictures and opens without a network.
 
     Args:
-        folder: Where it goes; made if need be. Files of the same names are replaced, all or none.
-        encoder: The model; it runs in evaluation mode, and is left in the mode it was in.
-        image: (bands, H, W), normalised as in the model's training.
-        modality: Which stem takes it; the model's first by default.
-        background: The image as people see it, (H, W, 3); :func:`display` of it by default.
-        point: (row, column) that heat spreads from; the centre by default.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
-        baseline: The same model with random weights, for comparison of receptive fields.
+        folder: Folder for the files, made if need be. Files of the same names are replaced, all or
+            none.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        background: Picture (H, W, 3) that fields are drawn over; :func:`display` of the image by
+            default.
+        point: Row and column of the image that heat spreads from; its center by default.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        baseline: The same model with random weights, for comparison of receptive fields; None for
+            none.
         rgb: Bands that are shown, as for :func:`display`.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
-        seed: Of what the receptive fields draw at random.
-        title: Of the page.
-        about: What its first table says beside the model's and the image's size.
-        figures: Write each figure as PNG, too.
-        arrays: Write ``arrays.npz``, too: what the figures show.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
+        seed: Seed of what the receptive fields draw at random.
+        title: Title of the page.
+        about: Further rows of the page's first table, by name.
+        figures: Whether each figure is written as a PNG file, too.
+        arrays: Whether the arrays that the figures show are written to ``arrays.npz``, too.
 
     Returns:
         The page.

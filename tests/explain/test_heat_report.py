@@ -113,7 +113,7 @@ def test_weights_of_the_package_explain_the_shipped_scene(one_thread, tmp_path, 
 
 def test_a_failed_report_leaves_the_old_one(one_thread, tmp_path, monkeypatch, image):
     (tmp_path / "report.html").write_text("old")
-    monkeypatch.setattr("rsvheat.explain.report.plot_receptive_field", lambda rows: 1 / 0)
+    monkeypatch.setattr("rsvheat.explain.heat_report.plot_receptive_field", lambda rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         explain.write_report(tmp_path, conducting(), image, stages=[0], figures=True)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of image files, as a model takes them and as people see them."""
+"""Windows of image files: normalized for a model, and as pictures."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,25 @@ from rsvheat.data.report import SampleError
 # Largest side of what is read: features of a larger image would take gigabytes.
 MOST_PIXELS = 2048
 # Sentinel-2 stacks begin with bands 1 (coastal), 2 (blue), 3 (green), 4 (red).
-_NATURAL_COLOURS: dict[int, tuple[int, ...]] = {12: (3, 2, 1), 13: (3, 2, 1)}
+_NATURAL_COLORS: dict[int, tuple[int, ...]] = {12: (3, 2, 1), 13: (3, 2, 1)}
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A part of an image file.
+class ImageWindow:
+    """A window of an image file.
 
     Attributes:
-        source: The file.
-        image: (bands, H, W), normalised, float32.
-        picture: (H, W, 3), from 0 to 1, as people see it; pixels without data are gray.
-        rgb: Which bands of ``image`` the picture shows, from 0; None if it lacks one of them.
-        modality: Of the model, whose stem takes it.
-        window: Which part of the file.
-        size: (height, width) of the file.
-        bands: Which of its bands, from 1.
-        normalisation: In words, where the moments or limits are from.
-        point: (row, column) within the part.
-        missing: Fraction of values without data.
+        source: Path of the file.
+        image: Image (bands, H, W), normalized, float32.
+        picture: Picture (H, W, 3), from 0 to 1; pixels without data are gray.
+        rgb: Bands of ``image`` that the picture shows, counted from 0; None if ``image`` lacks one.
+        modality: Modality whose stem takes the image.
+        window: Place of the window in the file.
+        size: Height and width of the file's image in pixels.
+        bands: Bands of the file that ``image`` holds, counted from 1.
+        normalization: Origin of the normalization, in words.
+        point: Row and column within the window.
+        missing: Share of the values without data.
     """
 
     source: str
@@ -45,12 +45,12 @@ class Scene:
     window: Window
     size: tuple[int, int]
     bands: tuple[int, ...]
-    normalisation: str
+    normalization: str
     point: tuple[int, int]
     missing: float
 
 
-def read_scene(
+def read_window(
     path: str | os.PathLike[str],
     modalities: Mapping[str, int],
     modality: str | None = None,
@@ -63,32 +63,36 @@ def read_scene(
     normalizers: Mapping[str, Normalizer] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> Scene:
-    """Read a part of an image file at its own resolution, never more than is needed of a GeoTIFF.
+) -> ImageWindow:
+    """Read a window of an image file at its own resolution.
+
+    Of a GeoTIFF only the blocks that the window touches are read.
 
     Args:
-        path: GeoTIFF, PNG, JPEG and the like.
-        modalities: Bands that the model takes, by modality.
-        modality: Which of them the image is; by default the first that takes as many bands.
-        bands: Which bands of the file, from 1; all by default.
-        rgb: Which bands of the file, from 1, are shown as red, green and blue, or which one is
-            shown; by default the first three of those taken or, of a Sentinel-2 stack of 12 or 13,
-            the natural colours 4, 3, 2.
+        path: Path of a GeoTIFF, PNG, JPEG or similar file.
+        modalities: Number of bands by modality that the model takes.
+        modality: Modality of the image; by default the first that takes as many bands.
+        bands: Bands of the file, counted from 1; all by default.
+        rgb: Bands of the file, counted from 1, that are shown as red, green and blue, or the one
+            that is shown as gray; by default the first three of ``bands`` or, of a Sentinel-2 stack
+            of 12 or 13 bands, the natural colors 4, 3, 2.
         window: Row, column, height and width in pixels; by default ``size`` pixels a side around
-            the point.
-        size: Side of the part without a window; images that are smaller are taken whole.
-        point: (row, column) in the file; the centre of the window by default, that of the image
+            ``point``.
+        size: Side of the window in pixels; smaller images are taken whole.
+        point: Row and column in the file; by default the center of the window, or that of the image
             without one.
-        normalizers: By modality, as saved in a checkpoint; they go before mean and std.
-        mean: Of each band taken, in the file's unit; by default, as ``std``, the part's own.
-        std: Standard deviations.
+        normalizers: Normalization by modality, as saved in a checkpoint; it precedes ``mean`` and
+            ``std``.
+        mean: Mean of each band in the file's unit; by default, as ``std``, that of the window.
+        std: Standard deviation of each band.
 
     Returns:
-        The scene.
+        The window.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        SampleError: If it is damaged, has other bands than the model takes, or no data there.
+        SampleError: If the file is damaged, has other bands than the model takes, or no data in the
+            window.
         ValueError: If an argument is not as above.
     """
     if not 1 <= size <= MOST_PIXELS:
@@ -113,13 +117,13 @@ def read_scene(
         normalizer, how = normalizers[name], "as in the training of the checkpoint"
     else:
         normalizer, how = _own(values, mask, mean, std)
-    order = _NATURAL_COLOURS.get(len(values)) if rgb is None else None
+    order = _NATURAL_COLORS.get(len(values)) if rgb is None else None
     if rgb is not None and set(rgb) <= set(chosen):
         order = tuple(chosen.index(band) for band in rgb)
     seen = np.where(
         True if shown.valid is None else shown.valid, shown.values.astype(np.float32), np.nan
     )
-    return Scene(
+    return ImageWindow(
         source=os.fspath(path),
         image=normalizer(pixels),
         picture=display(seen, order if rgb is None else None),
@@ -128,7 +132,7 @@ def read_scene(
         window=part,
         size=whole,
         bands=chosen,
-        normalisation=how,
+        normalization=how,
         point=at,
         missing=float(1 - mask.mean()),
     )
@@ -154,10 +158,10 @@ def _window(
         if max(part.height, part.width) > MOST_PIXELS:
             raise ValueError(f"window may have {MOST_PIXELS} pixels a side, got {tuple(part)}")
         return part
-    centre = point or (height // 2, width // 2)
+    center = point or (height // 2, width // 2)
     starts = [
         min(max(middle - size // 2, 0), max(side - size, 0))
-        for middle, side in zip(centre, whole, strict=True)
+        for middle, side in zip(center, whole, strict=True)
     ]
     return Window(starts[0], starts[1], min(size, height), min(size, width))
 
