@@ -135,9 +135,9 @@ MODULES = {
 PARTS = {
     "base": ("_after_import", "_colors", "_display", "_files", "_html", "_library"),
     "ops": ("ops",),
-    "models": ("models", "augmentation", "losses", "masking", "segmentation_losses"),
+    "models": ("models", "augmentation", "losses", "masking"),
     "data": ("data",),
-    "checkpoint": ("checkpoint", "prediction"),
+    "checkpoint": ("checkpoint", "prediction", "segmentation_losses"),
     "evaluation": ("evaluation",),
     "uses": ("benchmarking", "explain", "export", "integrations", "raster"),
     "training": ("training",),
