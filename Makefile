@@ -10,6 +10,7 @@ WERROR ?= OFF
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MMCV_WHEEL ?=
+INSTALL_VARIANTS ?=
 
 BIN := $(VENV)/bin
 comma := ,
@@ -19,12 +20,13 @@ SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rs
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
 
 # What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.
-OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface_hub==0.30.0 \
+OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface_hub==0.30.0 \
   onnx==1.17.0 onnxscript==0.6.0 onnxruntime==1.20.1 scipy==1.14.1 pytest==8.3.0
-NEWEST := --upgrade torch numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
+NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix test-extras notebook lint format clean
+  test-torchgeo test-terratorch test-torch-matrix test-install test-extras notebook lint format \
+  clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -133,6 +135,12 @@ test-extra-%:
 	  > $$(build/extra-$*/bin/python -c '$(PACKAGES)')/venv.pth
 	$(BIN)/pip --python build/extra-$*/bin/python install -q 'rsvheat[$*]'
 	cd build/extra-$* && bin/python ../../tests/run_extra.py $*
+
+# Installs from source with build isolation, as users do: with the CMake and the nvcc of this machine,
+# then with each of them hidden. Each variant downloads torch twice (several GB) and takes 4 to 15
+# minutes; INSTALL_VARIANTS='readme editable' chooses some.
+test-install: $(VENV)/.dependencies
+	$(BIN)/python tests/install_from_source.py --folder build/install $(INSTALL_VARIANTS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -50,8 +50,8 @@ from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe
 from rsvheat.data import label_subset
 from rsvheat.evaluation.probing import Features, extract_features
-from rsvheat.models import RSVHeat, pool_features
-from rsvheat.training.optimization import parameter_groups, warmup_cosine
+from rsvheat.models import RSVHeat, parameter_groups, pool_features
+from rsvheat.training.optimization import warmup_cosine
 
 RUNS = ROOT / "runs" / "classification"
 SCRATCH = RESULTS / "classification_scratch.csv"
@@ -126,7 +126,7 @@ def optimizer_of(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
         groups = model.get_parameter_groups(schedule.lr, decay, schedule.layer_decay)
         groups = [{k: g[k] for k in ("params", "weight_decay", "lr")} for g in groups]
     else:
-        groups = parameter_groups(model, decay)
+        groups = parameter_groups(model, weight_decay=decay)
     return torch.optim.AdamW(groups, schedule.lr)
 
 

@@ -46,12 +46,13 @@ from rsvheat.models import (
     RSVHeat,
     RSVHeatPretraining,
     create_pretraining_model,
+    parameter_groups,
     pool_features,
 )
 from rsvheat.models.pretraining import VIEW_MASKING
 from rsvheat.ops import reference
 from rsvheat.tasks.pretraining import pictures
-from rsvheat.training.optimization import Optimization, parameter_groups, warmup_cosine
+from rsvheat.training.optimization import Optimization, warmup_cosine
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "pretraining"
@@ -235,7 +236,7 @@ def pretrain(
         return output.loss
 
     settings = Optimization(lr=lr)
-    groups = parameter_groups(model, settings.weight_decay)
+    groups = parameter_groups(model, weight_decay=settings.weight_decay)
     train(model, groups, settings, epochs * steps, loss_of)
     return history
 
@@ -830,7 +831,7 @@ def step(arguments: argparse.Namespace) -> None:
 def step_of(network: RSVHeatPretraining) -> Callable[[], float]:
     generator = seeded(0)
     images = torch.randn(16, 3, 224, 224, generator=generator)
-    optimizer = torch.optim.AdamW(parameter_groups(network, 0.05), 1e-4)
+    optimizer = torch.optim.AdamW(parameter_groups(network, weight_decay=0.05), 1e-4)
 
     def call() -> float:
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all."""
+"""Writes files whole or not at all."""
 
 import os
 import shutil
@@ -17,10 +17,11 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     An exception in the block leaves ``folder`` as it was. The temporary folder is beside its
     files, so they are renamed, not copied; each is complete, and on the disk in case the machine
-    goes down, before the first is renamed.
+    goes down, before the first is renamed. A file replaces a symbolic link of its name, and leaves
+    the file that the link points to as it is.
 
     Args:
-        folder: Where the files go; made if need be.
+        folder: Folder of the files; created if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as temporary:
@@ -38,7 +39,7 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path of the same name elsewhere, whose file replaces ``path`` on success.
 
     Args:
-        path: The file; its folder is made if need be.
+        path: Path of the file; its folder is created if it does not exist.
     """
     path = Path(path)
     with replacing(path.parent) as temporary:
@@ -46,11 +47,11 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove what killed processes left of :func:`replacing` in a folder.
+    """Remove temporary folders of :func:`replacing` that killed processes left.
 
     Args:
-        folder: The folder.
-        name: Only where there is a file of that name.
+        folder: Folder that holds them.
+        name: Name of a file that a temporary folder must hold to be removed; "" for any.
     """
     for unfinished in folder.glob(f"{_PREFIX}*"):
         if (unfinished / name).exists():

@@ -28,8 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import rsvheat.ops
 from rsvheat._library import build_info
-from rsvheat.models import create_model
-from rsvheat.models.registry import VARIANTS
+from rsvheat.models import VARIANTS, create_model
 from rsvheat.ops import reference
 
 MODES = ("inference", "training")

@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from rsvheat import commands
@@ -23,7 +24,7 @@ from rsvheat import commands
 FAILURE, USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
 # In the overview these come first, as they follow from each other; the others by the alphabet.
-_WORKFLOW = ("demo", "pretrain", "finetune", "evaluate", "predict", "explain", "export")
+_WORKFLOW = ("demo", "pretrain", "finetune", "fit", "evaluate", "predict", "explain", "export")
 
 # Modules that are named otherwise than the distribution that has them.
 _DISTRIBUTIONS = {"PIL": "pillow"}
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debugging = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    plugins, words = _plugins(words)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else USAGE
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = words[0]
     try:
+        for plugin in plugins:
+            _import_plugin(plugin)
         return _command(name).run(words[1:]) or 0
     except UsageError as error:
         return _failed(error, name, USAGE)
@@ -75,6 +79,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE
     except Exception as error:
         return _failed(error, name, FAILURE)
+
+
+def _plugins(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the values of ``--plugin``, and the other words."""
+    plugins: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            others.append(word)
+        else:
+            plugins.append(value if equals else next(rest, ""))
+    return plugins, others
+
+
+def _import_plugin(name: str) -> None:
+    """Import a module, which registers its tasks; processes that read data import it, too.
+
+    Args:
+        name: Name of the module, or path of its file.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UsageError(f"--plugin: there is no file {name}")
+        sys.path.insert(0, str(path.resolve().parent))
+        name = path.stem
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UsageError(f"--plugin: there is no module and no file {name!r}") from None
 
 
 def _commands() -> list[str]:
@@ -95,7 +133,7 @@ def _overview() -> str:
     modules = {name: _command(name) for name in _commands()}
     width = max(map(len, modules))
     lines = [
-        "usage: rsvheat [--debug] COMMAND ...",
+        "usage: rsvheat [--debug] [--plugin MODULE_OR_FILE] COMMAND ...",
         "",
         "Foundation models for remote sensing by heat conduction.",
         "",
@@ -106,6 +144,7 @@ def _overview() -> str:
         "  -h, --help  This text; after a command, that command's.",
         "  --version   The version.",
         "  --debug     After an error, its traceback too.",
+        "  --plugin F  A module or Python file of your own tasks and data sets, to be imported.",
         "",
         "examples:",
         *(f"  {module.EXAMPLE}" for module in modules.values()),
@@ -135,7 +174,9 @@ def _is_expected(error: Exception) -> bool:
 
 def _line(error: Exception, command: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return _missing(error.name.partition(".")[0], command)
+        package = error.name.partition(".")[0]
+        if package != "rsvheat":
+            return _missing(package, command)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"

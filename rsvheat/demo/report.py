@@ -15,12 +15,12 @@ from rsvheat._html import Page
 from rsvheat._library import package_version
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import aligned, device_name
+from rsvheat.checkpoint import Checkpoint, TrainedModel
 from rsvheat.data import Normalizer, Window, read_image
 from rsvheat.demo.steps import SIZE, STRIDE, VARIANT, Demo
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import create_pretraining_model
 from rsvheat.models.pretraining import VIEW_MASKING
-from rsvheat.tasks import load_classifier, saved_normalizers
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -150,9 +150,10 @@ def draw_reconstructions(demo: Demo) -> Figure:
         views=1,
         masking=[FrequencyMasking(**{**vars(m), "probability": 1.0}) for m in VIEW_MASKING],
     ).eval()
-    saved = torch.load(demo.pretrained, weights_only=True)["state_dict"]
+    checkpoint = Checkpoint.read(demo.pretrained)
+    saved = checkpoint.content["state_dict"]
     network.load_state_dict({name.removeprefix("network."): v for name, v in saved.items()})
-    normalizers = saved_normalizers(demo.pretrained)
+    normalizers = checkpoint.normalizers
     tiles = {
         name: torch.stack([normalizers[name](pixels) for pixels in scene_tiles(demo, name)])
         for name in ("optical", "sar")
@@ -240,7 +241,7 @@ def _training(page: Page, demo: Demo, results: Results) -> None:
         + verdict(tuned["accuracy"], scratch["accuracy"], tuned["scored"])
     )
     page.figure(
-        (demo.folder / "finetune" / "classifier.png").read_bytes(),
+        (demo.folder / "finetune" / "classification.png").read_bytes(),
         "How the fine-tuned model confuses the classes of held-out images.",
     )
 
@@ -297,7 +298,7 @@ def _heat(page: Page, demo: Demo) -> None:
     from rsvheat.explain import draw_temperature
 
     page.heading("Temperature fields")
-    task = load_classifier(demo.finetuned)
+    trained = TrainedModel.load(demo.finetuned, device="cpu")
     pixels = read_image(demo.images.scene["optical"])
     # As for the map, in the units of the training images.
     mean, deviation = (f(pixels.values, axis=(1, 2)).tolist() for f in (np.mean, np.std))
@@ -307,7 +308,7 @@ def _heat(page: Page, demo: Demo) -> None:
     cut = image[:, top : top + side, left : left + side]
     shown = pixels.values[:, top : top + side, left : left + side].transpose(1, 2, 0)
     page.figure(
-        draw_temperature(task.network, cut, task.modality, background=shown),
+        draw_temperature(trained.encoder, cut, "optical", background=shown),
         "The features of the fine-tuned encoder as temperatures, before and after heat conduction, "
         "at the last block of each stage, over the middle of the scene. Conduction evens out what "
         "is fine; in a network as small and as briefly trained it takes a few percent away.",

@@ -41,8 +41,8 @@ def extract_features(
 
     Args:
         encoder: With random or trained weights; it is in evaluation mode afterwards.
-        batches: With ``image`` (B, bands, H, W) and ``label`` (B,).
-        modality: Which stem the images go through; the encoder's first by default.
+        batches: Batches with ``images`` and ``label``, see :mod:`rsvheat.data.sample`.
+        modality: Modality of the images that are described; the encoder's first by default.
         stages: Whose features are pooled, as for
             :meth:`~rsvheat.models.RSVHeat.forward_intermediates`; None for all.
         deviation: Whether the channels' standard deviations over space follow their means.
@@ -55,15 +55,16 @@ def extract_features(
     """
     encoder.eval()
     device = next(encoder.parameters()).device
+    name = modality or encoder.default_modality
     values, labels = [], []
     with torch.inference_mode():
         for batch in batches:
             maps = encoder.forward_intermediates(
-                batch["image"].to(device, non_blocking=True),
+                batch["images"][name].to(device, non_blocking=True),
                 list(stages) if stages is not None else None,
                 output_fmt="NHWC",
                 intermediates_only=True,
-                modality=modality,
+                modality=name,
             )
             assert isinstance(maps, list)
             values.append(pool_features(maps, deviation=deviation).cpu())

@@ -6,6 +6,7 @@ compute it and return a figure, those named ``plot_...`` draw computed arrays, a
 Matplotlib (``pip install 'rsvheat[explain]'``).
 """
 
+from rsvheat._display import display
 from rsvheat.explain.fields import (
     HeatSpread,
     TemperatureField,
@@ -14,7 +15,6 @@ from rsvheat.explain.fields import (
     temperature_fields,
 )
 from rsvheat.explain.figures import (
-    display,
     draw_bands,
     draw_diffusivity,
     draw_heat_spread,

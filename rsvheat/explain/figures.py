@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsvheat._display import display, limits, pick_bands, stretch
 from rsvheat.explain.fields import (
     HeatSpread,
     Quantity,
@@ -33,8 +34,6 @@ from rsvheat.models import RSVHeat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Percentiles of the values that a picture shows.
-_SHOWN = (2.0, 98.0)
 # Smallest value that logarithmic scales show.
 _LEAST = 1e-5
 _BEFORE, _AFTER = "#d55e00", "#0072b2"  # told apart by color-blind readers, too
@@ -43,49 +42,6 @@ _OMEGA_TICKS = ([0, math.pi / 2, math.pi], ["0", "π/2", "π"])
 _COARSE_TICKS = ([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], ["0", "π/4", "π/2", "3π/4"])
 _OMEGA = "$|\\omega|$ (rad per position)"
 _OMEGA_H, _OMEGA_W = "$\\omega_h$ (rad per position)", "$\\omega_w$ (rad per position)"
-
-
-def display(image: Tensor | NDArray[Any], rgb: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """Return a picture of an image, each band stretched from its 2nd to its 98th percentile.
-
-    Args:
-        image: (bands, H, W), in whichever unit.
-        rgb: Which bands are red, green and blue, or which one is gray, counted from 0; by default
-            the first three, or the first where there are fewer.
-
-    Returns:
-        (H, W, 3), from 0 to 1.
-
-    Raises:
-        ValueError: If the image has no such bands.
-    """
-    return _stretch(_bands(image, rgb), *_limits(_bands(image, rgb)))
-
-
-def _bands(image: Tensor | NDArray[Any], rgb: Sequence[int] | None) -> NDArray[np.float32]:
-    values = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image, np.float32)
-    count = len(values)
-    chosen = list(range(3) if count >= 3 else range(1)) if rgb is None else list(rgb)
-    if values.ndim != 3 or len(chosen) not in (1, 3) or not all(0 <= i < count for i in chosen):
-        raise ValueError(
-            f"rgb must be one or three bands of an image of (bands, H, W), got {chosen} for "
-            f"{values.shape}"
-        )
-    return values[chosen * (4 - len(chosen)) if len(chosen) == 1 else chosen]
-
-
-def _limits(bands: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    low, high = np.nanpercentile(bands, _SHOWN, axis=(1, 2), keepdims=True)
-    return low, np.where(high > low, high - low, 1)
-
-
-def _stretch(
-    bands: NDArray[np.float32], low: NDArray[Any], span: NDArray[Any]
-) -> NDArray[np.float32]:
-    # Pixels without data are medium gray.
-    shown = np.nan_to_num(np.clip((bands - low) / span, 0, 1), nan=0.5)
-    result: NDArray[np.float32] = np.moveaxis(shown, 0, 2).astype(np.float32)
-    return result
 
 
 def draw_temperature(
@@ -440,8 +396,8 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     from rsvheat.ops import dct2d
 
     height, width = image.shape[1:]
-    shown, high = _bands(image, rgb), _bands(bands.high, rgb)
-    low, span = _limits(shown)
+    shown, high = pick_bands(image, rgb), pick_bands(bands.high, rgb)
+    low, span = limits(shown)
     # Fine detail is faint: it gets as much contrast as the image has, and the title says how much.
     gain = 1 / max(2 * float(np.nanpercentile(abs(high) / span, 99.5)), 1e-6)
     power = dct2d(image.detach().cpu().double()[None])[0].square().mean(0).numpy()
@@ -449,9 +405,9 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     floor = max(float(np.percentile(power, 1)), top * 1e-12)
     figure, axes = _grid(1, 4, (height, width), header=0.35)
     row = axes[0]
-    row[0].imshow(_stretch(shown, low, span))
-    row[1].imshow(_stretch(_bands(bands.low, rgb), low, span))
-    row[2].imshow(_stretch(high * gain, -span / 2, span))
+    row[0].imshow(stretch(shown, low, span))
+    row[1].imshow(stretch(pick_bands(bands.low, rgb), low, span))
+    row[2].imshow(stretch(high * gain, -span / 2, span))
     spectrum = row[3].imshow(
         np.maximum(power, floor),
         cmap="magma",

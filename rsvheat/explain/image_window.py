@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsvheat._display import display
 from rsvheat.data import Normalize, Normalizer, Window, open_image
 from rsvheat.data.report import SampleError
-from rsvheat.explain.figures import display
 
 # Largest side of what is read: features of a larger image would take gigabytes.
 MOST_PIXELS = 2048
@@ -104,8 +104,8 @@ def read_window(
         at = at[0] - part.top, at[1] - part.left
         if not (0 <= at[0] < part.height and 0 <= at[1] < part.width):
             raise ValueError(f"point {_pixel(point or at)} is outside of the window {tuple(part)}")
-        chosen = tuple(range(1, reader.bands + 1)) if bands is None else tuple(bands)
-        name = _modality(modalities, modality, len(chosen), reader.name)
+        chosen = reader.data_bands if bands is None else tuple(bands)
+        name = _modality(modalities, modality, len(chosen), reader.stored, reader.name)
         pixels = reader.read(part, None if bands is None else chosen)
         shown = pixels if rgb is None else reader.read(part, rgb)
     values, valid = pixels
@@ -170,32 +170,29 @@ def _pixel(point: Sequence[int]) -> str:
     return f"{point[0]},{point[1]} (row, column)"
 
 
-def _modality(modalities: Mapping[str, int], modality: str | None, bands: int, name: str) -> str:
+def _modality(
+    modalities: Mapping[str, int], modality: str | None, bands: int, stored: int, name: str
+) -> str:
     takes = ", ".join(f"{count} ({key})" for key, count in modalities.items())
+    there = f"{name} has {bands} band{'s' * (bands != 1)}"
     if modality is None:
         fitting = [key for key, count in modalities.items() if count == bands]
         if not fitting:
-            raise SampleError(
-                "bands",
-                f"{name} has {bands} bands, the model takes {takes}: choose them, such as "
-                f"--bands {_such(min(modalities.values()), bands)}",
-            )
+            possible = [count for count in modalities.values() if count <= stored]
+            advice = _advice(possible[0]) if possible else ""
+            raise SampleError("bands", f"{there}, the model takes {takes}{advice}")
         return fitting[0]
     if modality not in modalities:
         raise ValueError(f"modality must be one of {', '.join(modalities)}, got {modality!r}")
-    if modalities[modality] != bands:
-        wanted = modalities[modality]
-        raise SampleError(
-            "bands",
-            f"{name} has {bands} bands, modality {modality!r} takes {wanted}: choose them, such as "
-            f"--bands {_such(wanted, bands)}",
-        )
+    wanted = modalities[modality]
+    if wanted != bands:
+        advice = _advice(wanted) if wanted <= stored else ""
+        raise SampleError("bands", f"{there}, modality {modality!r} takes {wanted}{advice}")
     return modality
 
 
-def _such(wanted: int, there: int) -> str:
-    """Return an example of a choice of bands that are there."""
-    return ",".join(str(min(band, there)) for band in range(1, wanted + 1))
+def _advice(bands: int) -> str:
+    return f": choose them, such as --bands {','.join(map(str, range(1, bands + 1)))}"
 
 
 def _own(

@@ -7,7 +7,6 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +15,11 @@ from torch import Tensor
 
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
+from rsvheat.models.load_report import LoadReport
 
 
 class CheckpointError(ValueError):
     """A file is no checkpoint of the model; the model is as it was."""
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What :func:`load_checkpoint` did. All names but those of ``skipped`` are the model's.
-
-    Attributes:
-        source: Path of the file.
-        layout: ``"published"``, or ``"rsvheat"`` for this project's own names.
-        loaded: Parameters that were copied, the resized and inflated ones included.
-        resized: Frequency and spatial embeddings that were resampled: sizes (H, W) before, after.
-        inflated: Stem weights that were adapted to another number of bands: bands before, after.
-        skipped: Keys of the file that were not used, with the reason.
-        missing: Parameters that are left as initialised.
-    """
-
-    source: str
-    layout: str
-    loaded: list[str] = field(default_factory=list)
-    resized: dict[str, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
-    inflated: dict[str, tuple[int, int]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        """Return a summary, and names of what was not simply loaded."""
-        lines = [
-            f"{self.source} ({self.layout} layout): {len(self.loaded)} parameters loaded, "
-            f"{len(self.resized)} of them resized, {len(self.inflated)} inflated; "
-            f"{len(self.skipped)} keys skipped, {len(self.missing)} parameters left as initialised"
-        ]
-        lines += [f"  resized {name}: {a} -> {b}" for name, (a, b) in self.resized.items()]
-        lines += [f"  inflated {name}: {a} -> {b} bands" for name, (a, b) in self.inflated.items()]
-        for reason in dict.fromkeys(self.skipped.values()):
-            names = [name for name, why in self.skipped.items() if why == reason]
-            more = f" and {len(names) - 1} others" if len(names) > 1 else ""
-            lines.append(f"  skipped {names[0]}{more}: {reason}")
-        lines += [f"  left as initialised {name}" for name in self.missing]
-        return "\n".join(lines)
 
 
 def load_checkpoint(
@@ -110,12 +71,48 @@ def load_checkpoint(
         )
     path = Path(path)
     raw = _tensors(_read(path), path)
-    layout, found = _find_encoder(raw, prefix, path)
-    report = LoadReport(str(path), layout)
-    for key in raw:
+    new, report = adapt_weights(
+        model, raw, str(path), stems=stems, inflate_stems=inflate_stems, prefix=prefix
+    )
+    target = model.state_dict()
+    with torch.no_grad():
+        for name, value in new.items():
+            target[name].copy_(value)
+    return report
+
+
+def adapt_weights(
+    model: RSVHeat,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    *,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    prefix: str | None = None,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Return weights under an encoder's names and in its sizes, as :func:`load_checkpoint` does.
+
+    Args:
+        model: Encoder, which is left as it is.
+        tensors: Weights by the keys of a file.
+        source: Name of the file, for messages.
+        stems: Name of the file's stem by modality of the model, as for :func:`load_checkpoint`.
+        inflate_stems: Whether stems may be adapted to other numbers of bands.
+        prefix: Beginning of the encoder's keys, where ``tensors`` hold several encoders.
+
+    Returns:
+        Values by name in the model's ``state_dict()``, and the report of loading them.
+
+    Raises:
+        CheckpointError: If the weights are of another architecture, or of other widths, depths or
+            bands.
+    """
+    layout, found = _find_encoder(tensors, prefix, source)
+    report = LoadReport(source, layout)
+    for key in tensors:
         if not key.startswith(found):
             report.skipped[key] = "not part of the encoder"
-    inside = {key: value for key, value in raw.items() if key.startswith(found)}
+    inside = {key: value for key, value in tensors.items() if key.startswith(found)}
     state: dict[str, tuple[str, Tensor]] = {}
     for key, value in inside.items():
         name = key[len(found) :]
@@ -126,8 +123,8 @@ def load_checkpoint(
             if layout == "published" and re.search(r"\.mlp\.fc[12]\.weight$", mapped):
                 value = value.flatten(1)  # published as 1x1 convolutions
             state[mapped] = (key, value)
-    _choose_stems(model, state, stems, report, path)
-    _check_structure(model, state, path)
+    _choose_stems(model, state, stems, report, source)
+    _check_structure(model, state, source)
 
     target = model.state_dict()
     new: dict[str, Tensor] = {}
@@ -136,19 +133,16 @@ def load_checkpoint(
         if name.startswith("head.") and moments[0] != moments[1]:
             report.skipped[key] = "of a head that pools otherwise"
         elif name in target:
-            adapted = _adapt(model, name, value, target[name], inflate_stems, report, path)
+            adapted = _adapt(model, name, value, target[name], inflate_stems, report, source)
             if adapted is None:
                 report.skipped[key] = f"{tuple(value.shape)}, for another number of classes"
             else:
                 new[name] = adapted
         else:
             report.skipped[key] = "the model has no such part"
-    with torch.no_grad():
-        for name, value in new.items():
-            target[name].copy_(value)
     report.loaded.extend(name for name in target if name in new)
     report.missing.extend(name for name in target if name not in new)
-    return report
+    return new, report
 
 
 def inflate_stem(weight: Tensor, bands: int) -> Tensor:
@@ -269,14 +263,14 @@ _MARKS = {
 }
 
 
-def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, path: Path) -> tuple[str, str]:
+def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, source: str) -> tuple[str, str]:
     """Return the layout of the keys and what the encoder's keys begin with."""
     found = set()
     for layout, mark in _MARKS.items():
         found |= {(layout, match[1]) for match in map(mark.match, raw) if match}
     if not found:
         raise CheckpointError(
-            f"{path} is of another architecture: it has no heat operators of vHeat or RS-vHeat; "
+            f"{source} is of another architecture: it has no heat operators of vHeat or RS-vHeat; "
             f"its keys are {_few(raw)}"
         )
     if prefix is not None:
@@ -284,12 +278,12 @@ def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, path: Path) -> 
         found = {(layout, start) for layout, start in found if start == prefix}
         if not found:
             raise CheckpointError(
-                f"{path} has no encoder whose keys begin with {prefix!r}; prefix= may be one of "
+                f"{source} has no encoder whose keys begin with {prefix!r}; prefix= may be one of "
                 f"{there}"
             )
     if len(found) > 1:
         names = sorted(start for _, start in found)
-        raise CheckpointError(f"{path} holds several encoders; choose one by prefix= of {names}")
+        raise CheckpointError(f"{source} holds several encoders; choose one by prefix= of {names}")
     return found.pop()
 
 
@@ -335,7 +329,7 @@ def _choose_stems(
     state: dict[str, tuple[str, Tensor]],
     stems: Mapping[str, str] | None,
     report: LoadReport,
-    path: Path,
+    source: str,
 ) -> None:
     """Rename the stems in ``state`` to the model's modalities."""
     parts: dict[str, dict[str, tuple[str, Tensor]]] = {}
@@ -352,7 +346,7 @@ def _choose_stems(
                 f"stems: the model has no modality {modality!r}, only {list(model.modalities)}"
             )
         if stem not in parts:
-            raise CheckpointError(f"stems: {path} has no stem {stem!r}, only {list(parts)}")
+            raise CheckpointError(f"stems: {source} has no stem {stem!r}, only {list(parts)}")
         for rest, entry in parts[stem].items():
             state[f"stems.{modality}.{rest}"] = entry
     for stem in parts.keys() - set(stems.values()):
@@ -369,14 +363,14 @@ def _may_lack(name: str) -> bool:
     )
 
 
-def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], path: Path) -> None:
+def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], source: str) -> None:
     """Raise unless the checkpoint's body is that of the model, widths aside."""
     depths = _depths(state)
     wanted = _depths(model.state_dict())
     # A model for features of early stages may be without the later ones.
     if depths[: len(wanted)] != wanted:
         raise CheckpointError(
-            f"{path} has other depths: {depths} blocks per stage, the model has {wanted}"
+            f"{source} has other depths: {depths} blocks per stage, the model has {wanted}"
         )
     later = tuple(f"stages.{stage}." for stage in range(len(wanted), len(depths)))
     names = set(model.state_dict())
@@ -391,7 +385,7 @@ def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], pa
         for part, (what, argument) in hints.items():
             if part in name:
                 raise CheckpointError(
-                    f"{path} has {what} ({state[name][0]}), which the model has not: build it "
+                    f"{source} has {what} ({state[name][0]}), which the model has not: build it "
                     f"with the matching {argument}"
                 )
     lacking = sorted(name for name in names - set(state) if not _may_lack(name))
@@ -399,11 +393,11 @@ def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], pa
         for part, (what, argument) in hints.items():
             if part in name:
                 raise CheckpointError(
-                    f"{path} lacks {what} of the model ({name}): build it with the matching "
+                    f"{source} lacks {what} of the model ({name}): build it with the matching "
                     f"{argument}"
                 )
     if lacking:
-        raise CheckpointError(f"{path} is incomplete: it lacks {_few(lacking)}")
+        raise CheckpointError(f"{source} is incomplete: it lacks {_few(lacking)}")
 
 
 def _depths(names: Mapping[str, Any]) -> tuple[int, ...]:
@@ -422,7 +416,7 @@ def _adapt(
     target: Tensor,
     inflate_stems: bool,
     report: LoadReport,
-    path: Path,
+    source: str,
 ) -> Tensor | None:
     """Return ``value`` in the shape of ``target``; None for a head of other classes."""
     shape, wanted = tuple(value.shape), tuple(target.shape)
@@ -439,13 +433,13 @@ def _adapt(
     if is_first and len(shape) == 4 and (shape[0], *shape[2:]) == (wanted[0], *wanted[2:]):
         if not inflate_stems:
             raise CheckpointError(
-                f"{path} has a stem for {shape[1]} bands, the model's modality "
+                f"{source} has a stem for {shape[1]} bands, the model's modality "
                 f"{name.split('.')[1]!r} takes {wanted[1]}: inflate_stems=True adapts it, keeping "
                 "the response to the mean of the bands; stems={} leaves stems as initialised"
             )
         report.inflated[name] = shape[1], wanted[1]
         return inflate_stem(value.float(), wanted[1])
     raise CheckpointError(
-        f"{path} has other widths than the model, whose dims are {model.dims}: {name} has shape "
+        f"{source} has other widths than the model, whose dims are {model.dims}: {name} has shape "
         f"{shape} in the file and {wanted} in the model"
     )

@@ -2,7 +2,7 @@
 """Scene classification: an encoder with its own head."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,12 +41,20 @@ class Classifier(TaskModel):
         super().__init__(encoder, num_classes, modality=modality)
         self.modality = modality
 
-    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+    @classmethod
+    def encoder_arguments(cls, num_classes: int) -> dict[str, Any]:
+        """See :meth:`TaskModel.encoder_arguments`: the encoder's own head classifies."""
+        return {"num_classes": num_classes}
+
+    def forward(
+        self, images: Mapping[str, Tensor], index: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """Return logits.
 
         Args:
             images: By modality (B, bands, H, W), normalized. Other modalities than the option
                 ``modality`` are ignored, if that is set.
+            index: Not used: every sample has all modalities.
 
         Returns:
             Logits (B, num_classes), averaged over the modalities.

@@ -2,8 +2,8 @@
 """The RS-vHeat and vHeat encoder: four stages of heat conduction for images of any size."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,16 @@ from torch.utils.checkpoint import checkpoint
 
 from rsvheat.models._filter_cache import FilterCache
 from rsvheat.models.freq_embed import (
+    Embedding,
     FreqResize,
     FrequencyNetwork,
     FrequencyTable,
     check_freq_resize,
     resize_map,
 )
-from rsvheat.models.hub import HubMixin
 from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem, pool_features
+from rsvheat.models.load_report import LoadReport
+from rsvheat.models.parameter_groups import parameter_groups
 
 NormPosition: TypeAlias = Literal["post", "pre"]
 FreqEmbed: TypeAlias = Literal["table", "implicit"]
@@ -63,7 +65,7 @@ class Stage(nn.Module):
         self.freq_resize = freq_resize
         self.grad_checkpointing = False
         self.downsample = None if in_dim is None else Downsample(in_dim, dim)
-        self.freq_embed: FrequencyTable | FrequencyNetwork
+        self.freq_embed: Embedding
         if freq_embed == "table":
             self.freq_embed = FrequencyTable(*size, dim, freq_resize)
         else:
@@ -162,7 +164,7 @@ class Head(nn.Module):
         return y.permute(0, 3, 1, 2) if y.dim() == 4 else y
 
 
-class RSVHeat(HubMixin, nn.Module):
+class RSVHeat(nn.Module):
     """The encoder of RS-vHeat, and of vHeat with ``spatial_correction=False``.
 
     Takes images of any height and width, another one at each call. Every convolution of stride 2
@@ -209,6 +211,14 @@ class RSVHeat(HubMixin, nn.Module):
 
     Source: RS-vHeat (arXiv 2411.17984), vHeat (arXiv 2405.16555).
     """
+
+    load_report: LoadReport | None = None
+    """What loading did, if the model was built with pretrained weights."""
+
+    # rsvheat.models.hub, which imports this file, sets them.
+    from_pretrained: ClassVar[Callable[..., "RSVHeat"]]
+    save_pretrained: Callable[..., str | None]
+    push_to_hub: Callable[..., str]
 
     def __init__(
         self,
@@ -290,6 +300,28 @@ class RSVHeat(HubMixin, nn.Module):
             if isinstance(module, FrequencyNetwork):
                 module.reset_scale()
         self.head = Head(dims, num_classes, global_pool, drop_rate)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that build this encoder: numbers, strings, tuples and dictionaries."""
+        return {
+            "dims": self.dims,
+            "depths": self.depths,
+            "img_size": self.img_size,
+            "modalities": dict(self.modalities),
+            "num_classes": self.num_classes,
+            "norm_position": self.norm_position,
+            "layer_scale": self.layer_scale,
+            "spatial_correction": self.spatial_correction,
+            "freq_embed": self.freq_embed,
+            "freq_resize": self.freq_resize,
+            "output_norms": self.output_norms is not None,
+            "drop_path": self.drop_path,
+            "reference_gsd": self.reference_gsd,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_rate": self.head.drop_rate,
+            "global_pool": self.head.global_pool,
+        }
 
     @property
     def head_hidden_size(self) -> int:
@@ -508,53 +540,28 @@ class RSVHeat(HubMixin, nn.Module):
     def get_parameter_groups(
         self, lr: float | None = None, weight_decay: float = 0.05, layer_decay: float = 1.0
     ) -> list[dict[str, Any]]:
-        """Return the trainable parameters in groups for an optimizer.
+        """Return the trainable parameters in groups, with their names.
 
         Args:
-            lr: Learning rate of the head; deeper groups get it times their ``lr_scale``. None
-                leaves ``lr`` out, for schedulers that read ``lr_scale``.
-            weight_decay: For parameters of two dimensions or more that
+            lr: Learning rate of the head, as for
+                :func:`~rsvheat.models.parameter_groups.parameter_groups`.
+            weight_decay: Weight decay of parameters of two dimensions or more that
                 :meth:`no_weight_decay` does not name; 0 for the others.
             layer_decay: Factor on the learning rate for each block between a parameter and the
                 head, above 0 and at most 1.
 
         Returns:
-            Dictionaries with ``params``, ``param_names``, ``weight_decay``, ``lr_scale`` and, if
-            given, ``lr``, from the stems to the head.
+            Groups of :func:`~rsvheat.models.parameter_groups.parameter_groups`, each with
+            ``param_names``, too.
 
         Raises:
             ValueError: If ``layer_decay`` is not as above.
         """
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
-        exempt = self.no_weight_decay()
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        last = sum(self.depths[: len(self.stages)]) + 1
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            layer = self._layer(name, last)
-            decays = parameter.dim() >= 2 and name not in exempt
-            if (layer, decays) not in groups:
-                scale = layer_decay ** (last - layer)
-                group = {"params": [], "param_names": [], "lr_scale": scale}
-                group["weight_decay"] = weight_decay if decays else 0.0
-                if lr is not None:
-                    group["lr"] = lr * scale
-                groups[layer, decays] = group
-            groups[layer, decays]["params"].append(parameter)
-            groups[layer, decays]["param_names"].append(name)
-        return [groups[key] for key in sorted(groups)]
-
-    def _layer(self, name: str, last: int) -> int:
-        """Return a parameter's depth: 0 for stems, 1 on for blocks, ``last`` for the head."""
-        parts = name.split(".")
-        if parts[0] == "stems":
-            return 0
-        if parts[0] != "stages":
-            return last
-        block = int(parts[3]) if parts[2] == "blocks" else 0
-        return sum(self.depths[: int(parts[1])]) + block + 1
+        groups = parameter_groups(self, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        for group in groups:
+            group["param_names"] = [names[parameter] for parameter in group["params"]]
+        return groups
 
     def _stage_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.stages)

@@ -179,3 +179,6 @@ class FrequencyNetwork(nn.Module):
         x = torch.stack((omega_h, omega_w, log_scale), dim=-1)
         y: Tensor = self.fc3(self.act(self.fc2(self.act(self.fc1(x)))))
         return y
+
+
+Embedding: TypeAlias = FrequencyTable | FrequencyNetwork

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, relu
 
 from rsvheat.models._filter_cache import FilterCache
-from rsvheat.models.freq_embed import FrequencyNetwork, FrequencyTable
+from rsvheat.models.freq_embed import Embedding, FrequencyTable
 from rsvheat.ops import (
     _autocast,
     _checks,
@@ -66,6 +66,9 @@ def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tens
 
 class DropPath(nn.Module):
     """Stochastic depth: in training, zero whole samples and scale up the others.
+
+    timm and torchvision have the same layer, but importing either takes longer than torch, and
+    their random numbers differ from those of runs that go on from a checkpoint.
 
     Args:
         rate: Probability of zeroing, 0 to below 1.
@@ -168,8 +171,94 @@ def _norm_parameters(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
     return norm.weight, norm.bias, norm.eps
 
 
+class HeatConduction(nn.Module):
+    """Heat conduction of features, whose diffusivity k is predicted from a frequency embedding.
+
+    A module of its own, so that ``register_forward_hook`` shows what is conducted. It has no
+    parameters: the layer that predicts k is the operator's, under the name that checkpoints have.
+
+    Args:
+        cache: Where evaluation keeps filters, shared by the blocks of a model.
+    """
+
+    def __init__(self, cache: FilterCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def train(self, mode: bool = True) -> "HeatConduction":
+        """Set the mode; training drops the filters kept for evaluation."""
+        if mode:
+            self.cache.drop(id(self))
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # A move or a change of dtype may restore both address and version with other values.
+        self.cache.drop(id(self))
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor, freq_embed: Embedding, to_k: nn.Linear, scale: float) -> Tensor:
+        """Return features of the shape of ``x``.
+
+        Args:
+            x: Features, (B, H, W, C).
+            freq_embed: Frequency embedding of the stage.
+            to_k: Layer that predicts k from the embedding.
+            scale: Ground sampling distance over the reference one.
+        """
+        height, width = x.shape[1], x.shape[2]
+        sources = (*freq_embed.parameters(), *to_k.parameters())
+        if not self._may_cache(x, sources):
+            return heat_conduction(x, predict_diffusivity(freq_embed, to_k, height, width, scale))
+        # k depends on how a table is resized, which users may switch on a built model.
+        resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
+        key = (id(self), height, width, scale, resize, x.device)
+        kept = self.cache.get(key, sources)
+        if kept is None:
+            # Outside inference mode: its tensors could not take part in a later backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                k = predict_diffusivity(freq_embed, to_k, height, width, scale)
+                kept = heat_filter(k, height, width)
+            self.cache.put(key, sources, kept)
+        return apply_heat_filter(x, kept)
+
+    def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
+        if self.training or torch.compiler.is_compiling() or _checks.transforms_active():
+            return False
+        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
+            # A step may follow, and those of fused optimizers are out of autograd's sight.
+            self.cache.drop(id(self))
+            return False
+        # Inference tensors have no versions, and what is made of fake ones is fake.
+        if any(source.is_inference() for source in sources):
+            return False
+        return not any(_checks.is_fake(tensor) for tensor in (x, *sources))
+
+
+def predict_diffusivity(
+    freq_embed: Embedding, to_k: nn.Linear, height: int, width: int, scale: float = 1.0
+) -> Tensor:
+    """Return k in pixel**2 of the features, (height, width, C), float32 or float64.
+
+    Args:
+        freq_embed: Frequency embedding of the stage.
+        to_k: Layer that predicts k from the embedding.
+        height: H of the features.
+        width: W of the features.
+        scale: Ground sampling distance over the reference one: k in pixels shrinks by its square.
+    """
+    weight = to_k.weight
+    # float32 also under autocast: half types would move k by up to half a percent.
+    with _autocast.disabled(weight):
+        embedding = freq_embed(height, width, scale)
+        if weight.dtype in (torch.float32, torch.float64):
+            k = relu(to_k(embedding))
+        else:
+            k = relu(linear(embedding.float(), weight.float(), to_k.bias.float()))
+        return k if scale == 1.0 else k / scale**2
+
+
 class HeatOperator(nn.Module):
-    """Gated heat conduction whose diffusivity k is predicted from a frequency embedding.
+    """Gated heat conduction with a spatial correction, between two linear layers.
 
     Args:
         dim: Channels.
@@ -186,84 +275,28 @@ class HeatOperator(nn.Module):
         self.dwconv = Conv2dNHWC(dim, dim, 3, padding=1, groups=dim)
         self.linear = Linear(dim, 2 * dim)
         self.to_k = Linear(dim, dim)
+        self.conduction = HeatConduction(cache)
         self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.SiLU()
         self.out_linear = Linear(dim, dim)
-        self.cache = cache
-
-    def train(self, mode: bool = True) -> "HeatOperator":
-        """Set the mode; training drops the filters kept for evaluation."""
-        if mode:
-            self.cache.drop(id(self))
-        return super().train(mode)
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # A move or a change of dtype may restore both address and version with other values.
-        self.cache.drop(id(self))
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def diffusivity(
-        self,
-        freq_embed: FrequencyTable | FrequencyNetwork,
-        height: int,
-        width: int,
-        scale: float = 1.0,
+        self, freq_embed: Embedding, height: int, width: int, scale: float = 1.0
     ) -> Tensor:
-        """Return k in pixel**2 of the features, (height, width, C), float32 or float64.
+        """Return k as :func:`predict_diffusivity` does.
 
         Args:
-            freq_embed: The stage's frequency embedding.
+            freq_embed: Frequency embedding of the stage.
             height: H of the features.
             width: W of the features.
-            scale: Ground sampling distance over the reference one: k in pixels shrinks by its
-                square.
+            scale: Ground sampling distance over the reference one.
         """
-        weight = self.to_k.weight
-        # float32 also under autocast: half types would move k by up to half a percent.
-        with _autocast.disabled(weight):
-            embedding = freq_embed(height, width, scale)
-            if weight.dtype in (torch.float32, torch.float64):
-                k = relu(self.to_k(embedding))
-            else:
-                bias = self.to_k.bias
-                k = relu(linear(embedding.float(), weight.float(), bias.float()))
-            return k if scale == 1.0 else k / scale**2
-
-    def _conduct(
-        self, x: Tensor, freq_embed: FrequencyTable | FrequencyNetwork, scale: float
-    ) -> Tensor:
-        height, width = x.shape[1], x.shape[2]
-        sources = (*freq_embed.parameters(), *self.to_k.parameters())
-        if not self._may_cache(x, sources):
-            return heat_conduction(x, self.diffusivity(freq_embed, height, width, scale))
-        # k depends on how a table is resized, which users may switch on a built model.
-        resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
-        key = (id(self), height, width, scale, resize, x.device)
-        kept = self.cache.get(key, sources)
-        if kept is None:
-            # Outside inference mode: its tensors could not take part in a later backward pass.
-            with torch.inference_mode(False), torch.no_grad():
-                k = self.diffusivity(freq_embed, height, width, scale)
-                kept = heat_filter(k, height, width)
-            self.cache.put(key, sources, kept)
-        return apply_heat_filter(x, kept)
-
-    def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
-        if self.training or torch.compiler.is_compiling():
-            return False
-        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
-            # A step may follow, and those of fused optimizers are out of autograd's sight.
-            self.cache.drop(id(self))
-            return False
-        # Inference tensors have no versions, and what is made of fake ones is fake.
-        if any(source.is_inference() for source in sources):
-            return False
-        return not any(_checks.is_fake(tensor) for tensor in (x, *sources))
+        return predict_diffusivity(freq_embed, self.to_k, height, width, scale)
 
     def forward(
         self,
         x: Tensor,
-        freq_embed: FrequencyTable | FrequencyNetwork,
+        freq_embed: Embedding,
         spatial_correction_embed: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
@@ -280,7 +313,7 @@ class HeatOperator(nn.Module):
             x, gate = self.linear.slices(x, 2)
         else:
             x, gate = self.linear(x).chunk(2, dim=-1)
-        x = self._conduct(x, freq_embed, scale)
+        x = self.conduction(x, freq_embed, self.to_k, scale)
         if _is_affine_norm(self.out_norm) and is_unchanged(self.act, nn.SiLU):
             x = gated_layer_norm(x, gate, *_norm_parameters(self.out_norm))
         else:
@@ -339,7 +372,7 @@ class HeatBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        freq_embed: FrequencyTable | FrequencyNetwork,
+        freq_embed: Embedding,
         spatial_correction_embed: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:

@@ -9,6 +9,12 @@ twin from :mod:`rsvheat.ops.reference`, with the same signature, elsewhere and w
 from rsvheat.ops import _registration  # noqa: F401  (attaches autograd, fakes, autocast, FLOPs)
 from rsvheat.ops._backend import use_reference
 from rsvheat.ops._types import MultiDomainLoss
+from rsvheat.ops.boxes import (
+    batched_nms_rotated,
+    box_iou_rotated,
+    nms_rotated,
+    roi_align_rotated,
+)
 from rsvheat.ops.functional import (
     apply_heat_filter,
     dct2d,
@@ -29,6 +35,8 @@ __all__ = [
     "MultiDomainLoss",
     "add_layer_norm",
     "apply_heat_filter",
+    "batched_nms_rotated",
+    "box_iou_rotated",
     "dct2d",
     "frequency_split",
     "gated_layer_norm",
@@ -36,6 +44,8 @@ __all__ = [
     "heat_filter",
     "idct2d",
     "multi_domain_loss",
+    "nms_rotated",
+    "roi_align_rotated",
     "spatial_correction_conv",
     "spectral_l1_loss",
     "use_reference",

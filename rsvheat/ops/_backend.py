@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rsvheat import _library
 
@@ -86,6 +87,12 @@ def _count(change: int) -> None:
         _in_use = _users > 0
 
 
+@constant_in_traces
+def _dual_level_in_trace() -> bool:
+    in_level = forward_ad._current_level >= 0
+    return in_level and not torch._C._are_functorch_transforms_active()
+
+
 def use_native(x: Tensor) -> bool:
     """Return whether the ops of ``torch.ops.rsvheat`` serve the device of ``x``.
 
@@ -93,6 +100,9 @@ def use_native(x: Tensor) -> bool:
         RuntimeError: If they do not and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
     """
     if _in_use and _here():
+        return False
+    # A compiled graph enters the levels of torch.autograd.forward_ad unseen by the native ops.
+    if torch.compiler.is_compiling() and _dual_level_in_trace():
         return False
     device = x.device.type
     if device in NATIVE_DEVICES:

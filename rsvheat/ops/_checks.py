@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
+from rsvheat.ops._backend import constant_in_traces
 from rsvheat.ops._types import Angles, Features, PerSample
 
 # Largest extent of a transformed axis; kMaxTransformSize in csrc/core/types.h.
@@ -26,7 +28,29 @@ _AXES = {"nchw": "(B, C, H, W)", "nhwc": "(B, H, W, C)"}
 
 def is_fake(x: Tensor) -> bool:
     """Return whether ``x`` has no data: a meta or fake tensor, or one that is being compiled."""
-    return torch.compiler.is_compiling() or x.device.type == "meta" or isinstance(x, FakeTensor)
+    if torch.compiler.is_compiling() or x.device.type == "meta":
+        return True
+    return isinstance(_without_transforms(x), FakeTensor)
+
+
+@constant_in_traces
+def transforms_active() -> bool:
+    """Return whether ``torch.func`` or forward-mode differentiation transforms what runs now."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active or forward_ad._current_level >= 0
+
+
+def _without_transforms(x: Tensor) -> Tensor:
+    """Return what the transforms of ``torch.func`` wrap: under vmap, all entries at once."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+def _bounds(x: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest value of ``x``, which are NaN if any is."""
+    smallest, largest = torch.aminmax(_without_transforms(x.detach()))
+    return smallest.item(), largest.item()
 
 
 def is_number(value: object) -> bool:
@@ -203,7 +227,7 @@ def filter_arguments(k: Any, height: Any, width: Any) -> Tensor:
             f"got shape {tuple(values.shape)}"
         )
     if not is_fake(values) and values.numel() > 0:
-        smallest, largest = (bound.item() for bound in torch.aminmax(values.detach()))
+        smallest, largest = _bounds(values)
         if not (smallest >= 0 and largest < math.inf):
             raise ValueError(f"k must be finite and >= 0, got values from {smallest} to {largest}")
     return values if values.dtype == torch.float64 else values.float()
@@ -237,7 +261,9 @@ def angles(value: Angles, x: Tensor) -> Tensor:
     second = _per_sample("angles[1]", second, batch, 90.0)
     if _readable(first) and _readable(second):
         ordered = first <= second
-        if not (bool(ordered.all()) if isinstance(ordered, Tensor) else ordered):
+        if isinstance(ordered, Tensor):
+            ordered = bool(_without_transforms(ordered).all())
+        if not ordered:
             raise ValueError(f"angles must have angle_0 <= angle_1, got {value}")
     return torch.stack((_place(first, x), _place(second, x)), dim=1)
 
@@ -262,8 +288,7 @@ def _per_sample(name: str, value: Any, batch: int, largest: float) -> float | Te
             f"got shape {tuple(values.shape)}"
         )
     if _readable(values) and values.numel() > 0:
-        lower, upper = torch.aminmax(values)
-        _value_range(name, lower.item(), upper.item(), largest)
+        _value_range(name, *_bounds(values), largest)
     return values
 
 

@@ -6,14 +6,13 @@ arithmetic; oneDNN, which every torch for x86 carries, gets near all of it on an
 fuses an activation, and takes weights in a blocked layout that can be prepared once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.functional import gelu, linear
-from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
 from rsvheat.ops import _autocast, _checks
 
@@ -31,7 +30,7 @@ def _operators() -> _Operators | None:
         return None
     ops = torch.ops.mkldnn
     try:
-        found = _Operators(
+        return _Operators(
             ops._linear_pointwise.default,
             ops._reorder_linear_weight.default,
             ops._convolution_pointwise.default,
@@ -39,24 +38,6 @@ def _operators() -> _Operators | None:
         )
     except AttributeError:
         return None
-    for packet, formula in (
-        (ops._linear_pointwise, _linear_flops),
-        (ops._convolution_pointwise, _conv_flops),
-    ):
-        if packet not in flop_registry:
-            register_flop_formula(packet)(formula)
-    return found
-
-
-def _linear_flops(x: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    return 2 * out_shape.numel() * x[-1]
-
-
-def _conv_flops(
-    x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any
-) -> int:
-    count: int = conv_flop_count(list(x), list(weight), list(out_shape))
-    return count
 
 
 _OPERATORS = _operators()

@@ -146,8 +146,20 @@ def spatial_correction_conv(
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Return the norm of ``x`` over its last axis, in float32 or float64."""
     weight, bias = _checks.channel_parameters(x, weight=weight, bias=bias)
+    exact = _autocast.to_float32(x)
+    if _checks.transforms_active():
+        # torch's layer_norm has tangents whose gradients are wrong, as of torch 2.15.
+        unit, _ = standardize(exact, eps)
+        return unit * weight + bias
     with _autocast.disabled(x):
-        return layer_norm(_autocast.to_float32(x), x.shape[-1:], weight, bias, eps)
+        return layer_norm(exact, x.shape[-1:], weight, bias, eps)
+
+
+def standardize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return ``x`` with mean 0 and variance 1 along its last axis, and the factor (..., 1)."""
+    centered = x - x.mean(-1, keepdim=True)
+    factor = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return centered * factor, factor
 
 
 def weigh(

@@ -2,13 +2,11 @@
 """The optimizer: learning rates by batch and step, and which parameters decay."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -54,6 +52,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list where it comes from a file
         if not self.base_lr > 0 or (self.lr is not None and not self.lr > 0):
             raise ValueError(f"base_lr and lr must be above 0, got {self.base_lr} and {self.lr}")
         if not 0 <= self.warmup < 1 or not 0 <= self.floor <= 1:
@@ -103,32 +102,3 @@ class Optimization:
         course = partial(warmup_cosine, total=int(total), warmup=warmup, floor=self.floor)
         scheduler = {"scheduler": LambdaLR(optimizer, course), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups, with weight decay and without.
-
-    Parameters of fewer than two dimensions do not decay, nor do those that a part's
-    ``no_weight_decay()`` names.
-    """
-    exempt = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        for name in _exempt_names(module)
-    }
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            plain = parameter.dim() < 2 or name in exempt
-            (others if plain else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _exempt_names(module: nn.Module) -> Iterable[str]:
-    names = getattr(module, "no_weight_decay", None)
-    return names() if callable(names) else ()

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run and its folder: what of it is kept, shown and continued."""
+"""A training run and its folder: checkpoints, logs, progress, and how it is resumed."""
 
 import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from rsvheat.training.console import say
 from rsvheat.training.logs import CSVLog, ImagesPerSecond, ProgressBar, ProgressLines
 from rsvheat.training.run_checkpoints import (
     AtomicCheckpointIO,
@@ -21,35 +22,37 @@ from rsvheat.training.run_checkpoints import (
 
 
 class Run:
-    """What a Lightning Trainer needs so that a run can be watched, ended and continued.
+    """Keeps, shows and resumes a training run.
 
     The folder holds ``last.ckpt``, the best checkpoints, ``metrics.csv`` and TensorBoard's events::
 
         run = Run("runs/mine", resume=True, monitor="val/accuracy", mode="max")
         trainer = Trainer(max_epochs=20, **run.trainer_arguments())
-        trainer.fit(task, data, ckpt_path=run.checkpoint)
+        run.fit(trainer, task, data)
 
     Args:
-        output: The folder.
-        resume: Go on from ``last.ckpt`` in the folder if there is one, or from the checkpoint whose
-            path is given.
-        monitor: Logged value by which checkpoints are the best.
-        mode: Whether its ``"min"`` or ``"max"`` is.
-        keep_best: How many of them to keep.
+        output: Folder of the run.
+        resume: Whether to resume from ``last.ckpt`` in the folder if there is one, or the path of
+            the checkpoint to resume from.
+        monitor: Name of the logged value by which checkpoints are the best; None keeps no best
+            ones. The commands take the task's.
+        mode: Whether its ``"min"`` or ``"max"`` is the best.
+        keep_best: Number of best checkpoints to keep.
         save_every: Optimizer steps between checkpoints within an epoch; 0 for none.
         ema: Decay of an exponential moving average of the weights, updated at every step; None for
-            none. The average is what is validated, and what checkpoints hold as weights.
-        patience: Validations without a better monitored value after which the run ends.
+            none. The average is validated, and is what checkpoints hold as weights.
+        patience: Number of validations without a better monitored value after which the run ends.
 
     Attributes:
-        checkpoint: What to go on from, or None.
-        last: What keeps ``last.ckpt``.
-        best: What keeps the best ones, or None.
+        checkpoint: Checkpoint to resume from, or None.
+        step: Optimizer step of that checkpoint, 0 without one.
+        last: Callback that keeps ``last.ckpt``.
+        best: Callback that keeps the best checkpoints, or None.
 
     Raises:
         ValueError: If the folder holds a run and ``resume`` is false, or an argument is not as
             above.
-        FileNotFoundError: If the checkpoint to go on from is not there.
+        FileNotFoundError: If the checkpoint to resume from is not there.
         CheckpointWriteError: If the folder cannot be written to.
     """
 
@@ -58,7 +61,7 @@ class Run:
         output: str | os.PathLike[str],
         *,
         resume: bool | str | os.PathLike[str] = False,
-        monitor: str,
+        monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         keep_best: int = 1,
         save_every: int = 0,
@@ -81,7 +84,7 @@ class Run:
             self.step = AtomicCheckpointIO().load_checkpoint(self.checkpoint)["global_step"]
         self.last = LastCheckpoint(self.folder, save_every, others=keep_best)
         self.best: ModelCheckpoint | None = None
-        if keep_best:
+        if keep_best and monitor is not None:
             self.best = ModelCheckpoint(
                 self.folder,
                 "best" if keep_best == 1 else "best-epoch{epoch:03d}",
@@ -95,6 +98,8 @@ class Run:
         self._average = None if ema is None else EMAWeightAveraging(decay=ema)
         self._stopping = None
         if patience is not None:
+            if monitor is None:
+                raise ValueError("patience needs the name of a value to monitor")
             self._stopping = EarlyStopping(monitor, patience=patience, mode=mode)
 
     def _find(self, resume: bool | str | os.PathLike[str]) -> Path | None:
@@ -134,3 +139,45 @@ class Run:
             "enable_progress_bar": shown,
             "enable_model_summary": False,
         }
+
+    def fit(
+        self,
+        trainer: Trainer,
+        task: LightningModule,
+        data: LightningDataModule,
+        advice: str = "--resume goes on from there",
+    ) -> int:
+        """Train, or resume training where the run was stopped.
+
+        Args:
+            trainer: Trainer made with :meth:`trainer_arguments`.
+            task: Task to train.
+            data: Data to train on.
+            advice: How the user resumes the run, told when a signal has stopped it.
+
+        Returns:
+            Exit code: 0 when done, 128 plus its number after a signal.
+
+        Raises:
+            ValueError: If the checkpoint to resume from is of another network.
+        """
+        try:
+            trainer.fit(task, data, ckpt_path=self.checkpoint)
+        except SystemExit:
+            if self.last.signal is None:
+                raise
+            say(
+                f"stopped by {self.last.signal.name} after step {trainer.global_step}, "
+                f"{self.last.path} is written; {advice}"
+            )
+            return 128 + self.last.signal
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.checkpoint} is of another model than the one configured: {text[:300]}"
+            ) from error
+        if self.checkpoint is not None and trainer.global_step == self.step:
+            say(f"{self.folder} was complete")
+        return 0

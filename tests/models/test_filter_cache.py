@@ -205,7 +205,8 @@ def test_fake_and_copied_models_leave_the_cache_alone(model: RSVHeat, image: Ten
     assert torch.equal(expected, fresh(model, image))
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert len(copied.filter_cache) == 0
-        assert all(b.op.cache is copied.filter_cache for s in copied.stages for b in s.blocks)
+        blocks = [block for stage in copied.stages for block in stage.blocks]
+        assert all(block.op.conduction.cache is copied.filter_cache for block in blocks)
         assert torch.equal(run(copied, image), expected)
 
 

@@ -24,6 +24,7 @@ pytest.importorskip("PIL")
 import PIL.Image
 import rasterio
 import rasterio.shutil
+from data.images import png
 from raster.quilts import CLASSES, SIDE, quilt
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
@@ -435,6 +436,39 @@ def test_pixels_of_a_fine_map_that_hold_no_data_have_no_class(write_scene, check
     assert (found[:, 10:] != 255).all()
 
 
+@pytest.mark.parametrize("kind", ["PNG with tRNS", "JPEG with .msk", "alpha and nodata", "alpha5"])
+def test_pixels_without_data_have_no_class_whatever_says_so(
+    write_scene, checkpoint, tmp_path, kind
+):
+    """The left half of the scene; training reads the same files in the same way."""
+    values = np.clip(quilt(LABELS), 1, 255)
+    height, width = values.shape[1:]
+    data = np.arange(width) >= width // 2
+    values[:, :, ~data] = 0
+    alpha = np.broadcast_to(np.where(data, 255, 0), (height, width)).astype(np.uint8)
+    options = {}
+    if kind == "PNG with tRNS":
+        path = tmp_path / "scene.png"
+        path.write_bytes(png(values, trns=bytes(6)))
+    elif kind == "JPEG with .msk":
+        path = tmp_path / "scene.jpg"
+        PIL.Image.fromarray(np.moveaxis(values, 0, 2)).save(path, quality=95)
+        mask = write_scene(values, "mask.tif", **UTM)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(mask, "r+") as file:
+            file.write_mask(alpha)
+        (tmp_path / "mask.tif.msk").rename(tmp_path / "scene.jpg.msk")
+    elif kind == "alpha and nodata":
+        path = write_scene(values, alpha=alpha, photometric="rgb", nodata=0, **UTM)
+    else:
+        path = write_scene(np.concatenate([values, values[:1]]), alpha=alpha, **UTM)
+        options = {"bands": [1, 2, 3]}
+    predict(path, tmp_path / "map.tif", checkpoint, **options)
+    found = labels_of(tmp_path / "map.tif")
+    assert (found[:, :3] == 255).all()
+    assert np.array_equal(found[:, 3:], LABELS[:, 3:])
+    np.testing.assert_array_equal(read_image(path, bands=[1, 2, 3]).valid.all(0), alpha > 0)
+
+
 # Bands.
 
 
@@ -652,7 +686,7 @@ def test_too_little_space_is_told_before_the_work_starts(scene, checkpoint, tmp_
     monkeypatch.setattr(TrainedModel, "infer", _never)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2 * 24 - 1))
-    with pytest.raises(OSError, match=r"the map may need 0\.0 MiB, 0\.0 are free"):
+    with pytest.raises(OSError, match=r"the map may need 48 bytes, 47 bytes are free"):
         predict(scene, tmp_path / "map.tif", checkpoint)
     assert files(tmp_path) == ["scene.tif"]
 
@@ -693,7 +727,7 @@ def test_a_disk_that_becomes_full_leaves_the_older_map(
         assert (code, out) == (1, ""), (code, out, err)
         assert len(err.splitlines()) == 1
         assert "map.tif cannot be written" in err
-        assert "MiB are free" in err
+        assert "are free)" in err
         assert {path: path.read_bytes() for path in disk.iterdir()} == before
 
 

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
+from rsvheat._colors import _oklab
 from rsvheat.raster import class_colors
-from rsvheat.raster.colors import _oklab
 
 EUROSAT = (
     *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture"),
@@ -43,7 +43,7 @@ def test_known_land_cover_has_its_colors():
         "Residential": 0,
     }.items():
         assert np.argmax(colors[name]) == channel
-    # Two classes of one kind do not share a colour.
+    # Two classes of one kind do not share a color.
     assert distances(class_colors(["forest", "Forest 2", "deciduous forest"])).min() > 0.1
 
 
@@ -67,10 +67,10 @@ def test_colors_are_given_by_dict_yaml_and_json(tmp_path):
     ("given", "message"),
     [
         ({"z": "#010203"}, "colors has 'z'; the classes are x, y"),
-        ({"x": "red"}, r'colour of x must be like "#1b6b2f", got \'red\''),
+        ({"x": "red"}, r'color of x must be like "#1b6b2f", got \'red\''),
         ({"x": "#12345"}, "must be like"),
         ({"x": 123456}, "must be like"),
-        ("[1, 2]", r"c\.yaml must map names of classes to colours"),
+        ("[1, 2]", r"c\.yaml must map names of classes to colors"),
         ("{x: ", r"c\.yaml is neither YAML nor JSON"),
     ],
 )

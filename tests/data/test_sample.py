@@ -13,6 +13,7 @@ from rsvheat.data import (
     ConcatSource,
     Crop,
     DataError,
+    FileSource,
     FolderSource,
     ImageDataset,
     Normalize,
@@ -21,8 +22,7 @@ from rsvheat.data import (
     Sensor,
     Skip,
     SkipReport,
-    collate_labelled,
-    collate_modalities,
+    collate,
 )
 
 # As they are in the file: 0 to 255 of an array become -1 to 1.
@@ -52,10 +52,12 @@ def test_all_modalities_are_cropped_and_turned_alike():
     seen = set()
     for epoch in range(60):
         sample = data[SampleIndex(epoch, 0)]
-        assert sample["optical"].shape == (3, 8, 8)
-        torch.testing.assert_close(sample["optical"][0], sample["sar"][0])
-        torch.testing.assert_close(sample["optical"][2] - 2e5, sample["sar"][0])
-        corner, right, below = (int(sample["sar"][0, i, j]) for i, j in ((0, 0), (0, 1), (1, 0)))
+        assert sample["images"]["optical"].shape == (3, 8, 8)
+        torch.testing.assert_close(sample["images"]["optical"][0], sample["images"]["sar"][0])
+        torch.testing.assert_close(sample["images"]["optical"][2] - 2e5, sample["images"]["sar"][0])
+        corner, right, below = (
+            int(sample["images"]["sar"][0, i, j]) for i, j in ((0, 0), (0, 1), (1, 0))
+        )
         seen.add((right - corner, below - corner))
     assert seen == {(a * s, b * t) for a, b in ((1, 30), (30, 1)) for s in (1, -1) for t in (1, -1)}
 
@@ -63,17 +65,17 @@ def test_all_modalities_are_cropped_and_turned_alike():
 def test_evaluation_takes_the_centre_upright():
     image = numbered(20, 30)
     data, _ = dataset(ArraySource([{"sar": image}]), Crop(8, 8, augment=False))
-    np.testing.assert_array_equal(data[0]["sar"], image[:, 6:14, 11:19])
+    np.testing.assert_array_equal(data[0]["images"]["sar"], image[:, 6:14, 11:19])
     data, _ = dataset(ArraySource([{"sar": image}]), Crop(20, augment=False))
-    np.testing.assert_array_equal(data[0]["sar"], image[:, :, 5:25])
+    np.testing.assert_array_equal(data[0]["images"]["sar"], image[:, :, 5:25])
     data, _ = dataset(ArraySource([{"sar": image}]), Crop(20, 448, augment=False))
-    np.testing.assert_array_equal(data[0]["sar"], image[:, :, 5:25])
+    np.testing.assert_array_equal(data[0]["images"]["sar"], image[:, :, 5:25])
 
 
 def test_windows_are_resized_without_aliases():
     checkerboard = (np.indices((64, 64)).sum(0) % 2).astype(np.float32)[None]
     data, _ = dataset(ArraySource([{"sar": checkerboard}]), Crop(16, 64, augment=False))
-    inner = data[0]["sar"][:, 1:-1, 1:-1]
+    inner = data[0]["images"]["sar"][:, 1:-1, 1:-1]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.02, rtol=0)
 
 
@@ -93,7 +95,10 @@ def test_windows_without_data_are_drawn_again():
     image = np.full((1, 64, 64), np.nan, np.float32)
     image[:, 40:, 40:] = 1
     data, _ = dataset(ArraySource([{"sar": image}]), Crop(8, 8))
-    parts = [float((data[SampleIndex(epoch, 0)]["sar"] != 0).float().mean()) for epoch in range(50)]
+    parts = [
+        float((data[SampleIndex(epoch, 0)]["images"]["sar"] != 0).float().mean())
+        for epoch in range(50)
+    ]
     free = np.isfinite(image[0]).mean()
     assert np.mean(np.array(parts) >= 0.5) > 0.6 > 4 * free
     data, _ = dataset(ArraySource([{"sar": image * np.nan}, {"sar": image}]), Crop(8, 8))
@@ -109,15 +114,19 @@ def test_a_sample_depends_on_seed_epoch_and_index_only(folders):
     again, _ = dataset(source, seed=3)
     for _ in range(5):
         again[SampleIndex(7, 2)]
-    assert torch.equal(data[SampleIndex(1, 4)]["optical"], again[SampleIndex(1, 4)]["optical"])
+    assert torch.equal(
+        data[SampleIndex(1, 4)]["images"]["optical"], again[SampleIndex(1, 4)]["images"]["optical"]
+    )
     other, _ = dataset(source, seed=4)
     others = [data[SampleIndex(2, 4)], data[SampleIndex(1, 5)], other[SampleIndex(1, 4)]]
     for other in others:
-        assert not torch.equal(other["optical"], again[SampleIndex(1, 4)]["optical"])
-    assert torch.equal(data[4]["sar"], data[SampleIndex(0, 4)]["sar"])
+        assert not torch.equal(
+            other["images"]["optical"], again[SampleIndex(1, 4)]["images"]["optical"]
+        )
+    assert torch.equal(data[4]["images"]["sar"], data[SampleIndex(0, 4)]["images"]["sar"])
 
 
-def epoch_batches(data, collate=collate_modalities, epochs=(0, 1), **options):
+def epoch_batches(data, epochs=(0, 1), **options):
     sampler = ResumableSampler(len(data), 4)
     loader = DataLoader(data, 4, sampler=sampler, drop_last=True, collate_fn=collate, **options)
     batches = []
@@ -155,7 +164,7 @@ def test_datasets_can_be_pickled(folders):
     data, _ = dataset(ConcatSource([FolderSource(folders(3), tile=12)]))
     data[0]
     copy = pickle.loads(pickle.dumps(data))
-    assert torch.equal(copy[1]["sar"], data[1]["sar"])
+    assert torch.equal(copy[1]["images"]["sar"], data[1]["images"]["sar"])
 
 
 @pytest.fixture
@@ -230,19 +239,19 @@ def test_a_sample_is_checked_before_workers_start(damaged):
 
 
 def test_evaluation_leaves_out_instead_of_replacing(damaged):
-    options = {"replace": False, "labels": np.arange(7), "on_error": "skip"}
-    source = FolderSource({"optical": damaged["optical"]})
-    data, _ = dataset(source, Crop(8, augment=False), indices=[1, 2, 3, 4, 5, 6, 7], **options)
+    files = sorted(Path(damaged["optical"]).iterdir())
+    source = FileSource([(path.stem, {"optical": str(path)}) for path in files], range(-1, 7))
+    data, _ = dataset(source, Crop(8, augment=False), indices=range(1, 8), replace=False)
     report, labels = SkipReport(), []
-    loader = DataLoader(data, 3, collate_fn=collate_labelled)
+    loader = DataLoader(data, 3, collate_fn=collate)
     for batch in loader:
-        assert len(batch["image"]) == len(batch["label"]) == len(batch["keys"])
+        assert len(batch["images"]["optical"]) == len(batch["label"]) == len(batch["keys"])
         labels += report.collect(batch)["label"].tolist()
     assert labels == [1, 2, 3, 4, 5, 6]
     assert [skip.key for skip in report] == ["scene001"]
     # A batch of which nothing is left has another sample.
-    (only,) = DataLoader(torch.utils.data.Subset(data, [0]), 1, collate_fn=collate_labelled)
-    assert len(only["image"]) == 1
+    (only,) = DataLoader(torch.utils.data.Subset(data, [0]), 1, collate_fn=collate)
+    assert len(only["images"]["optical"]) == 1
     assert only["keys"] != ["scene001"]
 
 
@@ -269,9 +278,10 @@ def test_reports_are_logged_saved_and_restored(tmp_path, caplog):
 
 def test_batches_say_which_samples_have_a_modality():
     def sample(key, **images):
-        return {"key": key, **{name: torch.full((2, 4, 4), v) for name, v in images.items()}}
+        made = {name: torch.full((2, 4, 4), v) for name, v in images.items()}
+        return {"key": key, "images": made, "missing": {}, "repeated": False}
 
-    batch = collate_modalities(
+    batch = collate(
         [sample("a", sar=1.0), sample("b", sar=2.0, optical=3.0), sample("c", optical=4.0)]
     )
     assert list(batch["images"]) == ["optical", "sar"]
@@ -299,11 +309,10 @@ def test_mixed_sources_make_mixed_batches(folders):
 def test_what_cannot_be_a_batch_is_named():
     image = torch.zeros(1, 4, 4)
     with pytest.raises(ValueError, match="samples must not be empty"):
-        collate_modalities([])
+        collate([])
+    common = {"key": "a", "missing": {}, "repeated": False}
     with pytest.raises(ValueError, match=r"images of sar must be of one shape"):
-        collate_modalities([{"key": "a", "sar": image}, {"key": "b", "sar": image[:, :2]}])
-    with pytest.raises(ValueError, match=r"one modality, got \['optical', 'sar'\]"):
-        collate_labelled([{"key": "a", "sar": image, "optical": image, "label": 1}])
+        collate([{"images": {"sar": part}, **common} for part in (image, image[:, :2])])
 
 
 @pytest.mark.parametrize(
@@ -328,7 +337,6 @@ def test_wrong_arguments_are_named():
     for options, message in (
         ({"on_error": "ignore"}, "on_error must be"),
         ({"indices": []}, "there are no samples"),
-        ({"labels": [1, 2]}, "2 labels for 1 samples"),
     ):
         with pytest.raises(ValueError, match=message):
             dataset(source, **options)

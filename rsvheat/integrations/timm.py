@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry points of the variants in timm's registry; importing this module registers them."""
+"""The variants as models of timm: importing this module registers them.
 
+``import rsvheat`` does that as soon as timm is imported, too.
+"""
+
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from timm.models import build_model_with_cfg, register_model
 from timm.models._registry import generate_default_cfgs
-from torch import nn
+from torch import Tensor, nn
 
+from rsvheat.models.checkpoints import adapt_weights
 from rsvheat.models.encoder import RSVHeat
-from rsvheat.models.registry import PRETRAINED, VARIANTS, WEIGHTS
+from rsvheat.models.variants import NORMALIZATION, PRETRAINED, VARIANTS, WEIGHTS
 
 # timm appends each registered name.
 __all__: list[str] = []
@@ -26,10 +32,9 @@ _DEFAULT = {
     "classifier": "head.fc",
     "license": "apache-2.0",
 }
-# Of the weights in the package: EuroSAT's row of the card's table, over 255.
-_NORMALIZATION = {
-    "rsvheat_nano": {"mean": (0.34675, 0.38220, 0.40894), "std": (0.20424, 0.13773, 0.11627)}
-}
+
+# As this project and the published code name it.
+_CLASSIFIER = re.compile(r"(^|\.)(head\.fc|classifier\.3)\.(weight|bias)$")
 
 
 def _default(variant: str) -> dict[str, Any]:
@@ -39,16 +44,36 @@ def _default(variant: str) -> dict[str, Any]:
     return {
         **_DEFAULT,
         "file": str(WEIGHTS / f"{variant}.safetensors"),
-        "custom_load": True,
         "num_classes": PRETRAINED[variant]["num_classes"],
         "input_size": (3, size, size),
         "pool_size": (size // 32, size // 32),
         "crop_pct": 1.0,
-        **_NORMALIZATION[variant],
+        **NORMALIZATION[variant],
     }
 
 
 default_cfgs = generate_default_cfgs({variant: _default(variant) for variant in VARIANTS})
+
+
+def _adapt(state: dict[str, Tensor], model: RSVHeat) -> dict[str, Tensor]:
+    """Return weights that timm has read, under the model's names and in its sizes.
+
+    Stems of the same names are taken and adapted to other numbers of bands, as timm does for every
+    model. ``load_report`` of the model says what became of each parameter.
+
+    Args:
+        state: Tensors of the file.
+        model: Model that timm loads them into.
+
+    Raises:
+        CheckpointError: If the weights are of another architecture.
+    """
+    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # set by timm
+    source = next(filter(None, map(config.get, ("file", "hf_hub_id", "url"))), "the weights")
+    if model.num_classes != config["num_classes"]:  # timm would remove the classifier afterwards
+        state = {key: value for key, value in state.items() if not _CLASSIFIER.search(key)}
+    weights, model.load_report = adapt_weights(model, state, str(source), inflate_stems=True)
+    return weights
 
 
 def _build(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -60,17 +85,22 @@ def _build(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         )
     if pretrained and variant in PRETRAINED:
         kwargs.setdefault("img_size", PRETRAINED[variant]["img_size"])
-    # timm's names for arguments that other architectures have, too.
+    # timm's name for an argument that other architectures have, too.
     if "drop_path_rate" in kwargs:
         kwargs["drop_path"] = kwargs.pop("drop_path_rate")
-    # timm fills in in_chans=3; with named stems it has no meaning.
-    names = ("in_chans",) if kwargs.get("modalities") is not None else None
+    # By its own name timm would adapt the stem again, by a formula that does not keep the mean.
+    bands = kwargs.pop("in_chans", None)
+    if kwargs.get("modalities") is None:
+        kwargs["modalities"] = {"optical": 3 if bands is None else bands}
     model: nn.Module = build_model_with_cfg(
         RSVHeat,
         variant,
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        kwargs_filter=names,
+        kwargs_filter=("in_chans",),
+        pretrained_filter_fn=_adapt,
+        # What a file may lack, _adapt decides.
+        pretrained_strict=False,
         **{**VARIANTS[variant], **kwargs},
     )
     return model

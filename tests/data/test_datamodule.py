@@ -16,15 +16,18 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     OnExceptionCheckpoint,
 )
+from utils import data_module
 
 from rsvheat.data import (
+    ClassFolders,
     ConcatSource,
     DataError,
+    DataModule,
+    DataSpec,
     FolderSource,
-    ImageFolderDataModule,
+    ImageFolders,
     Normalize,
     Normalizer,
-    OpticalSarDataModule,
     ResumableSampler,
     Sensor,
     ShardSource,
@@ -35,9 +38,11 @@ from rsvheat.data import (
 from rsvheat.data.synthetic import SyntheticSource, write_classes
 
 
-def module(data, **options):
-    defaults = {"size": 8, "window": 12, "batch_size": 4, "num_workers": 0, "val_fraction": 0.25}
-    return OpticalSarDataModule(data, **{**defaults, **options})
+def module(data=None, reader=ImageFolders, **options):
+    defaults = {"size": 8, "window": 12, "batch_size": 4}
+    if reader is ImageFolders:
+        defaults["val_fraction"] = 0.25
+    return data_module(reader, data, **{**defaults, **options})
 
 
 def keys(dataset):
@@ -46,8 +51,7 @@ def keys(dataset):
 
 def test_pairs_are_split_normalised_and_batched(folders):
     data = module(folders(12))
-    assert data.modalities == {"optical": 3, "sar": 1}
-    data.setup()
+    assert data.spec == DataSpec({"optical": 3, "sar": 1}, "none", (), (8, 8))
     assert [len(data.datasets[name]) for name in ("train", "val")] == [9, 3]
     assert not keys(data.datasets["train"]) & keys(data.datasets["val"])
     batches = list(data.train_dataloader())
@@ -86,7 +90,7 @@ def test_shards_and_sources_are_joined(tmp_path, folders):
     pairs = FolderSource(folders(6))
     pairs.scan()
     write_shards(pairs, tmp_path / "shards", samples_per_shard=2)
-    data = OpticalSarDataModule(
+    data = module(
         shards=str(tmp_path / "shards"),
         sources=[FolderSource({"sar": folders(4, name="other")["sar"]})],
         size=8,
@@ -124,7 +128,7 @@ def test_sensors_say_how_files_are_read(folders, write_png):
 
 def test_linear_radar_is_normalised_in_decibels():
     sensors = {"optical": Sensor(3), "sar": Sensor(1, normalize=Normalize(decibels="power"))}
-    data = OpticalSarDataModule(
+    data = module(
         sources=[SyntheticSource(16, 32)], sensors=sensors, size=32, window=32, batch_size=12,
         num_workers=0, val_fraction=0.2,
     )  # fmt: skip
@@ -184,7 +188,7 @@ def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         module({"optical": "x"}, **options)
     with pytest.raises(ValueError, match="one of folders, shards and sources"):
-        OpticalSarDataModule()
+        ImageFolders()
 
 
 # Going on within an epoch.
@@ -279,7 +283,7 @@ def test_a_run_goes_on_where_it_was_from_any_checkpoint(tmp_path, folders, worke
     assert len({batch[2] for batch in undisturbed}) == len(undisturbed)
     steps = {}
     for path in keep.steps:
-        state = torch.load(path, weights_only=True)["OpticalSarDataModule"]
+        state = torch.load(path, weights_only=True)["DataModule"]
         done = state["sampler"]["epoch"] * epoch + state["sampler"]["samples"] // 4
         steps[path] = done
         # Lightning itself leaves out an epoch of which only the start was saved.
@@ -314,9 +318,9 @@ def test_more_epochs_can_follow(tmp_path, folders):
 
 def test_checkpoints_hold_what_prediction_needs(tmp_path, folders):
     data = module(folders(9))
-    Path(data._source._sources[0]._folders["sar"], "scene003.png").write_text("damaged")
+    Path(data.dataset.source._sources[0]._folders["sar"], "scene003.png").write_text("damaged")
     run(data, callbacks=[ModelCheckpoint(tmp_path, save_last=True)], max_epochs=1)
-    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["OpticalSarDataModule"]
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["DataModule"]
     found = {name: Normalizer.from_dict(value) for name, value in state["normalizers"].items()}
     assert found == data.normalizers
     # The data may change between epochs; normalisation and report stay those of the run.
@@ -366,28 +370,29 @@ def classes(tmp_path):
 
 
 def image_module(root, **options):
-    return ImageFolderDataModule(root, **{"size": 16, "batch_size": 8, "num_workers": 0, **options})
+    return module(root, ClassFolders, **{"size": 16, "window": None, "batch_size": 8, **options})
 
 
 def test_folders_are_classes(classes):
     data = image_module(classes, test_fraction=0.1)
     data.setup()
-    assert data.classes == ["fields", "forest", "urban", "water"]
-    assert data.num_classes == 4
+    assert list(data.spec.classes) == ["fields", "forest", "urban", "water"]
     sizes = {name: len(dataset) for name, dataset in data.datasets.items()}
     assert sizes == {"train": 60 - 4, "train_plain": 60 - 4, "val": 16, "test": 8}
     for name in ("train", "val", "test"):
         dataset = data.datasets[name]
         for index in range(len(dataset)):
             sample = dataset[index]
-            assert data.classes[sample["label"]] == sample["key"].split("/")[0]
+            assert data.spec.classes[sample["label"]] == sample["key"].split("/")[0]
     batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (8, 3, 16, 16)
+    assert batch["images"]["optical"].shape == (8, 3, 16, 16)
     assert batch["label"].shape == (8,)
     assert sum(len(b["label"]) for b in data.test_dataloader()) == 8
     plain = list(data.loader("train_plain"))
     assert sum(len(b["label"]) for b in plain) == 56
-    assert torch.equal(plain[0]["image"], next(iter(data.loader("train_plain")))["image"])
+    assert torch.equal(
+        plain[0]["images"]["optical"], next(iter(data.loader("train_plain")))["images"]["optical"]
+    )
 
 
 def test_sets_may_have_their_own_folders(classes, tmp_path):
@@ -454,7 +459,7 @@ def test_damaged_images_change_no_label(classes):
     for batch in data.val_dataloader():
         assert "skipped" not in batch
         for key, label in zip(batch["keys"], batch["label"].tolist(), strict=True):
-            assert key.split("/")[0] == data.classes[label]
+            assert key.split("/")[0] == data.spec.classes[label]
             seen.append(key)
     held_out = keys(data.datasets["val"])
     assert 0 < len(hurt & held_out) < 5
@@ -462,6 +467,17 @@ def test_damaged_images_change_no_label(classes):
     assert hurt & held_out <= {skip.key for skip in data.report}
     for batch in data.train_dataloader():
         assert len(batch["label"]) == 8
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_workers_start_by_any_method(classes, folders, start_method):
+    for make in (
+        lambda **more: image_module(classes, val_fraction=0.25, **more),
+        lambda **more: module(folders(12), val_fraction=0.25, **more),
+    ):
+        # A trainer is attached, which cannot be pickled, and validation has workers of its own.
+        found = run(make(num_workers=1, start_method=start_method), max_epochs=1)
+        assert found == run(make(), max_epochs=1)
 
 
 def test_wrong_fractions_are_named(classes):
@@ -474,34 +490,43 @@ def test_a_recipe_makes_a_data_module(tmp_path, folders):
     jsonargparse = pytest.importorskip("jsonargparse")
     data = folders(6)
     recipe = {
-        "folders": data,
-        "stem_map": {"sar": ["_s1_", "_s2_"]},
-        "sources": [
-            {
-                "class_path": "rsvheat.data.FolderSource",
-                "init_args": {"folders": {"sar": data["sar"]}},
-            }
-        ],
+        "dataset": {
+            "class_path": "rsvheat.data.ImageFolders",
+            "init_args": {
+                "folders": data,
+                "stem_map": {"sar": ["_s1_", "_s2_"]},
+                "sources": [
+                    {
+                        "class_path": "rsvheat.data.FolderSource",
+                        "init_args": {"folders": {"sar": data["sar"]}},
+                    }
+                ],
+            },
+        },
         "sensors": {
             "optical": {"bands": 3, "normalize": {"method": "percentile", "low": 1}},
             "sar": {"select": [1], "bands": 1, "normalize": {"decibels": "amplitude"}},
         },
-        "size": 8,
-        "window": 8,
-        "num_workers": 0,
-        "scale": [0.5, 1.0],
+        "crop": {"size": 8, "window": 8, "scale": [0.5, 1.0]},
+        "transforms": [
+            {
+                "class_path": "torchvision.transforms.v2.RandomRotation",
+                "init_args": {"degrees": 30},
+            }
+        ],
+        "loader": {"num_workers": 0},
     }
     parser = jsonargparse.ArgumentParser()
-    parser.add_class_arguments(OpticalSarDataModule, "data")
+    parser.add_class_arguments(DataModule, "data")
     parser.add_argument("--config", action="config")
     (tmp_path / "recipe.json").write_text(json.dumps({"data": recipe}))
-    arguments = ["--config", str(tmp_path / "recipe.json"), "--data.batch_size=3"]
+    arguments = ["--config", str(tmp_path / "recipe.json"), "--data.loader.batch_size=3"]
     made = parser.instantiate(parser.parse_args(arguments)).data
     made.setup()
-    assert made.batch_size == 3
+    assert made.loader_options.batch_size == 3
     assert made.sensors["optical"].normalize == Normalize("percentile", low=1)
     assert made.sensors["sar"].select == [1]
     batch = next(iter(made.train_dataloader()))
     assert batch["size"] == 3
-    assert isinstance(made._source, ConcatSource)
-    assert not isinstance(made._source._sources[0], ShardSource)
+    assert isinstance(made.dataset.source, ConcatSource)
+    assert not isinstance(made.dataset.source._sources[0], ShardSource)
