@@ -139,7 +139,7 @@ PARTS = {
     "ops": ("ops",),
     "models": ("models", "augmentation", "losses", "masking"),
     "data": ("data",),
-    "checkpoint": ("checkpoint",),
+    "checkpoint": ("checkpoint", "prediction"),
     "evaluation": ("evaluation",),
     "uses": ("benchmarking", "explain", "export", "integrations", "raster"),
     "training": ("training",),
@@ -167,8 +167,6 @@ WITHOUT_LIGHTNING = ("base", "ops", "models", "data", "checkpoint", "uses")
 KNOWN = {
     ("rsvheat.evaluation.evaluate", "rsvheat.tasks.classification"): "loads the classifier",
     ("rsvheat.evaluation.evaluate", "rsvheat.tasks.encoders"): "loads the encoder",
-    ("rsvheat.raster.classification", "rsvheat.tasks"): "loads the classifier",
-    ("rsvheat.raster.classification", "rsvheat.tasks.encoders"): "loads normalizers",
     ("rsvheat.data.datamodules", "lightning"): "the data modules are Lightning's",
 }
 
