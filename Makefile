@@ -25,7 +25,8 @@ OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensor
 NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix test-install test-extras notebook lint format clean
+  test-torchgeo test-terratorch test-torch-matrix test-install test-extras notebook lint format \
+  clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -114,12 +115,6 @@ test-wheel-%: $(VENV)/.dependencies
 	cd build/$* && RSVHEAT_REQUIRE_NATIVE=1 bin/pytest -c ../../pyproject.toml \
 	  -m 'not slow and not source_tree' $(PYTEST_ARGS) ../../tests
 
-# Installs from source with build isolation, as users do: with the CMake and the nvcc of this machine,
-# then with each of them hidden. Each variant downloads torch twice (several GB) and takes 4 to 15
-# minutes; INSTALL_VARIANTS='readme editable' chooses some.
-test-install: $(VENV)/.dependencies
-	$(BIN)/python tests/install_from_source.py --folder build/install $(INSTALL_VARIANTS)
-
 # Each extra alone is enough for its command. The environments of the extras see the packages of one
 # that holds the wheel without extras, so torch is installed once.
 test-extras: $(VENV)/.dependencies
@@ -140,6 +135,12 @@ test-extra-%:
 	  > $$(build/extra-$*/bin/python -c '$(PACKAGES)')/venv.pth
 	$(BIN)/pip --python build/extra-$*/bin/python install -q 'rsvheat[$*]'
 	cd build/extra-$* && bin/python ../../tests/run_extra.py $*
+
+# Installs from source with build isolation, as users do: with the CMake and the nvcc of this machine,
+# then with each of them hidden. Each variant downloads torch twice (several GB) and takes 4 to 15
+# minutes; INSTALL_VARIANTS='readme editable' chooses some.
+test-install: $(VENV)/.dependencies
+	$(BIN)/python tests/install_from_source.py --folder build/install $(INSTALL_VARIANTS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsvheat.data import Window
+from rsvheat.ops import batched_nms_rotated
 
 
 @dataclass(frozen=True)
@@ -128,55 +129,11 @@ def suppress(found: FoundBoxes, iou: float) -> NDArray[np.bool_]:
 def _nms(
     boxes: NDArray[np.float64], scores: NDArray[np.float32], labels: NDArray[np.int64], iou: float
 ) -> NDArray[np.int64]:
-    if boxes.shape[1] == 5:
-        return _nms_rotated(boxes, scores, labels, iou)
+    # torchvision takes seconds to import, which maps of classes need not wait for.
     from torchvision.ops import batched_nms
 
-    kept: NDArray[np.int64] = batched_nms(
+    suppression = batched_nms_rotated if boxes.shape[1] == 5 else batched_nms
+    kept: NDArray[np.int64] = suppression(
         torch.from_numpy(boxes).float(), torch.from_numpy(scores), torch.from_numpy(labels), iou
     ).numpy()
     return kept
-
-
-# To be replaced by rsvheat.ops.batched_nms_rotated.
-
-
-def _nms_rotated(
-    boxes: NDArray[np.float64], scores: NDArray[np.float32], labels: NDArray[np.int64], iou: float
-) -> NDArray[np.int64]:
-    found = FoundBoxes(boxes, scores, labels)
-    corners, extents, areas = found.corners, found.extents, boxes[:, 2] * boxes[:, 3]
-    order, kept = np.argsort(-scores, kind="stable"), []
-    alive = np.ones(len(boxes), bool)
-    for i in order:
-        if not alive[i]:
-            continue
-        kept.append(i)
-        a = extents[i]
-        near = alive & (labels == labels[i]) & (extents[:, 0] < a[2]) & (extents[:, 2] > a[0])
-        near &= (extents[:, 1] < a[3]) & (extents[:, 3] > a[1])
-        for j in np.flatnonzero(near):
-            common = _common_area(corners[i], corners[j])
-            if j != i and common > iou * (areas[i] + areas[j] - common):
-                alive[j] = False
-    return np.array(kept, np.int64)
-
-
-def _common_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    points = list(a)
-    for p, q in zip(b, np.roll(b, -1, 0), strict=True):
-        side = [
-            float((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])) for r in points
-        ]
-        cut = []
-        for k, r in enumerate(points):
-            if side[k - 1] * side[k] < 0:
-                t = side[k - 1] / (side[k - 1] - side[k])
-                cut.append(points[k - 1] + t * (r - points[k - 1]))
-            if side[k] >= 0:
-                cut.append(r)
-        points = cut
-    if len(points) < 3:
-        return 0.0
-    x, y = np.array(points).T
-    return abs(float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())) / 2

@@ -22,6 +22,7 @@ from rsvheat.raster.map_files import MapResult
 from rsvheat.raster.matching import matched
 from rsvheat.raster.predictor import Files, Options, Predictor, Scenes, Source, open_scenes
 from rsvheat.raster.windows import WindowPredictor
+from rsvheat.raster.writing import check_separate
 
 
 def predict(
@@ -112,9 +113,11 @@ def predict(
     """
     start = perf_counter()
     options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision)
-    second = None if probability is None else Path(probability)
-    files = Files(Path(output), second, colors, overwrite)
-    files.check(source)
+    paths = {"output": Path(output)}
+    if probability is not None:
+        paths["probability"] = Path(probability)
+    check_separate(paths, source.values() if isinstance(source, Mapping) else [source])
+    files = Files(paths["output"], paths.get("probability"), colors, overwrite)
     model = checkpoint
     if not isinstance(model, TrainedModel):
         model = TrainedModel.load(model, device=device)

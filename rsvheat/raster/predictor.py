@@ -100,24 +100,6 @@ class Files:
     overwrite: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, source: Source | Mapping[str, Source]) -> None:
-        """Raise if a file would replace another one of them or a raster that is read.
-
-        Args:
-            source: Paths of the rasters.
-
-        Raises:
-            ValueError: If it would.
-        """
-        sources = source.values() if isinstance(source, Mapping) else [source]
-        paths = [self.output, *([] if self.probability is None else [self.probability])]
-        for path in paths:
-            for scene in map(Path, sources):
-                if path.exists() and scene.exists() and path.samefile(scene):
-                    raise ValueError(f"{path} is the scene itself")
-        if len({path.absolute() for path in paths}) < len(paths):
-            raise ValueError(f"output and probability are the same file, {self.output}")
-
 
 class Output(Protocol):
     """Files in the making."""
