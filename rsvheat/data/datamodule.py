@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Normalizer, Sensor, Statistics, compute_statistics
-from rsvheat.data.report import DataError, OnError, SkipReport
+from rsvheat.data.report import DataError, OnError, SampleError, SkipReport
 from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler
-from rsvheat.data.spec import DataSpec
+from rsvheat.data.sources import Source
+from rsvheat.data.spec import IGNORE_INDEX, DataSpec
+from rsvheat.data.tiles import Tiles, image_size
 from rsvheat.data.transforms import Crop
 
 _LOGGER = logging.getLogger("rsvheat.data")
@@ -103,6 +105,10 @@ class DataModule(LightningDataModule):
         on_error: ``"raise"`` an error at the first image that cannot be used, or ``"skip"`` it.
         statistics: Path of a JSON file that keeps the statistics of the data between runs.
         statistics_images: Number of images of each modality that statistics are computed from.
+        crops: Number of random crops of a training image in an epoch; by default one, and of images
+            with masks as many as crops of ``crop.window`` pixels cover the image.
+        overlap: Overlap in pixels of the tiles in which images with masks are evaluated at full
+            resolution; a quarter of ``crop.window`` by default.
 
     Attributes:
         report: Report of the samples left out so far.
@@ -124,8 +130,16 @@ class DataModule(LightningDataModule):
         on_error: OnError = "skip",
         statistics: str | None = None,
         statistics_images: int = 1024,
+        crops: int | None = None,
+        overlap: int | None = None,
     ) -> None:
         super().__init__()
+        if crops is not None and crops < 1:
+            raise ValueError(f"crops must be at least 1, got {crops}")
+        if overlap is not None and not 0 <= overlap < (crop.window or 1):
+            raise ValueError(
+                f"overlap must be at least 0 and below crop.window={crop.window}, got {overlap}"
+            )
         self.dataset = dataset
         self.sensors = dict(sensors or {})
         self.crop = crop
@@ -136,6 +150,7 @@ class DataModule(LightningDataModule):
         self.datasets: dict[str, ImageDataset] = {}
         self.statistics: dict[str, Statistics] = {}
         self.normalizers: dict[str, Normalizer] = {}
+        self._crops, self._overlap = crops, overlap
         self._spec: DataSpec | None = None
         self._statistics_file, self._statistics_images = statistics, statistics_images
         self._sampler: ResumableSampler | None = None
@@ -168,11 +183,12 @@ class DataModule(LightningDataModule):
         plain = replace(self.crop, augment=False, scale=(1.0, 1.0))
         datasets = {}
         if "train" in splits:
-            datasets["train"] = self._dataset(splits["train"], self.crop, self.transforms)
-            datasets["train_plain"] = self._dataset(splits["train"], plain)
+            train = self._several_crops(splits["train"])
+            datasets["train"] = self._dataset(train, self.crop, self.transforms)
+            datasets["train_plain"] = self._dataset(self._tiles(splits["train"]), plain)
         for name in ("val", "test"):
             if name in splits:
-                datasets[name] = self._dataset(splits[name], plain)
+                datasets[name] = self._dataset(self._tiles(splits[name]), plain)
         self.report.add(next(iter(datasets.values())).check())
         self._spec = DataSpec(
             {name: sensor.bands for name, sensor in self.sensors.items()},
@@ -208,6 +224,56 @@ class DataModule(LightningDataModule):
             if name not in self.normalizers:
                 statistics = self.statistics.get(name)
                 self.normalizers[name] = sensor.normalize.resolve(sensor.bands, statistics)
+
+    def _several_crops(self, split: Split) -> Split:
+        """Return a split with each image as often as an epoch takes crops of it."""
+        side = self.crop.window
+        if self._crops is None and (split.source.target != "mask" or side is None):
+            return split
+        chosen = split.indices if split.used is None else split.used
+        indices = np.arange(len(split.source)) if chosen is None else np.asarray(chosen, np.int64)
+        if self._crops is not None:
+            return Split(split.source, np.repeat(indices, self._crops))
+        assert side is not None
+        counts = [self._windows(split.source, int(index), side) for index in indices]
+        return Split(split.source, np.repeat(indices, counts))
+
+    @staticmethod
+    def _windows(source: Source, index: int, side: int) -> int:
+        try:
+            height, width = image_size(source, index)
+        except SampleError:
+            return 1  # reported when it is read
+        return max(1, round(height * width / side**2))
+
+    def _tiles(self, split: Split) -> Split:
+        """Return a split for evaluation, in tiles where there are masks."""
+        side = self.crop.window
+        if split.source.target != "mask" or side is None:
+            return split
+        chosen = split.indices if split.used is None else split.used
+        overlap = side // 4 if self._overlap is None else self._overlap
+        scan = Scan(self.seed, self.on_error, self.report)
+        return Split(scan(Tiles(split.source, chosen, side, overlap)))
+
+    def class_counts(self, samples: int = 256) -> list[int]:
+        """Count the pixels of each class in training masks, for class weights.
+
+        Args:
+            samples: Number of samples that are read, spread evenly over the training samples.
+
+        Raises:
+            ValueError: If the data set has no masks.
+        """
+        classes = len(self.spec.classes)
+        if self.spec.target != "mask":
+            raise ValueError(f"the data set has no masks, but {self.spec.target!r}")
+        dataset = self.datasets["train"]
+        counts = np.zeros(classes, np.int64)
+        for index in np.unique(np.linspace(0, len(dataset) - 1, samples).round().astype(int)):
+            mask = dataset[int(index)]["mask"]
+            counts += np.bincount(mask[mask != IGNORE_INDEX].numpy(), minlength=classes)
+        return [int(count) for count in counts]
 
     def _dataset(
         self, split: Split, crop: Crop, transforms: Sequence[Callable[[Any], Any]] = ()

@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rsvheat.data.image_reader import ImageReader, Pixels, Window
 from rsvheat.data.normalize import Normalizer, Sensor
-from rsvheat.data.readers import Pixels, Window
 from rsvheat.data.report import DataError, OnError, SampleError, Skip
 from rsvheat.data.samplers import SampleIndex
 from rsvheat.data.sources import Indices, Source, common_size
 from rsvheat.data.spec import IGNORE_INDEX, IGNORE_LABEL
+from rsvheat.data.tiles import PaddedReader, read_padded_mask
 from rsvheat.data.transforms import Crop
 
 
@@ -198,7 +199,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         from torchvision import tv_tensors  # takes seconds, and prediction does without
 
         rng = np.random.default_rng(seed)
-        window, pixels = self._read(index, rng)
+        window, size, pixels = self._read(index, rng)
         entries: dict[str, Any] = {}
         for name, read in pixels.items():
             entries[f"images.{name}"] = self.normalizers[name](read)
@@ -207,7 +208,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 entries[f"missing.{name}"] = tv_tensors.Mask(missing)
         target = self.source.target
         if target == "mask":
-            mask = self._renumbered(self.source.read_target(index, window))
+            mask = self._renumbered(self._read_mask(index, window, size))
             entries["mask"] = tv_tensors.Mask(torch.from_numpy(mask)[None])
         elif target in ("boxes", "oriented_boxes"):
             boxes, labels = self.source.read_target(index, window)
@@ -245,20 +246,28 @@ class ImageDataset(Dataset[dict[str, Any]]):
         )
         return np.where(known, self.labels[np.where(known, values, 0)], values)
 
-    def _read(self, index: int, rng: np.random.Generator) -> tuple[Window, dict[str, Pixels]]:
-        """Return a window of a sample and its pixels by modality.
+    def _read(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[Window, tuple[int, int], dict[str, Pixels]]:
+        """Return a window of a sample, the size of its images, and the pixels by modality.
+
+        Images with masks that are smaller than the window are padded, as resizing would change the
+        scale of what is in them.
 
         Raises:
             SampleError: If a file cannot be used or the window holds no data.
         """
-        readers = {}
+        readers: dict[str, ImageReader] = {}
         try:
             for modality in self.source.present(index):
                 readers[modality] = self.source.open(index, modality)
             if not readers:
                 raise SampleError("unmatched", "none of the modalities is there")
             sizes = {reader.name: (reader.height, reader.width) for reader in readers.values()}
-            height, width = common_size(sizes)
+            height, width = size = common_size(sizes)
+            if self.source.target == "mask" and self.crop.window is not None:
+                height, width = max(height, self.crop.window), max(width, self.crop.window)
+                readers = {n: PaddedReader(r, height, width) for n, r in readers.items()}
             best, most = None, (False, 0.0)
             for _ in range(self.crop.draws):
                 window = self.crop.choose(height, width, rng)
@@ -270,9 +279,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
                     1.0 if p.valid is None else float(p.valid.mean()) for p in pixels.values()
                 )
                 # Balance counts for more than data, but a window without data is of no use.
-                quality = (self._is_balanced(index, window), part)
+                quality = (self._is_balanced(index, window, size), part)
                 if part > 0 and (best is None or quality > most):
-                    best, most = (window, pixels), quality
+                    best, most = (window, size, pixels), quality
                 if most[0] and most[1] >= self.crop.min_valid:
                     break
             if best is None:
@@ -282,10 +291,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
             for reader in readers.values():
                 reader.close()
 
-    def _is_balanced(self, index: int, window: Window) -> bool:
+    def _is_balanced(self, index: int, window: Window, size: tuple[int, int]) -> bool:
         if self.crop.cat_max == 1 or not self.crop.augment or self.source.target != "mask":
             return True
-        return self.crop.is_balanced(np.asarray(self.source.read_target(index, window)))
+        return self.crop.is_balanced(self._read_mask(index, window, size))
+
+    def _read_mask(self, index: int, window: Window, size: tuple[int, int]) -> NDArray[np.int64]:
+        return read_padded_mask(self.source, index, window, *size)
 
     def _transformed(self, entries: dict[str, Any], seed: list[int]) -> dict[str, Any]:
         from torchvision import tv_tensors

@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Lightning module a task."""
 
+from rsvheat.tasks.change_detection import ChangeDetectionTask
 from rsvheat.tasks.classification import ClassificationTask
 from rsvheat.tasks.pretraining import PretrainingTask, pictures
+from rsvheat.tasks.segmentation import SegmentationTask
 from rsvheat.tasks.supervised import TASKS, SupervisedTask
 
-__all__ = ["TASKS", "ClassificationTask", "PretrainingTask", "SupervisedTask", "pictures"]
+__all__ = [
+    "TASKS",
+    "ChangeDetectionTask",
+    "ClassificationTask",
+    "PretrainingTask",
+    "SegmentationTask",
+    "SupervisedTask",
+    "pictures",
+]

@@ -123,7 +123,7 @@ class SupervisedTask(Task):
                 f"the data set has {spec.target!r}"
             )
         arguments = {
-            "modalities": spec.modalities,
+            "modalities": self.stems_of(spec, model_options or {}),
             "img_size": spec.size,
             **self.model.encoder_arguments(len(spec.classes)),
             **(encoder_options or {}),
@@ -167,6 +167,16 @@ class SupervisedTask(Task):
         task = cls(trained.spec)
         task.network = trained.network
         return task
+
+    @classmethod
+    def stems_of(cls, spec: DataSpec, model_options: Mapping[str, Any]) -> dict[str, int]:
+        """Return the bands of the encoder's stems by name: those of the modalities by default.
+
+        Args:
+            spec: Description of the data.
+            model_options: Further arguments of the task model.
+        """
+        return dict(spec.modalities)
 
     @abstractmethod
     def losses(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
