@@ -77,7 +77,7 @@ build/mm-%/.dependencies: $(VENV)/.dependencies
 	  opencv-python-headless
 	touch $@
 
-# Other libraries that the encoder is a backbone for, likewise in environments of their own.
+# Other libraries that the encoder is a backbone for, in environments of their own as well.
 test-hosts: test-torchgeo test-terratorch
 
 test-torchgeo: build build/host-torchgeo/.dependencies

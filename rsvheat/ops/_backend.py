@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that decides whether native kernels or the pure-torch twins serve a tensor."""
+"""The choice between native kernels and reference implementations for a tensor."""
 
 import os
 import threading
@@ -45,7 +45,7 @@ def constant_in_traces(function: _Function) -> _Function:
     return function
 
 
-_twins_only: ContextVar[bool] = ContextVar("rsvheat_use_reference", default=False)
+_reference_only: ContextVar[bool] = ContextVar("rsvheat_use_reference", default=False)
 # Whether any thread is in use_reference: a global, because torch.compile guards on it. Up to torch
 # 2.11 it cannot trace a context variable, and it would bake in a threading.local.
 _in_use = False
@@ -55,29 +55,30 @@ _users_lock = threading.Lock()
 
 @constant_in_traces
 def _here() -> bool:
-    return _twins_only.get()
+    return _reference_only.get()
 
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """Serve the operators by their pure-torch twins, for any device, within this context.
+    """Run the reference implementations of the operators, on any device, within this context.
 
-    What is traced or exported in it holds operators of torch alone, which ONNX and processes
-    without rsvheat can run. It holds for the calling thread or asyncio task only; functions
-    compiled by ``torch.compile`` follow it when they are called in it. It cannot be entered
-    inside of compiled code. ``RSVHEAT_REQUIRE_NATIVE`` concerns fallbacks and does not forbid it.
+    A model that is traced or exported in it holds operators of torch alone, which processes
+    without rsvheat can run; ``torch.onnx.export`` needs no such context. It applies to the calling
+    thread or asyncio task only, and to functions compiled by ``torch.compile`` that are called in
+    it. It cannot be entered inside of compiled code. ``RSVHEAT_REQUIRE_NATIVE`` concerns fallbacks
+    and does not forbid it.
 
     Example:
         >>> with rsvheat.ops.use_reference():
         ...     program = torch.export.export(model.eval(), (images,))
     """
-    token = _twins_only.set(True)
+    token = _reference_only.set(True)
     _count(1)
     try:
         yield
     finally:
         _count(-1)
-        _twins_only.reset(token)
+        _reference_only.reset(token)
 
 
 def _count(change: int) -> None:
@@ -103,10 +104,10 @@ def _for_torch_alone() -> bool:
 
 
 def use_native(x: Tensor) -> bool:
-    """Return whether the ops of ``torch.ops.rsvheat`` serve the device of ``x``.
+    """Return whether to call the ops of ``torch.ops.rsvheat`` for ``x``.
 
     Raises:
-        RuntimeError: If they do not and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
+        RuntimeError: If its device has none and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
     """
     if _in_use and _here():
         return False

@@ -162,9 +162,12 @@ def _same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> No
         )
 
 
-def _diffusivity_number(name: str, value: float) -> None:
-    if not (value >= 0 and value < math.inf):
-        raise ValueError(f"{name} must be a finite number >= 0, got {value}")
+def _diffusivity_number(value: float, dtype: torch.dtype) -> float:
+    """Check a diffusivity; return it as a number that ``dtype`` can hold."""
+    if not value >= 0:
+        raise ValueError(f"k must be a number >= 0, got {value}")
+    # torch refuses numbers that are finite and too large for the type.
+    return value if value <= torch.finfo(dtype).max else math.inf
 
 
 def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
@@ -181,8 +184,8 @@ def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if name == "k" and is_number(value):
-        _diffusivity_number(name, value)
-        return torch.full((1,), value, dtype=dtype, device=x.device).expand(sizes(x)[1:])
+        number = _diffusivity_number(value, dtype)
+        return torch.full((1,), number, dtype=dtype, device=x.device).expand(sizes(x)[1:])
     tensor(name, value)
     _same_device(name, value, "x", x)
     wanted = sizes(x)[1:]
@@ -264,8 +267,8 @@ def filter_diffusivity(k: Any, height: int, width: int) -> Tensor:
     The values of ``k`` are read here, once at construction, unless they are being traced.
     """
     if is_number(k):
-        _diffusivity_number("k", k)
-        return torch.full((1,), k, dtype=torch.float32)
+        number = _diffusivity_number(k, torch.float32)
+        return torch.full((1,), number, dtype=torch.float32)
     values = tensor("k", k)
     shape = sizes(values)
     if not _broadcasts(shape, (height, width, shape[-1] if shape else 1)):
@@ -275,8 +278,8 @@ def filter_diffusivity(k: Any, height: int, width: int) -> Tensor:
         )
     if not is_fake(values) and 0 not in shape:
         smallest, largest = _bounds(values)
-        if not (smallest >= 0 and largest < math.inf):
-            raise ValueError(f"k must be finite and >= 0, got values from {smallest} to {largest}")
+        if not smallest >= 0:
+            raise ValueError(f"k must be >= 0, got values from {smallest} to {largest}")
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -4,7 +4,7 @@
 Counted are the fast transforms at 2.5 * N * log2(N) per line of N points, the cost of a real FFT
 of that length, whatever algorithm a kernel uses for that N, and one for each multiplication or
 addition per coefficient around them. Exponentials, signs and absolute values are not counted. The
-pure-torch twins count as the matrix products that they are.
+reference implementations count as the matrix products that they are.
 """
 
 import math

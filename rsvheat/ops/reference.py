@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure-torch twins of the operators, by matrix products with the DCT matrix.
+"""Reference implementations of the operators in pure torch, by products with the DCT matrix.
 
-They run on any device that torch has, are differentiated by plain autograd any number of times,
-and are what the native kernels are compared with. Each has the signature of its public function
-in :mod:`rsvheat.ops`, whose docstring applies here. One difference: a tensor ``k`` is not read,
-so negative values pass.
+They run on any device that torch has, are differentiated by torch's autograd any number of times,
+and the tests compare the native kernels with them. Each has the signature of its public function
+in :mod:`rsvheat.ops`, whose docstring applies here. One difference: the values of a tensor ``k``
+are not checked, so negative ones pass.
 """
 
 import math
@@ -36,27 +36,27 @@ _SECTOR_TOLERANCE = 1e-9
 
 
 def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
-    """Twin of :func:`rsvheat.ops.dct2d`."""
+    """Compute :func:`rsvheat.ops.dct2d` in pure torch."""
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
     return _transform(x, layout, inverse=False)
 
 
 def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
-    """Twin of :func:`rsvheat.ops.idct2d`."""
+    """Compute :func:`rsvheat.ops.idct2d` in pure torch."""
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
     return _transform(x, layout, inverse=True)
 
 
 def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
-    """Twin of :func:`rsvheat.ops.heat_conduction`."""
+    """Compute :func:`rsvheat.ops.heat_conduction` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     return _apply(x, exponential_filter(_checks.coefficients("k", k, x)))
 
 
 def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
-    """Twin of :func:`rsvheat.ops.apply_heat_filter`."""
+    """Compute :func:`rsvheat.ops.apply_heat_filter` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     return _apply(x, _checks.coefficients("filter", filter, x))
 
@@ -64,7 +64,7 @@ def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
 def frequency_split(
     x: Tensor, radius: PerSample, angles: Angles = (0, 90)
 ) -> tuple[Tensor, Tensor]:
-    """Twin of :func:`rsvheat.ops.frequency_split`."""
+    """Compute :func:`rsvheat.ops.frequency_split` in pure torch."""
     _checks.image_batch("x", x, "nchw")
     height, width = _checks.sizes(x)[2:]
     mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), height, width)
@@ -77,7 +77,7 @@ def frequency_split(
 
 
 def spectral_l1_loss(pred: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Twin of :func:`rsvheat.ops.spectral_l1_loss`."""
+    """Compute :func:`rsvheat.ops.spectral_l1_loss` in pure torch."""
     _checks.reduction(reduction)
     _checks.pair(pred, target)
     error = _transform(_difference(pred, target), "nchw", inverse=False).abs()
@@ -92,7 +92,7 @@ def multi_domain_loss(
     *,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> MultiDomainLoss:
-    """Twin of :func:`rsvheat.ops.multi_domain_loss`."""
+    """Compute :func:`rsvheat.ops.multi_domain_loss` in pure torch."""
     _checks.pair(pred, target)
     spatial = _difference(pred, target).abs().mean()
     return weigh(spatial, spectral_l1_loss(pred, target), features_a, features_b, weights)
@@ -101,7 +101,7 @@ def multi_domain_loss(
 def gated_layer_norm(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Twin of :func:`rsvheat.ops.gated_layer_norm`."""
+    """Compute :func:`rsvheat.ops.gated_layer_norm` in pure torch."""
     _checks.like("gate", gate, "x", x)
     if _autocast.enabled(x):
         x = _autocast.to_lower(x, x.device.type)
@@ -112,7 +112,7 @@ def gated_layer_norm(
 def add_layer_norm(
     residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Twin of :func:`rsvheat.ops.add_layer_norm`."""
+    """Compute :func:`rsvheat.ops.add_layer_norm` in pure torch."""
     _checks.like("residual", residual, "x", x)
     normed = _layer_norm(x.to(residual.dtype), weight, bias, eps)
     return (_autocast.to_float32(residual) + normed).to(residual.dtype)
@@ -127,7 +127,7 @@ def spatial_correction_conv(
     conv_bias: Tensor,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Twin of :func:`rsvheat.ops.spatial_correction_conv`."""
+    """Compute :func:`rsvheat.ops.spatial_correction_conv` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     _checks.parameter("embed", embed, _checks.sizes(x)[1:], x)
     _checks.parameter("conv_weight", conv_weight, (_checks.sizes(x)[3], 1, 3, 3), x)
@@ -170,7 +170,7 @@ def weigh(
     features_b: Features | None,
     weights: tuple[float, float, float],
 ) -> MultiDomainLoss:
-    """Add the cosine term to the two L1 terms; the end of every multi-domain loss."""
+    """Add the cosine term to the two L1 terms: the last step of every multi-domain loss."""
     spatial_weight, spectral_weight, cosine_weight = _checks.loss_weights(weights)
     total = spatial_weight * spatial + spectral_weight * spectral
     if (features_a is None) != (features_b is None):
@@ -201,21 +201,24 @@ def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
 
 
 def exponential_filter(k: Tensor) -> Tensor:
-    """Return exp(-k * |omega|^2) for a ``k`` of shape (H, W, C)."""
+    """Return exp(-k * |omega|^2) for a ``k`` of shape (H, W, C); 1 at omega = 0 for infinite k."""
     height, width = _checks.sizes(k)[:2]
-    return torch.exp(-k * omega_squared(height, width, k))
+    # Infinity times 0 would be NaN, which a NaN stays.
+    finite = k.clamp(max=torch.finfo(k.dtype).max)
+    return torch.exp(-finite * omega_squared(height, width, k))
 
 
 def sector_mask(radius: Tensor, angles: Tensor, height: int, width: int) -> Tensor:
     """Return the coefficients that the low band keeps, (B, H, W), boolean.
 
-    The twin of ``rsvheat::sector_ranges`` in csrc/core/frequency_split.h.
+    Must agree with ``rsvheat::sector_ranges`` in csrc/core/frequency_split.h to the last
+    coefficient.
 
     Args:
-        radius: (B,), float64, fraction of the spectrum's diagonal.
-        angles: (B, 2), float64, degrees.
-        height: Rows of the spectrum.
-        width: Columns of the spectrum.
+        radius: Fraction of the spectrum's diagonal, (B,), float64.
+        angles: Bounds of the sector in degrees, (B, 2), float64.
+        height: Number of rows of the spectrum.
+        width: Number of columns of the spectrum.
     """
     n = torch.arange(height, dtype=torch.float64, device=radius.device)[:, None]
     m = torch.arange(width, dtype=torch.float64, device=radius.device)
@@ -275,7 +278,7 @@ def _matrix(n: int, x: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor) -> bool:
-    """Return whether ``x`` holds data, and no trace that a cache would carry into other traces."""
+    """Return whether ``x`` has data and is of no subclass: what is made for it may be cached."""
     return type(x) in (Tensor, Parameter) and not torch._is_functional_tensor(x)
 
 

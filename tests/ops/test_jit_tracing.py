@@ -105,7 +105,7 @@ def test_sizes_are_ints_outside_of_traces() -> None:
 
 
 def test_values_are_checked_while_tracing() -> None:
-    with pytest.raises(ValueError, match="k must be finite and >= 0"):
+    with pytest.raises(ValueError, match="k must be >= 0"):
         torch.jit.trace(lambda k: ops.heat_filter(k, 4, 5), torch.tensor(-1.0))
     with pytest.raises(ValueError, match="x must have a height of 1 to 4096, got 4097"):
         torch.jit.trace(ops.dct2d, torch.ones(1, 1, 4097, 1))

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <limits>
+
 #include "../heat_conduction.h"
 #include "platform.h"
 
@@ -20,6 +22,9 @@ struct Filter {
   // `value` is *at(n, m, c).
   RSVHEAT_DEVICE Acc factor(Acc value, int n, int m) const {
     if (!diffusivity) return value;
+    // An infinite k gives 1 at n = m = 0, else 0; NaN stays.
+    constexpr Acc kLargest = std::numeric_limits<Acc>::max();
+    if (value > kLargest) value = kLargest;
     return exp2(-value * (Acc(n) * Acc(n) * omega_h2 + Acc(m) * Acc(m) * omega_w2));
   }
 };
