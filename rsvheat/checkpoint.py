@@ -23,8 +23,6 @@ of the data module. Both are read here and nowhere else.
 Nothing here needs Lightning.
 """
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +44,7 @@ from rsvheat.models import (
     create_model,
     load_checkpoint,
 )
-from rsvheat.models.task_model import TASK_MODELS, Output, TaskModel
+from rsvheat.models.task_model import Output, TaskModel, find_task_model
 from rsvheat.prediction import (
     BoxPrediction,
     ClassPrediction,
@@ -564,7 +562,13 @@ def _load_network(saved: Checkpoint) -> TaskModel:
     """Build the network of a task, with its weights."""
     if saved.task is None or saved.model is None:
         raise CheckpointError(f"{saved.path} describes no network")
-    kind = _network_class(saved.task, saved.path)
+    try:
+        kind = find_task_model(saved.task)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{saved.path} is of a task that is unknown here: {error}. On the command line: "
+            "rsvheat --plugin FILE_OR_MODULE ..."
+        ) from error
     try:
         # Initial weights, which are replaced, shall not move the caller's random numbers.
         with torch.random.fork_rng(devices=()):
@@ -594,20 +598,6 @@ def _load_network(saved: Checkpoint) -> TaskModel:
             f"{saved.path} holds weights that do not fit the network it describes: {reason[:300]}"
         ) from error
     return network
-
-
-def _network_class(task: str, path: Path) -> type[TaskModel]:
-    """Return the class of a task's network; the modules of this package are named after tasks."""
-    module = f"rsvheat.models.{task}"
-    if task not in TASK_MODELS and task.isidentifier() and importlib.util.find_spec(module):
-        importlib.import_module(module)
-    if task not in TASK_MODELS:
-        raise CheckpointError(
-            f"{path} is of the task {task!r}, which is unknown here; known are "
-            f"{', '.join(sorted(TASK_MODELS))}. Import the plug-in that defines it first; on the "
-            "command line: rsvheat --plugin FILE_OR_MODULE ..."
-        )
-    return TASK_MODELS[task]
 
 
 # To be replaced by read_checkpoint and load_checkpoint(content=...).
