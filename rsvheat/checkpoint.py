@@ -245,7 +245,7 @@ def _schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _summary(content: Any) -> str:
-    """Say what a file holds, for errors."""
+    """Return a summary of a file's content, for errors."""
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     tensors = sum(isinstance(value, Tensor) for value in content.values())
@@ -267,8 +267,8 @@ def load_encoder(
     """Build the encoder of a checkpoint, with its weights.
 
     Args:
-        path: Checkpoint of any task or of pretraining, published weights, or what
-            :meth:`Checkpoint.read` returned.
+        path: Checkpoint of any task or of pretraining, published weights, or a
+            :class:`Checkpoint` that was read.
         variant: Name of the model, as for :func:`rsvheat.create_model`, for files that do not
             describe their encoder; by default the description in the file.
         stems: Stem of the file that each modality takes, as for :func:`rsvheat.load_checkpoint`.
@@ -278,7 +278,7 @@ def load_encoder(
             the variant.
 
     Returns:
-        The encoder in training mode, and what was loaded into it.
+        The encoder in training mode, and the report of loading it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -305,7 +305,7 @@ def load_encoder(
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A trained network with what it takes to predict: classes, normalization and sizes.
+    """A trained network with its classes, normalization and sizes, ready to predict.
 
     Attributes:
         network: Network in evaluation mode, on the device that it computes on.
@@ -340,8 +340,8 @@ class TrainedModel:
         """Load the network of a checkpoint.
 
         Args:
-            path: Checkpoint of any task, or what :meth:`Checkpoint.read` returned. Its task has to
-                be known: the module that defines a task model of your own has to be imported.
+            path: Path of a checkpoint of any task, or a :class:`Checkpoint` that was read. The task
+                model of a plug-in is known once its module is imported.
             device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"``
                 is a GPU if there is one.
 
@@ -477,9 +477,8 @@ class TrainedModel:
         it as in training and returns a :class:`ClassPrediction`, whose ``label`` is the name of
         the class. Rasters that are larger than memory are for ``rsvheat.raster.predict``.
 
-        Classifiers see what evaluation shows them: the window in the middle of the image, of the
-        side of training's windows or else as large as the image allows, resized to the size of
-        training.
+        Classifiers get the same part of an image as in evaluation: the window in its middle, as
+        large as training's windows or else as the image allows, resized to the size of training.
 
         Args:
             image: One image, or a list of images. An image is
