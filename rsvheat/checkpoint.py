@@ -24,6 +24,7 @@ Nothing here needs Lightning.
 """
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.serialization import config as load_config
 
 from rsvheat._files import complete_file
 from rsvheat.data import Normalizer, Statistics, Window
@@ -603,8 +605,10 @@ def _load_network(saved: Checkpoint) -> TaskModel:
 
 
 def _read(path: Path) -> Any:
+    mapped = path.is_file() and zipfile.is_zipfile(path)
     try:
-        return checkpoints._read(path)
+        with load_config.patch({"load.mmap": mapped}):  # type: ignore[attr-defined]
+            return checkpoints._read(path)
     # The unpickler takes some other files for pickles until it falls over them.
     except (IndexError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
