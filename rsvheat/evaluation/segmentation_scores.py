@@ -241,6 +241,17 @@ class SegmentationScores:
         # One class in truth and prediction: chance alone is perfect.
         return math.nan if chance == 1 else (accuracy - chance) / (1 - chance)
 
+    def logged(self) -> dict[str, float]:
+        """Return the values that training logs, by name; 0 for what is not defined."""
+        names = ["overall_accuracy", "mean_iou", "mean_f1"]
+        names += ["change_f1", "change_iou"] if self.change is not None else []
+        measures = self.measures()
+        return {name: none_for_nan(measures[name].value) or 0.0 for name in names}
+
+    def __str__(self) -> str:
+        """Return the most important values in one line."""
+        return ", ".join(f"{n.replace('_', ' ')} {v:.4f}" for n, v in self.logged().items())
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, None for what is not defined."""
         measures = self.measures()

@@ -141,7 +141,8 @@ def _samples(
 ) -> tuple[dict[str, Tensor], int]:
     """Check a batch; return the samples of each modality's images, and how many there are."""
     check_images(encoder, images)
-    counts = {name: len(x) for name, x in images.items()}
+    # In the encoder's order: what is drawn must not depend on that of a mapping.
+    counts = {name: len(images[name]) for name in encoder.modalities if name in images}
     if not counts:
         raise ValueError(f"images must hold at least one of {list(encoder.modalities)}, got none")
     if index is None:
@@ -151,12 +152,12 @@ def _samples(
                 f"without index every modality must have all {total} samples of the batch, "
                 f"got {counts}"
             )
-        return {name: torch.arange(total, device=x.device) for name, x in images.items()}, total
+        return {name: torch.arange(total, device=images[name].device) for name in counts}, total
     for name, count in counts.items():
         if name not in index or index[name].shape != (count,):
             got = tuple(index[name].shape) if name in index else "nothing"
             raise ValueError(f"index[{name!r}] must have shape ({count},), got {got}")
-    rows = {name: index[name] for name in images}
+    rows = {name: index[name] for name in counts}
     if size is None:
         size = 1 + max((int(row.max()) for row in rows.values() if len(row)), default=-1)
     # Looking at the values makes the host wait for the device; one full modality is enough.

@@ -19,6 +19,7 @@ from rsvheat.ops import (
     heat_filter,
     spatial_correction_conv,
 )
+from rsvheat.ops._backend import is_jit_tracing
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
 
 # As in the published encoders: the stem's norms differ from all others.
@@ -152,7 +153,7 @@ class Mlp(nn.Module):
         """Return features of the shape of ``x``, (..., C)."""
         if not _is_exact_gelu(self.act) or not is_unchanged(self.fc1, Linear):
             y: Tensor = self.fc2(self.act(self.fc1(x)))
-        elif torch.is_grad_enabled() and is_unchanged(self.fc2, Linear):
+        elif torch.is_grad_enabled() and not is_jit_tracing() and is_unchanged(self.fc2, Linear):
             y = self.fc2.of_gelu(self.fc1(x))
         else:
             y = self.fc2(self.fc1.slices(x, activation="gelu")[0])
@@ -222,7 +223,10 @@ class HeatConduction(nn.Module):
         return apply_heat_filter(x, kept)
 
     def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
-        if self.training or torch.compiler.is_compiling() or _checks.transforms_active():
+        if self.training or torch.compiler.is_compiling():
+            return False
+        # What is recorded or transformed stands for other weights than these.
+        if is_jit_tracing() or _checks.transforms_active():
             return False
         if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
             # A step may follow, and those of fused optimizers are out of autograd's sight.
@@ -406,6 +410,7 @@ class HeatBlock(nn.Module):
             or torch.is_grad_enabled()
             or self.drop_path.drops()
             or torch.compiler.is_compiling()
+            or is_jit_tracing()
             or not x.is_contiguous()
         ):
             return None

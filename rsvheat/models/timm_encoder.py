@@ -106,10 +106,23 @@ class TimmEncoder(nn.Module):
             for y, stride in zip(maps, STRIDES, strict=True)
         ]
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the parameters that timm leaves out of weight decay."""
-        names = getattr(self.model, "no_weight_decay", set)
-        return {f"model.{name}" for name in names()}
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that order the parameters by depth, in timm's format.
+
+        Args:
+            coarse: Whether to group by stage instead of by block.
+        """
+
+        def nested(pattern: Any) -> Any:
+            if isinstance(pattern, str):
+                # timm's patterns may be alternatives: all of them are within the model.
+                return f"^model\\.(?:{pattern.removeprefix('^')})"
+            if isinstance(pattern, tuple):
+                return (nested(pattern[0]), *pattern[1:])
+            return [nested(one) for one in pattern]
+
+        patterns = self.model.group_matcher(coarse=coarse)
+        return {group: nested(pattern) for group, pattern in patterns.items()}
 
 
 class SensorConv(nn.Module):

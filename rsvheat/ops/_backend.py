@@ -87,10 +87,19 @@ def _count(change: int) -> None:
         _in_use = _users > 0
 
 
+def is_jit_tracing() -> bool:
+    """Return whether ``torch.jit.trace`` or an exporter built on it records what runs now."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
 @constant_in_traces
-def _dual_level_in_trace() -> bool:
-    in_level = forward_ad._current_level >= 0
-    return in_level and not torch._C._are_functorch_transforms_active()
+def _for_torch_alone() -> bool:
+    """Return whether the graph being recorded can only hold operators of torch."""
+    # A compiled graph enters the levels of torch.autograd.forward_ad unseen by the native ops.
+    in_dual_level = forward_ad._current_level >= 0
+    if in_dual_level and not torch._C._are_functorch_transforms_active():
+        return True
+    return torch.onnx.is_in_onnx_export()
 
 
 def use_native(x: Tensor) -> bool:
@@ -101,8 +110,7 @@ def use_native(x: Tensor) -> bool:
     """
     if _in_use and _here():
         return False
-    # A compiled graph enters the levels of torch.autograd.forward_ad unseen by the native ops.
-    if torch.compiler.is_compiling() and _dual_level_in_trace():
+    if (torch.compiler.is_compiling() or is_jit_tracing()) and _for_torch_alone():
         return False
     device = x.device.type
     if device in NATIVE_DEVICES:

@@ -6,22 +6,25 @@ The checks look at metadata only, so they cost nothing on an accelerator and hol
 live on the CPU and are not being traced.
 """
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
-from rsvheat.ops._backend import constant_in_traces
+from rsvheat.ops._backend import constant_in_traces, is_jit_tracing
 from rsvheat.ops._types import Angles, Features, PerSample
 
 # Largest extent of a transformed axis; kMaxTransformSize in csrc/core/types.h.
 MAX_TRANSFORM_SIZE = 4096
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _AXES = {"nchw": "(B, C, H, W)", "nhwc": "(B, H, W, C)"}
 
@@ -40,6 +43,29 @@ def transforms_active() -> bool:
     return active or forward_ad._current_level >= 0
 
 
+def untraced(function: _Function) -> _Function:
+    """Have ``torch.jit.trace`` not record ``function``: shapes are numbers, results constants."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        if not is_jit_tracing():
+            return function(*args)
+        state = torch._C._get_tracing_state()
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            return function(*args)
+        finally:
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+    return cast(_Function, wrapper)
+
+
+@untraced
+def sizes(x: Tensor) -> torch.Size:
+    """Return the shape of ``x``, which is a constant of a trace by ``torch.jit.trace``."""
+    return x.shape
+
+
 def _without_transforms(x: Tensor) -> Tensor:
     """Return what the transforms of ``torch.func`` wrap: under vmap, all entries at once."""
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
@@ -47,6 +73,7 @@ def _without_transforms(x: Tensor) -> Tensor:
     return x
 
 
+@untraced
 def _bounds(x: Tensor) -> tuple[float, float]:
     """Return the smallest and the largest value of ``x``, which are NaN if any is."""
     smallest, largest = torch.aminmax(_without_transforms(x.detach()))
@@ -95,6 +122,7 @@ def _extent(name: str, axis: str, value: int) -> None:
         raise ValueError(f"{name} must have a {axis} of 1 to {MAX_TRANSFORM_SIZE}, got {value}")
 
 
+@untraced
 def image_batch(name: str, x: Any, axes: str) -> None:
     """Check a batch to be transformed: type, rank, and the two transformed extents.
 
@@ -113,6 +141,7 @@ def image_batch(name: str, x: Any, axes: str) -> None:
     _extent(name, "width", x.shape[height + 1])
 
 
+@untraced
 def pair(pred: Any, target: Any) -> None:
     """Check two image batches to be compared."""
     image_batch("pred", pred, "nchw")
@@ -153,14 +182,14 @@ def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if name == "k" and is_number(value):
         _diffusivity_number(name, value)
-        return torch.full((1,), value, dtype=dtype, device=x.device).expand(x.shape[1:])
+        return torch.full((1,), value, dtype=dtype, device=x.device).expand(sizes(x)[1:])
     tensor(name, value)
     _same_device(name, value, "x", x)
-    wanted = x.shape[1:]
-    if not _broadcasts(value.shape, wanted):
+    wanted = sizes(x)[1:]
+    shape = sizes(value)
+    if not _broadcasts(shape, wanted):
         raise ValueError(
-            f"{name} must broadcast to (H, W, C) = {tuple(wanted)} of x, "
-            f"got shape {tuple(value.shape)}"
+            f"{name} must broadcast to (H, W, C) = {tuple(wanted)} of x, got shape {tuple(shape)}"
         )
     cast: Tensor = value.to(dtype)
     if cast.dim() > 0 and cast.stride(-1) > 1:
@@ -168,6 +197,7 @@ def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
     return cast.expand(wanted)
 
 
+@untraced
 def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     fits = len(shape) <= len(wanted)
     for size, full in zip(reversed(shape), reversed(wanted), strict=False):
@@ -175,6 +205,7 @@ def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return fits
 
 
+@untraced
 def like(name: str, value: Any, other_name: str, other: Any) -> None:
     """Check two feature tensors (..., C) of one shape and device."""
     tensor(other_name, other)
@@ -187,6 +218,7 @@ def like(name: str, value: Any, other_name: str, other: Any) -> None:
     _same_device(name, value, other_name, other)
 
 
+@untraced
 def parameter(name: str, value: Any, shape: Sequence[int], x: Tensor) -> None:
     """Check a learned parameter that goes with the features ``x``."""
     tensor(name, value)
@@ -203,30 +235,45 @@ def to_parameter_dtype(value: Tensor, x: Tensor) -> Tensor:
 def channel_parameters(x: Tensor, **values: Any) -> list[Tensor]:
     """Check parameters of one value a channel of ``x``, (..., C); return them in their type."""
     for name, value in values.items():
-        parameter(name, value, x.shape[-1:], x)
+        parameter(name, value, sizes(x)[-1:], x)
     return [to_parameter_dtype(value, x) for value in values.values()]
 
 
-def filter_arguments(k: Any, height: Any, width: Any) -> Tensor:
+def filter_size(name: str, value: Any) -> int:
+    """Check the height or the width that a filter is prepared for, and return it."""
+    if is_jit_tracing() and isinstance(value, Tensor):
+        value = _recorded_number(value)
+    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1 or value > MAX_TRANSFORM_SIZE:
+        raise ValueError(f"{name} must be 1 to {MAX_TRANSFORM_SIZE}, got {value}")
+    return cast(int, value)
+
+
+@untraced
+def _recorded_number(value: Tensor) -> Any:
+    """Return the number that ``torch.jit.trace`` recorded as a tensor, or else the tensor."""
+    if value.dim() > 0 or value.is_floating_point() or value.is_complex():
+        return value
+    return value.item()
+
+
+def filter_diffusivity(k: Any, height: int, width: int) -> Tensor:
     """Check what a filter is prepared from; return ``k`` as a float32 or float64 tensor.
 
     The values of ``k`` are read here, once at construction, unless they are being traced.
     """
-    for name, value in (("height", height), ("width", width)):
-        if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 1 or value > MAX_TRANSFORM_SIZE:
-            raise ValueError(f"{name} must be 1 to {MAX_TRANSFORM_SIZE}, got {value}")
     if is_number(k):
         _diffusivity_number("k", k)
         return torch.full((1,), k, dtype=torch.float32)
     values = tensor("k", k)
-    if not _broadcasts(values.shape, (height, width, values.shape[-1] if values.dim() else 1)):
+    shape = sizes(values)
+    if not _broadcasts(shape, (height, width, shape[-1] if shape else 1)):
         raise ValueError(
             f"k must broadcast to (H, W, C) with H = {height}, W = {width}, "
-            f"got shape {tuple(values.shape)}"
+            f"got shape {tuple(shape)}"
         )
-    if not is_fake(values) and values.numel() > 0:
+    if not is_fake(values) and 0 not in shape:
         smallest, largest = _bounds(values)
         if not (smallest >= 0 and largest < math.inf):
             raise ValueError(f"k must be finite and >= 0, got values from {smallest} to {largest}")
@@ -235,18 +282,19 @@ def filter_arguments(k: Any, height: Any, width: Any) -> Tensor:
 
 def radius(value: PerSample, x: Tensor) -> Tensor:
     """Return the radii as a (B,) float64 tensor beside the checked images ``x``."""
-    return _place(_per_sample("radius", value, x.shape[0], math.inf), x)
+    return _place(_per_sample("radius", value, sizes(x)[0], math.inf), x)
 
 
 def angles(value: Angles, x: Tensor) -> Tensor:
     """Return the angles as a (B, 2) float64 tensor beside the checked images ``x``."""
-    batch = x.shape[0]
+    batch = sizes(x)[0]
     first: Any
     second: Any
     if isinstance(value, Tensor):
-        if value.dim() == 0 or value.dim() > 2 or value.shape[-1] != 2:
+        shape = sizes(value)
+        if len(shape) not in (1, 2) or shape[-1] != 2:
             raise ValueError(
-                f"angles must be a pair or a ({batch}, 2) tensor, got shape {tuple(value.shape)}"
+                f"angles must be a pair or a ({batch}, 2) tensor, got shape {tuple(shape)}"
             )
         first, second = value[..., 0], value[..., 1]
     elif not isinstance(value, Sequence) or isinstance(value, str):
@@ -259,13 +307,15 @@ def angles(value: Angles, x: Tensor) -> Tensor:
         first, second = value
     first = _per_sample("angles[0]", first, batch, 90.0)
     second = _per_sample("angles[1]", second, batch, 90.0)
-    if _readable(first) and _readable(second):
-        ordered = first <= second
-        if isinstance(ordered, Tensor):
-            ordered = bool(_without_transforms(ordered).all())
-        if not ordered:
-            raise ValueError(f"angles must have angle_0 <= angle_1, got {value}")
+    if _readable(first) and _readable(second) and not _ordered(first, second):
+        raise ValueError(f"angles must have angle_0 <= angle_1, got {value}")
     return torch.stack((_place(first, x), _place(second, x)), dim=1)
+
+
+@untraced
+def _ordered(first: float | Tensor, second: float | Tensor) -> bool:
+    ordered = first <= second
+    return bool(_without_transforms(ordered).all()) if isinstance(ordered, Tensor) else ordered
 
 
 def _per_sample(name: str, value: Any, batch: int, largest: float) -> float | Tensor:
@@ -282,12 +332,13 @@ def _per_sample(name: str, value: Any, batch: int, largest: float) -> float | Te
     else:
         kind = type(value).__name__
         raise TypeError(f"{name} must be a number, a sequence of numbers or a tensor, got {kind}")
-    if values.dim() > 1 or (values.dim() == 1 and values.shape[0] != batch):
+    shape = sizes(values)
+    if len(shape) > 1 or (len(shape) == 1 and shape[0] != batch):
         raise ValueError(
             f"{name} must be one value or one per sample, shape () or ({batch},), "
-            f"got shape {tuple(values.shape)}"
+            f"got shape {tuple(shape)}"
         )
-    if _readable(values) and values.numel() > 0:
+    if _readable(values) and 0 not in shape:
         _value_range(name, *_bounds(values), largest)
     return values
 
@@ -320,6 +371,7 @@ def loss_weights(value: Any) -> tuple[float, float, float]:
     return value[0], value[1], value[2]
 
 
+@untraced
 def feature_pairs(features_a: Features, features_b: Features) -> list[tuple[Tensor, Tensor]]:
     """Check the features to be compared and pair them level by level."""
     sequences = []

@@ -117,8 +117,9 @@ def heat_filter(k: Tensor | float, height: int, width: int) -> Tensor:
 
     Source: vHeat (arXiv 2405.16555), heat conduction operator.
     """
-    k = _checks.filter_arguments(k, height, width)
-    channels = k.shape[-1] if k.dim() > 0 else 1
+    height, width = _checks.filter_size("height", height), _checks.filter_size("width", width)
+    k = _checks.filter_diffusivity(k, height, width)
+    channels = _checks.sizes(k)[-1] if k.dim() > 0 else 1
     return reference.exponential_filter(k.expand(height, width, channels))
 
 

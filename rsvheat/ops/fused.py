@@ -116,8 +116,8 @@ def spatial_correction_conv(
     Source: RS-vHeat (arXiv 2411.17984), spatial correction embeddings.
     """
     _checks.image_batch("x", x, "nhwc")
-    _checks.parameter("embed", embed, x.shape[1:], x)
-    _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
+    _checks.parameter("embed", embed, _checks.sizes(x)[1:], x)
+    _checks.parameter("conv_weight", conv_weight, (_checks.sizes(x)[3], 1, 3, 3), x)
     operands = (embed, norm_weight, norm_bias, conv_weight, conv_bias)
     if not _has_kernel(x):
         return reference.spatial_correction_conv(x, *operands, eps)

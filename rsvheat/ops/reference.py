@@ -66,7 +66,8 @@ def frequency_split(
 ) -> tuple[Tensor, Tensor]:
     """Twin of :func:`rsvheat.ops.frequency_split`."""
     _checks.image_batch("x", x, "nchw")
-    mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), x.shape[2], x.shape[3])
+    height, width = _checks.sizes(x)[2:]
+    mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), height, width)
     if _autocast.enabled(x):
         x = _autocast.to_float32(x)
     exact = _autocast.to_float32(x)
@@ -128,8 +129,8 @@ def spatial_correction_conv(
 ) -> Tensor:
     """Twin of :func:`rsvheat.ops.spatial_correction_conv`."""
     _checks.image_batch("x", x, "nhwc")
-    _checks.parameter("embed", embed, x.shape[1:], x)
-    _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
+    _checks.parameter("embed", embed, _checks.sizes(x)[1:], x)
+    _checks.parameter("conv_weight", conv_weight, (_checks.sizes(x)[3], 1, 3, 3), x)
     if _autocast.enabled(x):
         x = _autocast.to_lower(x, x.device.type)
     norm_weight, norm_bias, conv_bias = _checks.channel_parameters(
@@ -139,7 +140,7 @@ def spatial_correction_conv(
     normed = _layer_norm(corrected, norm_weight, norm_bias, eps).permute(0, 3, 1, 2)
     kernels = _checks.to_parameter_dtype(conv_weight, x)
     with _autocast.disabled(x):
-        y = conv2d(normed, kernels, conv_bias, padding=1, groups=x.shape[3])
+        y = conv2d(normed, kernels, conv_bias, padding=1, groups=_checks.sizes(x)[3])
     return y.permute(0, 2, 3, 1).to(x.dtype)
 
 
@@ -152,7 +153,7 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         unit, _ = standardize(exact, eps)
         return unit * weight + bias
     with _autocast.disabled(x):
-        return layer_norm(exact, x.shape[-1:], weight, bias, eps)
+        return layer_norm(exact, _checks.sizes(x)[-1:], weight, bias, eps)
 
 
 def standardize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -187,6 +188,7 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
         return cosine_similarity(_autocast.to_float32(a), _autocast.to_float32(b), dim=1)
 
 
+@_checks.untraced
 def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
     """Return omega_h^2 + omega_w^2, (H, W, 1), in the type and on the device of ``k``."""
     device = _checks.precise_device(k.device)
@@ -200,7 +202,8 @@ def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
 
 def exponential_filter(k: Tensor) -> Tensor:
     """Return exp(-k * |omega|^2) for a ``k`` of shape (H, W, C)."""
-    return torch.exp(-k * omega_squared(k.shape[0], k.shape[1], k))
+    height, width = _checks.sizes(k)[:2]
+    return torch.exp(-k * omega_squared(height, width, k))
 
 
 def sector_mask(radius: Tensor, angles: Tensor, height: int, width: int) -> Tensor:
@@ -240,7 +243,8 @@ def _transform(x: Tensor, layout: Layout, *, inverse: bool) -> Tensor:
     if _autocast.enabled(x):
         x = _autocast.to_float32(x)
     exact = _autocast.to_float32(x)
-    height, width = x.shape[2:] if layout == "nchw" else x.shape[1:3]
+    shape = _checks.sizes(x)
+    height, width = shape[2:] if layout == "nchw" else shape[1:3]
     rows, columns = _matrix(height, exact), _matrix(width, exact)
     if inverse:
         rows, columns = rows.T, columns.T
@@ -248,12 +252,13 @@ def _transform(x: Tensor, layout: Layout, *, inverse: bool) -> Tensor:
         if layout == "nchw":
             y = rows @ exact @ columns.T
         else:
-            batch, channels = x.shape[0], x.shape[3]
+            batch, channels = x.shape[0], shape[3]
             y = rows @ exact.reshape(batch, height, width * channels)
             y = columns @ y.reshape(batch, height, width, channels)
     return y.to(x.dtype)
 
 
+@_checks.untraced
 def _matrix(n: int, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not _plain(x) or n > _LARGEST_CACHED:
         return _dct_matrix(n, x.dtype, x.device)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torchmetrics import MetricCollection
 
 from rsvheat.data.spec import IGNORE_LABEL, DataSpec, Target
 from rsvheat.evaluation.classification_scores import Scores, classification_metrics
@@ -56,7 +57,6 @@ class ClassificationTask(SupervisedTask):
         super().__init__(spec, variant, **options)
         self.label_smoothing = label_smoothing
         self.mixup = mixup
-        self.metrics = classification_metrics(len(self.spec.classes))
 
     def losses(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SupervisedTask.losses`."""
@@ -89,12 +89,11 @@ class ClassificationTask(SupervisedTask):
         """See :meth:`SupervisedTask.validation_loss`; without label smoothing."""
         return cross_entropy(output.float(), batch["label"], ignore_index=IGNORE_LABEL)
 
-    def update_scores(self, output: Tensor, batch: Mapping[str, Any]) -> None:
-        """See :meth:`SupervisedTask.update_scores`."""
-        self.metrics.update(output, batch["label"])
+    def metrics(self) -> MetricCollection:
+        """See :meth:`SupervisedTask.metrics`."""
+        return classification_metrics(len(self.spec.classes))
 
     def compute_scores(self) -> Scores:
         """See :meth:`SupervisedTask.compute_scores`."""
-        scores = Scores.of(self.metrics, self.spec.classes)
-        self.metrics.reset()
-        return scores
+        assert isinstance(self.scored, MetricCollection)
+        return Scores.of(self.scored, self.spec.classes)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from typing_extensions import Self
 
 from rsvheat.checkpoint import TrainedModel, load_encoder
@@ -50,9 +50,9 @@ class Scores(Protocol):
 class SupervisedTask(Task):
     """Trains a task model on annotated images, from scratch or from a trained encoder.
 
-    To add a task, write a :class:`~rsvheat.models.TaskModel` and derive a class that names it as
-    :attr:`model` and has :meth:`losses`, :meth:`update_scores` and :meth:`compute_scores`. It is
-    registered for evaluation when it is defined, also in a module outside of this package.
+    To add a task, write a :class:`~rsvheat.models.task_model.TaskModel` and derive a class that
+    names it as :attr:`model` and has :meth:`losses`, :meth:`metrics` and :meth:`compute_scores`. It
+    is registered for evaluation when it is defined, also in a module outside of this package.
 
     Logs ``train/loss`` and the other losses, ``val/loss`` and what :meth:`compute_scores` gives.
     After a test ``scores`` is set.
@@ -77,6 +77,7 @@ class SupervisedTask(Task):
     Attributes:
         model: Class of the network.
         target: Kind of annotation that the task learns from.
+        scored: Metrics of the samples seen since the last scores.
         scores: Scores of the last test.
 
     Raises:
@@ -152,6 +153,7 @@ class SupervisedTask(Task):
             {"variant": variant or "rsvheat_nano", "encoder_options": encoder.config}
         )
         self.val_loss = MeanMetric()
+        self.scored = self.metrics()
         self.scores: Scores | None = None
         self._freeze()
 
@@ -179,17 +181,21 @@ class SupervisedTask(Task):
         """
 
     @abstractmethod
+    def metrics(self) -> Metric | MetricCollection:
+        """Return new metrics of torchmetrics, which add up over all processes."""
+
+    @abstractmethod
+    def compute_scores(self) -> Scores:
+        """Return the scores of ``self.scored``."""
+
     def update_scores(self, output: Any, batch: Mapping[str, Any]) -> None:
-        """Add a batch to the metrics; repeated samples are not to be counted.
+        """Add a batch to ``self.scored``; the ignored label keeps repeated samples out.
 
         Args:
             output: Output of the network.
             batch: Batch, see :mod:`rsvheat.data.sample`.
         """
-
-    @abstractmethod
-    def compute_scores(self) -> Scores:
-        """Return the scores of all processes since the last call, and reset the metrics."""
+        self.scored.update(output, batch[self.target])
 
     def forward(self, batch: Mapping[str, Any]) -> Any:
         """Return the network's output for a batch."""
@@ -222,6 +228,7 @@ class SupervisedTask(Task):
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
         scores = self.compute_scores()
+        self.scored.reset()
         # Lightning's own mean rounds the number of samples where processes have different ones.
         self.log("val/loss", self.val_loss.compute(), sync_dist=True)
         self.val_loss.reset()
@@ -236,6 +243,7 @@ class SupervisedTask(Task):
     def on_test_epoch_end(self) -> None:
         """Set and log the scores."""
         self.scores = self.compute_scores()
+        self.scored.reset()
         for name, value in self.scores.logged().items():
             self.log(f"test/{name}", value, sync_dist=True)
 

@@ -134,7 +134,7 @@ def test_wrong_images_and_points_stop_with_a_line(tmp_path, png, checkpoint, run
     for words, message in (
         ((tmp_path / "none.png",), "none.png: No such file"),
         ((tmp_path / "cut.png",), "cut.png is damaged"),
-        ((checkpoint,), "last.ckpt"),
+        ((checkpoint,), "last.ckpt cannot be opened"),
         ((png, "--point", "40,0"), "point 40,0 (row, column) is outside of"),
         ((png, "--point", "0,-1"), "point 0,-1 (row, column) is outside of"),
         ((png, "--window", "0,40,8,9"), "is not within"),

@@ -221,6 +221,8 @@ def test_modality_dropout_keeps_one_sensor_and_follows_the_seed():
         assert sum(first[name]) / 200 == pytest.approx(0.75, abs=0.1)
     torch.manual_seed(3)
     assert _seen(features, encoder, full) == first
+    torch.manual_seed(3)
+    assert _seen(features, encoder, {name: full[name] for name in reversed(SENSORS)}) == first
     assert _seen(features, encoder, full) != first
     features.eval()
     assert _seen(features, encoder, full) == {name: 200 * [True] for name in SENSORS}

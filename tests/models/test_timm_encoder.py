@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -87,9 +88,16 @@ def test_models_without_the_strides_are_refused():
         TimmEncoder("vit_tiny_patch16_224")
 
 
-def test_weight_decay_leaves_out_what_timm_leaves_out():
-    encoder = TimmEncoder("swin_tiny_patch4_window7_224", **MODELS["swin_tiny_patch4_window7_224"])
-    names = dict(encoder.named_parameters())
-    exempt = encoder.no_weight_decay()
-    assert exempt
-    assert exempt <= set(names)
+@pytest.mark.parametrize("coarse", [True, False])
+def test_parameters_have_the_depth_that_timm_gives_them(name, coarse):
+    import timm
+    from timm.models import group_parameters
+
+    encoder = TimmEncoder(name, SENSORS, **MODELS[name])
+    plain = timm.create_model(name, num_classes=0, **MODELS[name])
+    theirs = group_parameters(plain, plain.group_matcher(coarse=coarse), reverse=True)
+    ours = group_parameters(encoder, encoder.group_matcher(coarse), reverse=True)
+    for key, depth in ours.items():
+        original = re.sub(r"^model\.|convs\.(optical|sar)\.", "", key)
+        assert depth == theirs[original]
+    assert len(set(ours.values())) > 4

@@ -247,16 +247,18 @@ def test_killed_at_a_random_step_a_command_goes_on_with_the_same_bits(tmp_path, 
     config.write_text(
         f"""
 data:
-  folders: {{optical: {pairs}/optical, sar: {pairs}/sar}}
-  unmatched: keep
-  size: 32
-  window: null
-  batch_size: 4
-  num_workers: 0
-  val_fraction: 0.0
+  dataset:
+    class_path: rsvheat.data.ImageFolders
+    init_args:
+      folders: {{optical: {pairs}/optical, sar: {pairs}/sar}}
+      unmatched: keep
+      val_fraction: 0.0
+  crop: {{size: 32, window: null}}
+  loader: {{batch_size: 4, num_workers: 0}}
 model:
-  encoder_options: {{dims: [8, 16, 16, 16], depths: [1, 1, 1, 1], drop_path: 0.3}}
-  images_every: 1
+  init_args:
+    encoder_options: {{dims: [8, 16, 16, 16], depths: [1, 1, 1, 1], drop_path: 0.3}}
+    images_every: 1
 trainer: {{accelerator: cpu, max_epochs: 4, log_every_n_steps: 1}}
 save_every: 3
 ema: 0.9
