@@ -23,9 +23,8 @@ of the data module. Both are read here and nowhere else.
 Nothing here needs Lightning.
 """
 
-import importlib
-import importlib.util
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.serialization import config as load_config
 
 from rsvheat._files import complete_file
 from rsvheat.data import Normalizer, Statistics, Window
@@ -46,7 +46,7 @@ from rsvheat.models import (
     create_model,
     load_checkpoint,
 )
-from rsvheat.models.task_model import TASK_MODELS, Output, TaskModel
+from rsvheat.models.task_model import Output, TaskModel, find_task_model
 from rsvheat.prediction import (
     BoxPrediction,
     ClassPrediction,
@@ -247,7 +247,7 @@ def _schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _summary(content: Any) -> str:
-    """Say what a file holds, for errors."""
+    """Return a summary of a file's content, for errors."""
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     tensors = sum(isinstance(value, Tensor) for value in content.values())
@@ -269,8 +269,8 @@ def load_encoder(
     """Build the encoder of a checkpoint, with its weights.
 
     Args:
-        path: Checkpoint of any task or of pretraining, published weights, or what
-            :meth:`Checkpoint.read` returned.
+        path: Checkpoint of any task or of pretraining, published weights, or a
+            :class:`Checkpoint` that was read.
         variant: Name of the model, as for :func:`rsvheat.create_model`, for files that do not
             describe their encoder; by default the description in the file.
         stems: Stem of the file that each modality takes, as for :func:`rsvheat.load_checkpoint`.
@@ -280,7 +280,7 @@ def load_encoder(
             the variant.
 
     Returns:
-        The encoder in training mode, and what was loaded into it.
+        The encoder in training mode, and the report of loading it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -307,7 +307,7 @@ def load_encoder(
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A trained network with what it takes to predict: classes, normalization and sizes.
+    """A trained network with its classes, normalization and sizes, ready to predict.
 
     Attributes:
         network: Network in evaluation mode, on the device that it computes on.
@@ -342,8 +342,8 @@ class TrainedModel:
         """Load the network of a checkpoint.
 
         Args:
-            path: Checkpoint of any task, or what :meth:`Checkpoint.read` returned. Its task has to
-                be known: the module that defines a task model of your own has to be imported.
+            path: Path of a checkpoint of any task, or a :class:`Checkpoint` that was read. The task
+                model of a plug-in is known once its module is imported.
             device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"``
                 is a GPU if there is one.
 
@@ -479,9 +479,8 @@ class TrainedModel:
         it as in training and returns a :class:`ClassPrediction`, whose ``label`` is the name of
         the class. Rasters that are larger than memory are for ``rsvheat.raster.predict``.
 
-        Classifiers see what evaluation shows them: the window in the middle of the image, of the
-        side of training's windows or else as large as the image allows, resized to the size of
-        training.
+        Classifiers get the same part of an image as in evaluation: the window in its middle, as
+        large as training's windows or else as the image allows, resized to the size of training.
 
         Args:
             image: One image, or a list of images. An image is
@@ -564,7 +563,13 @@ def _load_network(saved: Checkpoint) -> TaskModel:
     """Build the network of a task, with its weights."""
     if saved.task is None or saved.model is None:
         raise CheckpointError(f"{saved.path} describes no network")
-    kind = _network_class(saved.task, saved.path)
+    try:
+        kind = find_task_model(saved.task)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{saved.path} is of a task that is unknown here: {error}. On the command line: "
+            "rsvheat --plugin FILE_OR_MODULE ..."
+        ) from error
     try:
         # Initial weights, which are replaced, shall not move the caller's random numbers.
         with torch.random.fork_rng(devices=()):
@@ -596,26 +601,14 @@ def _load_network(saved: Checkpoint) -> TaskModel:
     return network
 
 
-def _network_class(task: str, path: Path) -> type[TaskModel]:
-    """Return the class of a task's network; the modules of this package are named after tasks."""
-    module = f"rsvheat.models.{task}"
-    if task not in TASK_MODELS and task.isidentifier() and importlib.util.find_spec(module):
-        importlib.import_module(module)
-    if task not in TASK_MODELS:
-        raise CheckpointError(
-            f"{path} is of the task {task!r}, which is unknown here; known are "
-            f"{', '.join(sorted(TASK_MODELS))}. Import the plug-in that defines it first; on the "
-            "command line: rsvheat --plugin FILE_OR_MODULE ..."
-        )
-    return TASK_MODELS[task]
-
-
 # To be replaced by read_checkpoint and load_checkpoint(content=...).
 
 
 def _read(path: Path) -> Any:
+    mapped = path.is_file() and zipfile.is_zipfile(path)
     try:
-        return checkpoints._read(path)
+        with load_config.patch({"load.mmap": mapped}):  # type: ignore[attr-defined]
+            return checkpoints._read(path)
     # The unpickler takes some other files for pickles until it falls over them.
     except (IndexError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a checkpoint: {error}") from error

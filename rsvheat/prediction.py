@@ -2,7 +2,7 @@
 """Inputs and results of :meth:`rsvheat.checkpoint.TrainedModel.predict`."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -149,7 +149,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleReader:
-    """Makes samples of what users have: paths, arrays and tensors.
+    """Makes samples of paths, arrays and tensors.
 
     Attributes:
         modalities: Number of bands by modality.
@@ -163,11 +163,11 @@ class SampleReader:
     window: Callable[[int, int], Window]
     size: tuple[int, int] | None
 
-    def __call__(self, images: Images) -> tuple[list[Sample], bool]:
-        """Return samples, and whether they are of one image that stands alone.
+    def __call__(self, images: Images) -> tuple[Iterator[Sample], bool]:
+        """Return samples, read one after the other, and whether it is one image without a list.
 
         Args:
-            images: As for :meth:`rsvheat.checkpoint.TrainedModel.predict`.
+            images: One image or several, see :meth:`rsvheat.checkpoint.TrainedModel.predict`.
 
         Raises:
             ValueError: If an image has other bands or dimensions than the network takes.
@@ -176,7 +176,7 @@ class SampleReader:
             DataError: If a file is damaged, or has no data.
         """
         if isinstance(images, list | tuple):
-            return [sample for image in images for sample in self(image)[0]], False
+            return (sample for image in images for sample in self(image)[0]), False
         if not isinstance(images, Mapping):
             image = cast(Image, images)
             images = {self._modality(image): image}
@@ -188,7 +188,7 @@ class SampleReader:
             raise ValueError(f"modalities must have as many images each, got {numbers}")
         single = all(getattr(image, "ndim", 3) == 3 for image in images.values())
         rows = zip(*parts.values(), strict=True)
-        return [_joined(dict(zip(parts, row, strict=True))) for row in rows], single
+        return (_joined(dict(zip(parts, row, strict=True))) for row in rows), single
 
     def _parts(self, modality: str, image: Image) -> Iterator[Sample]:
         """Yield the images of a modality one by one."""
@@ -272,7 +272,7 @@ def _joined(parts: Mapping[str, Sample]) -> Sample:
     return Sample(" and ".join(part.name for part in parts.values()), images, valid)
 
 
-def batches(samples: Sequence[Sample], most: int) -> Iterator[list[Sample]]:
+def batches(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
     """Group consecutive samples of the same modalities and sizes.
 
     Args:

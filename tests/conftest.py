@@ -25,6 +25,7 @@ LONGEST = (
     "test_cli.py",
     "test_distributed.py",
     "test_predict.py",
+    "test_extras.py",
 )
 
 CAPABILITIES = ("generic", "avx2", "avx512")

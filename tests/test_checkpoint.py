@@ -217,6 +217,35 @@ def test_a_file_is_read_once(checkpoint, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_optimizer_moments_are_not_read(classifier, checkpoint):
+    """A checkpoint of training, with 200 MB beside the weights."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["optimizer_states"] = [{"state": {0: {"exp_avg": torch.zeros(50_000_000)}}}]
+    torch.save(content, checkpoint)
+    del content
+    code = """
+import sys, rsvheat
+from pathlib import Path
+
+def memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+rsvheat.load(sys.argv[1], device="cpu")
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+before = memory("VmRSS")
+rsvheat.load(sys.argv[2], device="cpu")
+print(memory("VmHWM") - before)
+"""
+    small = checkpoint.with_name("small.ckpt")
+    classifier.save(small)
+    done = subprocess.run(
+        [sys.executable, "-c", code, small, checkpoint], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 50_000  # kilobytes
+
+
 def test_loading_leaves_random_numbers_alone(checkpoint):
     state = torch.random.get_rng_state()
     rsvheat.load(checkpoint)

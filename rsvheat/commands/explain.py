@@ -72,7 +72,7 @@ def explain(
         output: Folder for report.html.
         figures: Write each figure as a PNG file, too.
         arrays: Write the arrays that the figures show as arrays.npz, too.
-        seed: Seed of random weights, and of what receptive fields draw at random.
+        seed: Seed of random weights, and of the random probes of receptive fields.
         device: Device to compute on, such as cpu, cuda or cuda:1; auto is a GPU if there is one.
     """
     import torch

@@ -42,7 +42,7 @@ def predict(
     """Write a map of a scene, or the boxes of its objects, as the checkpoint's task says.
 
     Args:
-        source: Raster: GeoTIFF, VRT, PNG, JPEG or what else GDAL reads.
+        source: Path of the raster: GeoTIFF, VRT, PNG, JPEG or any other that GDAL reads.
         checkpoint: Checkpoint of fine-tuning, such as runs/classes/best.ckpt; required.
         output: Map (.tif) or boxes (.gpkg, .geojson); by default a file in runs/maps with the name
             of the raster.

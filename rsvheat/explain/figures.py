@@ -139,9 +139,8 @@ def draw_diffusivity(
 ) -> "Figure":
     """Draw :func:`diffusivity`: a row for each block.
 
-    From left to right: k in the mean over channels, on the plane of frequencies; the factor
-    ``exp(-k * |omega|**2)`` likewise; both by channel, those that conduct most on top, against
-    |omega|.
+    From left to right: the mean over channels of k and of the factor ``exp(-k * |omega|**2)``, on
+    the plane of frequencies; then both by channel, those that conduct most on top, against |omega|.
 
     Args:
         encoder: Encoder that is looked at; its mode stays as it was.

@@ -130,7 +130,7 @@ def write_report(
             none.
         rgb: Bands that are shown, as for :func:`display`.
         gsd: Ground sampling distance in meters per pixel, for models that take one.
-        seed: Seed of what the receptive fields draw at random.
+        seed: Seed of the random probes of the receptive fields.
         title: Title of the page.
         about: Further rows of the page's first table, by name.
         figures: Whether each figure is written as a PNG file, too.

@@ -13,7 +13,7 @@ from rsvheat._display import display
 from rsvheat.data import Normalize, Normalizer, Window, open_image
 from rsvheat.data.report import SampleError
 
-# Largest side of what is read: features of a larger image would take gigabytes.
+# Largest side of a window in pixels: features of a larger one would take gigabytes.
 MOST_PIXELS = 2048
 # Sentinel-2 stacks begin with bands 1 (coastal), 2 (blue), 3 (green), 4 (red).
 _NATURAL_COLORS: dict[int, tuple[int, ...]] = {12: (3, 2, 1), 13: (3, 2, 1)}

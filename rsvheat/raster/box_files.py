@@ -53,7 +53,7 @@ class BoxesResult:
 
 
 class BoxFile:
-    """Polygons of boxes with their class and score, in the making.
+    """Writes polygons of boxes with their class and score.
 
     Each has the attributes ``class``, ``label`` (the number of the class) and ``score``; oriented
     ones also ``angle``: of the longer side, in degrees clockwise from the map's north, from 0 on
@@ -120,7 +120,7 @@ class BoxFile:
         self._counts += np.bincount(part.labels, minlength=len(self._classes))
 
     def result(self, seconds: float) -> BoxesResult:
-        """Return what was written.
+        """Return a summary of the boxes.
 
         Args:
             seconds: Time that it took.
@@ -189,7 +189,7 @@ class _Layer(Protocol):
 
 
 class _GeoJSON:
-    """GeoJSON by RFC 7946, written as it comes."""
+    """Writes GeoJSON by RFC 7946."""
 
     def __init__(self, path: Path, crs: Any, tags: Mapping[str, str]) -> None:
         self._path, self._tags = path, tags
@@ -219,7 +219,7 @@ class _GeoJSON:
 
 
 class _GeoPackage:
-    """GeoPackage by pyogrio, a part at a time."""
+    """Writes GeoPackage by pyogrio, a part at a time."""
 
     # Polygon of one ring with five points, little-endian.
     _WKB = np.dtype(

@@ -22,7 +22,7 @@ _IOU = 0.5
 
 
 class BoxPredictor:
-    """Finds objects.
+    """Finds objects in overlapping windows.
 
     Windows overlap by a quarter of their side by default. A window answers for its core, which ends
     in the middle of the overlaps: of its boxes those are kept whose center lies in there. Boxes

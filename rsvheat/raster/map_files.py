@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of maps of classes, and what is in them."""
+"""Files of maps of classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,7 +75,7 @@ class MapRows:
 
 
 class MapFiles:
-    """The map of classes and, if asked for, the map of their probabilities, in the making."""
+    """Writes the map of classes and, if asked for, the map of their probabilities."""
 
     NODATA: ClassVar[int] = IGNORE_INDEX
 
@@ -131,9 +131,8 @@ class MapFiles:
         table = class_colors(classes, files.colors)
         layers = [Layer(files.output, "uint8", nodata, "class", "mode", 1.0, classes, table, tags)]
         if files.probability is not None:
-            what = "probability of the class"
-            path = files.probability
-            layers.append(Layer(path, "uint8", nodata, what, "average", 0.01, tags=tags))
+            name, path = "probability of the class", files.probability
+            layers.append(Layer(path, "uint8", nodata, name, "average", 0.01, tags=tags))
         where = scene.georeference.scaled(stride)
         with ExitStack() as stack:
             writers = [
@@ -163,7 +162,7 @@ class MapFiles:
             self._areas += np.bincount(flat, part.areas.ravel(), minlength=self.NODATA + 1)
 
     def result(self, seconds: float) -> MapResult:
-        """Return what was written.
+        """Return a summary of the map.
 
         Args:
             seconds: Time that it took.

@@ -67,13 +67,13 @@ def predict(
     Windows are read, normalized and resized as in training.
 
     Args:
-        source: Path of the raster: GeoTIFF, VRT, PNG, JPEG and what else GDAL reads. For networks
-            that take several, a dictionary by modality, such as ``{"before": "2019.tif", "after":
-            "2024.tif"}``; they have to lie on one grid.
+        source: Path of the raster: GeoTIFF, VRT, PNG, JPEG or any other that GDAL reads. Networks
+            that take several get a dictionary by modality, such as ``{"before": "2019.tif",
+            "after": "2024.tif"}``, of rasters on one grid.
         output: Path of the map (``.tif``) or of the boxes (``.gpkg``, ``.geojson``).
         checkpoint: Path of a checkpoint of any task, or a loaded model.
         window: Side of the windows in pixels of the raster; by default that of training. Those of
-            classifiers are resized to what the network takes; other networks see larger windows
+            classifiers are resized to the network's size; other networks see larger windows
             at the same resolution.
         stride: Side of the map's pixels in pixels of the raster, for classes of windows; by default
             that of the windows. A smaller one gives a finer map, of windows that overlap.
@@ -83,9 +83,8 @@ def predict(
             dictionary of these by modality; by default all but alpha.
         nodata: Value that stands for no data, for files that name none.
         max_nodata: Largest part of a window that may be without data; other windows are not
-            predicted. By default 0.5 for classes of windows, and otherwise windows are left out
-            where nothing is known at all. In the others such pixels become what they were in
-            training.
+            predicted. By default 0.5 for classes of windows, and otherwise only windows without
+            any data are left out. In predicted windows such pixels are filled as in training.
         match: Whether each band of the raster is brought to the mean and standard deviation that it
             has in the training images, for rasters that were stretched or calibrated otherwise.
         probability: Path of another map, of the probability of the class in percent, 255 for no
@@ -100,7 +99,7 @@ def predict(
         overwrite: Whether an older output is replaced.
 
     Returns:
-        What was written.
+        Summary of the map or of the boxes.
 
     Raises:
         ValueError: If an argument is not as above, or has no meaning for the task.
@@ -139,7 +138,7 @@ def predict(
 
 
 def _predictor(model: TrainedModel, scenes: Scenes, options: Options) -> Predictor:
-    """Return what predicts the output of a task."""
+    """Return the predictor for the output of a task."""
     if model.output == "class":
         return WindowPredictor(model, scenes, options)
     if model.output != "mask":

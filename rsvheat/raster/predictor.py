@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of the predictors, and what they share: options, scenes and batches of windows."""
+"""Interface of the predictors, and their common parts: options, scenes, batches of windows."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -102,10 +102,10 @@ class Files:
 
 
 class Output(Protocol):
-    """Files in the making."""
+    """Files that are being written."""
 
     def write(self, part: Any) -> None:
-        """Take the next part of a predictor.
+        """Write the next part of a prediction.
 
         Args:
             part: Part that :meth:`Predictor.parts` yielded.
@@ -113,7 +113,7 @@ class Output(Protocol):
         ...
 
     def result(self, seconds: float) -> Any:
-        """Return what was written, when the files are complete.
+        """Return a summary of the files when they are complete.
 
         Args:
             seconds: Time that it took.

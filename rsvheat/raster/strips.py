@@ -65,7 +65,7 @@ class Strip:
         """Return the share of a window's values that hold data.
 
         Args:
-            window: Window that may reach beyond the strip; what is beyond does not count.
+            window: Window that may reach beyond the strip; pixels beyond do not count.
         """
         valid = self.part(window).valid
         return 1.0 if valid is None else float(valid.mean())

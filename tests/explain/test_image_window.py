@@ -64,7 +64,7 @@ def test_the_part_is_around_the_point(png):
     assert given.point == (4, 5)
 
 
-def test_normalisation_of_the_training_goes_first(png):
+def test_normalization_of_the_training_goes_first(png):
     path, values = png
     normalizer = Normalizer((1.0, 2.0, 3.0), (10.0, 20.0, 30.0), 5.0)
     scene = read_window(path, MODALITIES, normalizers={"optical": normalizer}, mean=[0], std=[1])
@@ -77,7 +77,7 @@ def test_normalisation_of_the_training_goes_first(png):
     assert other.modality == "sar"
 
 
-def test_stacks_show_natural_colours(tmp_path):
+def test_stacks_show_natural_colors(tmp_path):
     values = np.random.default_rng(0).integers(0, 10000, (13, 20, 24), np.uint16)
     scene = read_window(geotiff(tmp_path / "s2.tif", values), MODALITIES)
     assert scene.modality == "sentinel2"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small classifier that knows colours, and scenes for it."""
+"""A small classifier that knows colors, and scenes for it."""
 
 import warnings
 from collections.abc import Callable

@@ -15,7 +15,10 @@ from rasterio.transform import Affine
 from scipy.ndimage import gaussian_filter
 from stand_ins import Differences, Pixels, trained
 
-from rsvheat.data import DataError
+import rsvheat
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data import DataError, Normalizer, read_image
+from rsvheat.data.spec import DataSpec
 from rsvheat.raster import draw_map, predict, read_map
 from rsvheat.raster.dense import DensePredictor
 from rsvheat.raster.predictor import Options, open_scenes
@@ -354,3 +357,38 @@ def test_the_command_takes_further_rasters_by_name(dates, change, tmp_path, caps
     err = capsys.readouterr().err
     assert (code, err.count("\n")) == (2, 1)
     assert "--also: " in err
+
+
+# The package's own networks.
+
+
+def test_networks_of_the_package_from_a_checkpoint_to_a_map(dates, write_scene, tmp_path):
+    """Two sensors of which one may be missing, and two dates; a window here is the whole scene."""
+    a, b, _ = dates
+    sar = write_scene(texture(80, 100, 1), "sar.tif", **UTM)
+    small = {"dims": (8, 16, 16, 16), "depths": (1, 1, 1, 1), "img_size": 32, "channels": 8}
+    sensors, both = {"optical": 3, "sar": 1}, {"before": 3, "after": 3}
+    for task, stems, names, given in (
+        ("segmentation", sensors, sensors, {"optical": a, "sar": sar}),
+        ("segmentation", sensors, sensors, {"sar": sar}),
+        ("change_detection", {"optical": 3}, both, {"before": a, "after": b}),
+    ):
+        network = rsvheat.create_model(
+            "rsvheat_nano", task=task, classes=["x", "y"], modalities=stems, **small
+        )
+        spec = DataSpec(names, "mask", ("x", "y"), (32, 32))
+        normalizers = {
+            name: Normalizer((100.0,) * bands, (50.0,) * bands, 5.0)
+            for name, bands in names.items()
+        }
+        TrainedModel(network, spec, normalizers).save(tmp_path / "a.ckpt")
+        model = rsvheat.load(tmp_path / "a.ckpt", device="cpu")
+        assert model.task == task
+        result = predict(given, tmp_path / "map.tif", model, window=120, overlap=0, overwrite=True)
+        assert sum(result.counts) == 8000
+        # The only window is 120 pixels wide, and mirrored beyond the scene.
+        padded = {
+            name: np.pad(read_image(path).values, ((0, 0), (20, 20), (10, 10)), "symmetric")
+            for name, path in given.items()
+        }
+        assert np.array_equal(maps(result.path), model.predict(padded).labels[20:100, 10:110])
