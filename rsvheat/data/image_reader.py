@@ -15,6 +15,9 @@ from typing_extensions import Self
 
 from rsvheat.data.report import SampleError, printable
 
+# More bands than this are a damaged header, or take GDAL hours to read together.
+_MOST_BANDS = 4096
+
 _LOGGER = logging.getLogger("rsvheat.data")
 _remarked: set[str] = set()
 
@@ -83,8 +86,8 @@ class ImageReader(ABC):
             channel is among ``bands``, alpha masks nothing.
 
         Raises:
-            SampleError: If the file is damaged, lacks one of ``bands``, has complex values, or the
-                window is larger than the memory.
+            SampleError: If the file is damaged, lacks one of ``bands``, has complex values or more
+                bands than can be read together, or if the window is larger than the memory.
             ValueError: If the window is not within the image.
         """
         window = window or Window(0, 0, self.height, self.width)
@@ -97,6 +100,10 @@ class ImageReader(ABC):
         ):
             raise ValueError(
                 f"{window} is not within {self.name} of {self.height} x {self.width} pixels"
+            )
+        if bands is None and self.bands > _MOST_BANDS:
+            raise SampleError(
+                "bands", f"{self.name} has {self.bands} bands: name those that are to be read"
             )
         chosen = self.data_bands if bands is None else tuple(bands)
         if not chosen or min(chosen) < 1 or max(chosen) > self.stored:

@@ -132,6 +132,9 @@ class PillowReader(ArrayReader):
         self._image.load()
         if self._image.getexif().get(_ORIENTATION, 1) != 1:
             remark(self.name, "is to be rotated by its EXIF tag; it is read as it is stored")
+        # The further images of a JPEG (MPO) are previews.
+        if self._image.format != "MPO" and getattr(self._image, "is_animated", False):
+            remark(self.name, "is animated; its first picture is read")
         same = self._image.mode == self._mode
         values = np.asarray(self._image if same else self._image.convert(self._mode))
         values = values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)

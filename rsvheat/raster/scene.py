@@ -7,6 +7,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,36 +192,31 @@ def source_files(source: str | os.PathLike[str]) -> set[Path]:
 
     Args:
         source: Path of the raster, or a name that GDAL knows. A virtual raster (VRT) is read from
-            the rasters that it names, from those that they name, and from the masks and metadata
-            beside each; an archive is the file for all that is in it. Parts that cannot be opened
-            are left out: reading the raster tells of them.
+            the rasters that it names and, if these are virtual too, from those that they name; an
+            archive is the file for all that is in it. Files that cannot be opened are left out:
+            reading the raster tells of them.
     """
-    found: set[Path] = set()
-    names = [os.fspath(source)]
-    seen: set[str] = set()
-    while names:
-        name = names.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        paths = _on_disk(name)
-        found |= paths
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(os.path.abspath(name) if os.path.exists(name) else name) as file:
-                    beside = list(file.files)
-                    driver = file.driver
-        except (RasterioError, CPLE_BaseError, OSError, ValueError):
-            continue
-        found |= {path for other in beside for path in _on_disk(other)}
-        if driver == "VRT":
-            names += [other for path in paths for other in _vrt_sources(path)]
+    name = os.fspath(source)
+    found = _on_disk(name)
+    with suppress(RasterioError, CPLE_BaseError, OSError, ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(os.path.abspath(name) if os.path.exists(name) else name) as file:
+            for other in file.files:
+                found |= _on_disk(other)
+    seen: set[Path] = set()
+    while virtual := {path for path in found - seen if path.suffix.lower() == ".vrt"}:
+        seen |= virtual
+        for path in virtual:
+            for other in _vrt_sources(path):
+                found |= _on_disk(other)
     return found
 
 
 def _vrt_sources(path: Path) -> list[str]:
-    """Return the names of the rasters that a VRT is made of; GDAL lists only those on disk."""
+    """Return the names of the rasters that a VRT is made of.
+
+    GDAL lists those that are files, not those within archives or other files.
+    """
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError):

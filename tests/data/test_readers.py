@@ -420,6 +420,36 @@ def test_an_alpha_band_that_is_read_masks_nothing_and_nodata_does(tmp_path, writ
     np.testing.assert_array_equal(valid, values[[0, 3]] != 9)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_alpha_in_any_place_and_of_any_type_is_no_band(tmp_path, write_tif, dtype):
+    """Before the colors, and twice; what is partly opaque is data."""
+    values = RNG.integers(1, 255, (5, 20, 30)).astype(dtype)
+    values[0] = RNG.integers(0, 2, (20, 30))
+    values[4] = RNG.integers(0, 2, (20, 30)) / (2 if dtype == "float32" else 1)
+    path = write_tif(tmp_path / "image.tif", values, photometric="minisblack")
+    interp = rasterio.enums.ColorInterp
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [interp.alpha, interp.red, interp.green, interp.blue, interp.alpha]
+    with open_image(path) as reader:
+        assert (reader.bands, reader.stored, reader.data_bands) == (3, 5, (2, 3, 4))
+        read, valid = reader.read()
+        np.testing.assert_array_equal(read, values[1:4])
+        np.testing.assert_array_equal(valid[0], (values[0] > 0) & (values[4] > 0))
+        np.testing.assert_array_equal(Sensor(3).read(reader, WINDOW).valid[0], valid[0, 3:14, 5:12])
+
+
+def test_deep_png_with_alpha(tmp_path):
+    for bands in (1, 3):
+        values = RNG.integers(0, 65536, (bands + 1, 20, 30))
+        values[-1] = RNG.integers(0, 2, (20, 30))  # of 65535: hardly to be seen, and data
+        (tmp_path / "image.png").write_bytes(png(values, 16))
+        with open_image(tmp_path / "image.png") as reader:
+            assert reader.bands == bands
+            read, valid = reader.read()
+        np.testing.assert_array_equal(read, values[:-1])
+        np.testing.assert_array_equal(valid[0], values[-1] > 0)
+
+
 def test_a_nodata_value_of_each_band(tmp_path, write_tif):
     values = RNG.integers(0, 9, (2, 20, 30)).astype(np.int16)
     tif = write_tif(tmp_path / "image.tif", values)
@@ -587,20 +617,27 @@ def test_values_are_as_stored_and_scale_tags_are_told_once(tmp_path, write_tif, 
     assert "a.tif, and perhaps other files, has the scale 0.0001 and the offset -0.1" in message
 
 
-def test_white_as_zero_and_rotation_tags_are_told(tmp_path, write_tif, caplog):
+def test_white_as_zero_rotation_tags_and_animations_are_told(tmp_path, write_tif, caplog):
     image_reader._remarked.clear()
     values = ramp((3, 20, 30), "uint8")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.moveaxis(values, 0, 2)).save(tmp_path / "rotated.jpg", exif=exif)
     white = write_tif(tmp_path / "white.tif", values[:1], photometric="miniswhite")
+    first, *others = map(Image.fromarray, values)
+    for name in ("moving.png", "moving.webp"):
+        first.save(tmp_path / name, save_all=True, append_images=others, lossless=True)
     with caplog.at_level("WARNING", "rsvheat.data"):
         assert read_image(tmp_path / "rotated.jpg").values.shape == (3, 20, 30)
         np.testing.assert_array_equal(read_image(white).values, values[:1])
+        for name in ("moving.png", "moving.webp"):
+            np.testing.assert_array_equal(read_image(tmp_path / name).values[0], values[0])
     assert (
         "rotated.jpg, and perhaps other files, is to be rotated by its EXIF" in caplog.messages[0]
     )
     assert "white.tif, and perhaps other files, stores white as 0" in caplog.messages[1]
+    assert "moving.png, and perhaps other files, is animated; its first" in caplog.messages[2]
+    assert len(caplog.messages) == 3
 
 
 # Kinds of files.
@@ -822,6 +859,14 @@ def test_jpeg_2000_of_many_bands(tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SampleError, match=r"image.jp2"):
         read_image(path)
+
+
+def test_more_bands_than_can_be_read_together_are_named(tmp_path, monkeypatch, write_tif):
+    monkeypatch.setattr(image_reader, "_MOST_BANDS", 4)
+    path = write_tif(tmp_path / "image.tif", ramp((5, 20, 30), "uint8"))
+    with pytest.raises(SampleError, match=r"image.tif has 5 bands: name those that are to be read"):
+        read_image(path)
+    assert read_image(path, bands=[1, 2, 3, 4, 5]).values.shape == (5, 20, 30)
 
 
 # What GDAL raises.

@@ -158,6 +158,20 @@ def test_wrong_arguments_are_named(png, arguments, message):
         read_window(png[0], MODALITIES, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("bands", "modalities", "message"),
+    [
+        (1, {"optical": 3}, r"has 1 band, the model takes 3 \(optical\)$"),
+        (2, {"optical": 3, "sar": 1}, r"has 2 bands, the model takes .*: choose .* --bands 1$"),
+        (5, {"optical": 3, "sar": 1}, r"has 5 bands, the model takes .*: choose .* --bands 1,2,3$"),
+    ],
+)
+def test_bands_are_advised_that_the_file_has(tmp_path, bands, modalities, message):
+    path = geotiff(tmp_path / "a.tif", np.zeros((bands, 8, 8), np.uint16))
+    with pytest.raises(SampleError, match=message):
+        read_scene(path, modalities)
+
+
 def test_damaged_images_are_named(png, tmp_path):
     content = png[0].read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])

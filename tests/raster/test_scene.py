@@ -102,30 +102,35 @@ def test_a_scene_is_made_of_all_files_behind_it(tmp_path, write_scene):
     tif = write_scene(np.ones((1, 8, 8), np.uint8), "a.tif", **UTM)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(tif, "r+") as file:
         file.write_mask(np.eye(8) > 0)
-    deep = write_scene(np.ones((1, 8, 8), np.uint8), "b.tif", **UTM)
+    assert source_files(tif) == {tif, tmp_path / "a.tif.msk"}
+    other = write_scene(np.ones((1, 8, 8), np.uint8), "b.tif", **UTM)
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
-        archive.write(deep, "c.tif")
-    shutil.copy(deep, tmp_path / "pages.tif")
-    inner = vrt(tmp_path / "inner.vrt", 8, 8, f"Byte {source(tif)}", f"Byte {source(deep)}")
+        archive.write(other, "c.tif")
+    shutil.copy(other, tmp_path / "pages.tif")
+    inner = vrt(tmp_path / "inner.vrt", 8, 8, f"Byte {source(tif)}", f"Byte {source(other)}")
     names = (inner, f"/vsizip/{tmp_path}/c.zip/c.tif", f"GTIFF_DIR:1:{tmp_path}/pages.tif")
     middle = vrt(tmp_path / "middle.vrt", 8, 8, *(f"Byte {source(name)}" for name in names))
     outer = vrt(tmp_path / "outer.vrt", 8, 8, f"Byte {source(middle)}")
-    files = {"outer.vrt", "middle.vrt", "inner.vrt", "a.tif", "a.tif.msk", "b.tif", "c.zip",
-             "pages.tif"}  # fmt: skip
-    assert source_files(outer) == {(tmp_path / name).resolve() for name in files}
-    assert {path.name for path in source_files(inner)} == {
-        "inner.vrt",
-        "a.tif",
-        "a.tif.msk",
-        "b.tif",
-    }
+    files = ("outer.vrt", "middle.vrt", "inner.vrt", "a.tif", "b.tif", "c.zip", "pages.tif")
+    assert source_files(outer) == {tmp_path / name for name in files}
+    relative = inner.read_text().replace("<SourceFilename>", '<SourceFilename relativeToVRT="1">')
+    inner.write_text(relative.replace(f"{tmp_path}/", ""))
+    assert source_files(outer) == {tmp_path / name for name in files}
     for name in (
         f"/vsizip/{{{tmp_path}/c.zip}}/c.tif",
-        f"/vsisubfile/0_{os.path.getsize(deep)},{deep}",
-        f"DERIVED_SUBDATASET:AMPLITUDE:{deep}",
+        f"/vsisubfile/0_{os.path.getsize(other)},{other}",
+        f"DERIVED_SUBDATASET:AMPLITUDE:{other}",
     ):
         (path,) = source_files(name)
         assert path.name == ("c.zip" if "zip" in name else "b.tif")
-    deep.unlink()
-    assert source_files(inner) >= {tif, inner}  # reading tells what is missing
+    other.unlink()
+    assert source_files(inner) == {tif, inner}  # reading tells what is missing
     assert source_files(tmp_path / "nothing.tif") == set()
+
+
+def test_a_circle_of_virtual_rasters_ends(tmp_path):
+    for name, other in (("a.vrt", "b.vrt"), ("b.vrt", "a.vrt")):
+        vrt(tmp_path / name, 8, 8, f"Byte {source(tmp_path / other)}")
+    assert source_files(tmp_path / "a.vrt") == {tmp_path / "a.vrt", tmp_path / "b.vrt"}
+    with pytest.raises(DataError, match=r"a\.vrt"), Scene(tmp_path / "a.vrt", 1) as scene:
+        scene.read(Window(0, 0, 8, 8))
