@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rsvheat._locks import Lock
 from rsvheat.demo.images import DemoImages, find_images, full_folder, shipped_images
 from rsvheat.demo.state import State
 
@@ -66,6 +67,7 @@ def run_demo(
         ValueError: If a number is below 1, or the folder holds a demo of other settings.
         ImportError: If a package is missing.
         DataError: If images are missing.
+        InUseError: If another process makes a demo in the folder.
         OSError: If the folder cannot be written to, or its disk is full.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -91,11 +93,14 @@ def run_demo(
         "finetune_epochs": finetune_epochs or FINETUNE_EPOCHS[full],
     }
     try:
-        state = State(Path(output), settings, STEPS, restart)
-        if state.report.exists():
-            print(f"this demo is done; its report is {state.report}")
-        else:
-            _run(state, images, settings, threads, quiet)
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        with Lock(folder):
+            state = State(folder, settings, STEPS, restart)
+            if state.report.exists():
+                print(f"this demo is done; its report is {state.report}")
+            else:
+                _run(state, images, settings, threads, quiet)
     except OSError as error:
         # Writers of checkpoints know how much is free, and have no number.
         if error.errno != errno.ENOSPC and type(error).__name__ != "CheckpointWriteError":

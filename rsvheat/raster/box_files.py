@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.transform import GCPTransformer, RPCTransformer
 from typing_extensions import Self
 
-from rsvheat._files import complete_file
+from rsvheat._files import output_file
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.raster.box_geometry import FoundBoxes
 from rsvheat.raster.predictor import Files, Scenes
@@ -84,6 +84,7 @@ class BoxFile:
             ValueError: If the suffix is unknown, or an option has no meaning for boxes.
             ModuleNotFoundError: If pyogrio, which writes GeoPackage, is not installed.
             FileExistsError: If there is such a file, and it is not to be replaced.
+            InUseError: If another process writes the file.
             OSError: If the file cannot be written.
         """
         path, geopackage = files.output, files.output.suffix.lower() == GEOPACKAGE
@@ -94,12 +95,13 @@ class BoxFile:
             raise ValueError(f"{path} must end in {', '.join((GEOPACKAGE, *GEOJSON))} for boxes")
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder")
-        if path.exists() and not files.overwrite:
-            raise FileExistsError(f"{path} is there already: --overwrite replaces it")
+        _check_new(path, files.overwrite)
         place = next(iter(scenes.values())).georeference
         projection = _Projection(place, None if geopackage else _LONGITUDE_LATITUDE)
         kind = _GeoPackage if geopackage else _GeoJSON
-        with complete_file(path) as temporary, kind(temporary, projection.crs, files.tags) as layer:
+        with output_file(path) as temporary, kind(temporary, projection.crs, files.tags) as layer:
+            # Another process may have written the file before the lock was taken.
+            _check_new(path, files.overwrite)
             yield cls(path, model.classes, projection, layer)
 
     def write(self, part: FoundBoxes) -> None:
@@ -126,6 +128,11 @@ class BoxFile:
             seconds: Time that it took.
         """
         return BoxesResult(self._path, self._classes, tuple(self._counts.tolist()), seconds)
+
+
+def _check_new(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already: --overwrite replaces it")
 
 
 class _Projection:

@@ -24,6 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from rsvheat._files import remove_unfinished, replacing
+from rsvheat._locks import Lock
 from rsvheat.raster.scene import Georeference, source_files
 
 _BLOCK = 512
@@ -101,12 +102,16 @@ def writing(
 
     Raises:
         FileExistsError: If there is an older map, and ``overwrite`` is not set.
+        InUseError: If another process writes the map.
         OSError: If the folder cannot be written, or the disk is full.
     """
     path = layer.path
     check_output(path, overwrite)
-    remove_unfinished(path.parent, f"rows-{path.name}")
-    with replacing(path.parent) as folder:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Lock(path), replacing(path.parent) as folder:
+        # Another process may have written the map before the lock was taken.
+        check_output(path, overwrite)
+        remove_unfinished(path.parent, f"rows-{path.name}")
         _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         plain, finished = folder / f"rows-{path.name}", folder / path.name
         try:

@@ -3,6 +3,7 @@
 
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from rsvheat._locks import Lock
 from rsvheat.training.console import say
 from rsvheat.training.logs import CSVLog, ImagesPerSecond, ProgressBar, ProgressLines
 from rsvheat.training.run_checkpoints import (
@@ -20,11 +22,23 @@ from rsvheat.training.run_checkpoints import (
     check_folder,
 )
 
+# Locks of this process by folder, held as long as a run there lives: a run that is made again, as
+# in a notebook, replaces the one before it.
+_locks: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()
+
+
+def _lock(folder: Path) -> Lock:
+    """Return this process's lock of a run's folder, taken."""
+    lock = _locks.setdefault(folder.resolve(), Lock(folder))
+    lock.acquire()
+    return lock
+
 
 class Run:
     """Keeps, shows and resumes a training run.
 
-    The folder holds ``last.ckpt``, the best checkpoints, ``metrics.csv`` and TensorBoard's events::
+    The folder holds ``last.ckpt``, the best checkpoints, ``metrics.csv`` and TensorBoard's events.
+    One process at a time may train there: a lock is held from construction until :meth:`fit` ends::
 
         run = Run("runs/mine", resume=True, monitor="val/accuracy", mode="max")
         trainer = Trainer(max_epochs=20, **run.trainer_arguments())
@@ -54,6 +68,7 @@ class Run:
             above.
         FileNotFoundError: If the checkpoint to resume from is not there.
         CheckpointWriteError: If the folder cannot be written to.
+        InUseError: If another process trains in the folder.
     """
 
     def __init__(
@@ -75,13 +90,24 @@ class Run:
             raise ValueError(f"ema must be above 0 and below 1, got {ema}")
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1, got {patience}")
+        if not isinstance(resume, bool) and not Path(resume).is_file():
+            raise FileNotFoundError(f"there is no checkpoint {resume} to resume from")
+        if patience is not None and monitor is None:
+            raise ValueError("patience needs the name of a value to monitor")
         self.folder = Path(output)
-        self.checkpoint = self._find(resume)
+        # The first process of a run holds the lock for all of them.
+        self._lock: Lock | None = None
         if getattr(rank_zero_only, "rank", 0) == 0:
             check_folder(self.folder)
+            self._lock = _lock(self.folder)
         self.step = 0
-        if self.checkpoint is not None:
-            self.step = AtomicCheckpointIO().load_checkpoint(self.checkpoint)["global_step"]
+        try:
+            self.checkpoint = self._find(resume)
+            if self.checkpoint is not None:
+                self.step = AtomicCheckpointIO().load_checkpoint(self.checkpoint)["global_step"]
+        except BaseException:
+            self._unlock()
+            raise
         self.last = LastCheckpoint(self.folder, save_every, others=keep_best)
         self.best: ModelCheckpoint | None = None
         if keep_best and monitor is not None:
@@ -97,15 +123,11 @@ class Run:
             )
         self._average = None if ema is None else EMAWeightAveraging(decay=ema)
         self._stopping = None
-        if patience is not None:
-            if monitor is None:
-                raise ValueError("patience needs the name of a value to monitor")
+        if patience is not None and monitor is not None:
             self._stopping = EarlyStopping(monitor, patience=patience, mode=mode)
 
     def _find(self, resume: bool | str | os.PathLike[str]) -> Path | None:
         if not isinstance(resume, bool):
-            if not Path(resume).is_file():
-                raise FileNotFoundError(f"there is no checkpoint {resume} to go on from")
             return Path(resume)
         # SLURM's requeueing leaves checkpoints of another name.
         found = [*self.folder.glob("last.ckpt"), *self.folder.glob("hpc_ckpt_*.ckpt")]
@@ -114,6 +136,10 @@ class Run:
                 f"{self.folder} holds a run: go on with --resume, or choose another --output"
             )
         return max(found, key=lambda path: path.stat().st_mtime) if found and resume else None
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Return arguments of a Trainer, among them callbacks, loggers and plugins."""
@@ -160,8 +186,11 @@ class Run:
 
         Raises:
             ValueError: If the checkpoint to resume from is of another network.
+            InUseError: If another process has begun to train in the folder.
         """
         try:
+            if self._lock is not None:
+                self._lock.acquire()
             trainer.fit(task, data, ckpt_path=self.checkpoint)
         except SystemExit:
             if self.last.signal is None:
@@ -178,6 +207,8 @@ class Run:
             raise ValueError(
                 f"{self.checkpoint} is of another model than the one configured: {text[:300]}"
             ) from error
+        finally:
+            self._unlock()
         if self.checkpoint is not None and trainer.global_step == self.step:
             say(f"{self.folder} was complete")
         return 0

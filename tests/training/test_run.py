@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, seed_everything
 
 from rsvheat import cli
 from rsvheat.training import CheckpointWriteError, Run
+from rsvheat.training import run as run_module
 
 # Stochastic depth draws from torch's own generator.
 OPTIONS = {
@@ -287,3 +288,53 @@ ema: 0.9
     assert cli.main([*words("killed"), "--resume"]) == 0
     assert cli.main(words("whole")) == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+TRAIN = """
+import sys
+
+from rsvheat.training import Run
+
+run = Run(sys.argv[1], resume=True)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys, scenes):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    before = sorted(os.listdir(folder))
+    words = ["finetune", "--data.dataset.root", str(scenes), "--output", str(folder), "--resume"]
+    assert cli.main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder} is being written by process {process.pid} on " in line
+    assert sorted(os.listdir(folder)) == before
+    process.communicate()
+    run = Run(folder, resume=True)
+    # Another run of this process, as in a notebook, takes its place.
+    assert Run(folder, resume=True)._lock is run._lock
+
+
+def test_a_run_that_ended_can_go_on_in_another_process(train, pretraining, pair_data, trainer):
+    run = train("run")
+    fitted = trainer(**{**run.trainer_arguments(), "max_epochs": 1})
+    assert run._lock.held
+    run.checkpoint = None
+    assert run.fit(fitted, pretraining(**OPTIONS), pair_data()) == 0
+    assert not run._lock.held
+    code = "import sys; from rsvheat.training import Run; Run(sys.argv[1], resume=True)"
+    subprocess.run([sys.executable, "-c", code, str(run.folder)], check=True)
+
+
+def test_other_processes_of_a_run_leave_the_lock_to_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module.rank_zero_only, "rank", 1)
+    assert Run(tmp_path)._lock is None
+    monkeypatch.setattr(run_module.rank_zero_only, "rank", 0)
+    assert Run(tmp_path)._lock.held
