@@ -13,10 +13,12 @@ from rsvheat.data.datasets import (
     ClassFolders,
     DatasetReader,
     ImageFolders,
+    MaskFolders,
     Scan,
     Split,
     TorchGeoClasses,
 )
+from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import (
     Normalize,
     Normalizer,
@@ -74,6 +76,9 @@ __all__ = [
     "ImageFolders",
     "ImageReader",
     "LoaderOptions",
+    "MaskCodes",
+    "MaskFolders",
+    "MaskSource",
     "Normalize",
     "Normalizer",
     "Pixels",

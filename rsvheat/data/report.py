@@ -13,7 +13,9 @@ from torch import distributed
 from rsvheat._files import complete_file
 
 OnError: TypeAlias = Literal["skip", "raise"]
-Kind: TypeAlias = Literal["damaged", "bands", "size", "empty", "unmatched", "place", "name"]
+Kind: TypeAlias = Literal[
+    "damaged", "bands", "size", "empty", "unmatched", "place", "name", "label"
+]
 
 _LOGGER = logging.getLogger("rsvheat.data")
 _LOGGED = 10  # files named in the log; the report names all
@@ -27,7 +29,8 @@ class Skip(NamedTuple):
             bands, ``"size"`` for modalities of different size and images larger than the memory,
             ``"empty"`` for windows without a valid pixel, ``"unmatched"`` for files without the
             other modality, ``"place"`` for georeferenced pairs that do not cover the same ground,
-            ``"name"`` for names that are not UTF-8, or that another file has too.
+            ``"name"`` for names that are not UTF-8, or that another file has too, ``"label"`` for
+            masks with values or colors of no class.
         key: Name of the sample.
         reason: One line that names the file.
     """
