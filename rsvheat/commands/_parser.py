@@ -88,21 +88,13 @@ def flag(arguments: list[str], option: str, *, text: bool = False) -> list[str]:
     ]
 
 
-def run_function(
-    function: Callable[..., Any],
-    arguments: list[str],
-    name: str,
-    defaults: dict[str, Any] | None = None,
-    positional: bool = True,
-) -> Any:
+def run_function(function: Callable[..., Any], arguments: list[str], name: str) -> Any:
     """Call a function with arguments from the command line and configuration files.
 
     Args:
         function: Function whose annotations and docstring describe the arguments.
-        arguments: Arguments from the command line.
+        arguments: Arguments from the command line; required ones have no ``--name``.
         name: Name of the command's module.
-        defaults: Default values that replace the function's.
-        positional: Whether required arguments have no ``--name``.
 
     Returns:
         Result of the function.
@@ -117,10 +109,5 @@ def run_function(
         error = one_line
 
     return jsonargparse.auto_cli(
-        function,
-        with_recipes(arguments),
-        set_defaults=defaults,
-        as_positional=positional,
-        parser_class=Parser,
-        **texts(name),
+        function, with_recipes(arguments), parser_class=Parser, **texts(name)
     )
