@@ -140,8 +140,8 @@ def draw_diffusivity(
     """Draw :func:`diffusivity`: a row for each block.
 
     From left to right: k in the mean over channels, on the plane of frequencies; the factor
-    ``exp(-k * |omega|**2)`` likewise; both by channel, those that conduct most on top, against
-    |omega|.
+    ``exp(-k * |omega|**2)`` in the mean over channels; both by channel, those that conduct most on
+    top, against |omega|.
 
     Args:
         encoder: Encoder that is looked at; its mode stays as it was.
