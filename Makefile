@@ -25,7 +25,8 @@ OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensor
 NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix test-install test-extras notebook lint format \
+  test-torchgeo test-terratorch test-torch-matrix test-install test-extras test-long fuzz \
+  notebook lint format \
   clean
 .DELETE_ON_ERROR:
 
@@ -52,6 +53,24 @@ test-cpp: $(VENV)/.dependencies
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test-python: build
 	OMP_NUM_THREADS=1 RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+# What takes hours: every test marked slow, with 50 kills, 2,000 predictions, 500 training steps.
+# RSVHEAT_LONG=0.1 makes a tenth of these.
+test-long: build
+	OMP_NUM_THREADS=1 RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+# Looks for inputs on which readers of files raise what is not told as an error, by coverage. The
+# corpus stays in build/fuzz, where the next run goes on; FUZZ_SECONDS is for each target.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS := readers checkpoints
+fuzz: build
+	$(BIN)/pip install -q --group fuzz
+	mkdir -p build/fuzz
+	for target in $(FUZZ_TARGETS); do \
+	  OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_$$target.py build/fuzz/$$target \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=8192 -timeout=60 \
+	    -artifact_prefix=build/fuzz/$$target- || exit 1; \
+	done
 
 # The OpenMMLab plug-in. mmcv-lite stands in for mmcv, and torchvision for its compiled operators.
 test-mm: build build/mm-lite/.dependencies

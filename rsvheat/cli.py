@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``rsvheat``: finds its commands, runs one, and says in a line what went wrong.
+"""The command ``rsvheat``: finds its commands, runs one, and reports errors in one line.
 
 Each module of :mod:`rsvheat.commands` whose name has no leading underscore is a command. The first
-line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` does
-it and may return an exit code. What takes time to import is imported in there. ``EXTRA`` names the
-extra that installs what it needs, if there is one.
+line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` runs it
+and may return an exit code. Slow imports are inside of that function. ``EXTRA`` names the extra
+that installs the packages that it needs, if there is one.
 """
 
 import importlib
@@ -23,10 +23,10 @@ from rsvheat import commands
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
-# In the overview these come first, as they follow from each other; the others by the alphabet.
+# Commands that the overview lists first, in the order of a project; others follow by name.
 _WORKFLOW = ("demo", "pretrain", "finetune", "fit", "evaluate", "predict", "explain", "export")
 
-# Modules that are named otherwise than the distribution that has them.
+# Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {"PIL": "pillow"}
 
 # Whether ``--debug`` was given.
@@ -34,14 +34,14 @@ debugging = False
 
 
 class UsageError(Exception):
-    """The arguments of a command are wrong; the message says in one line how."""
+    """The arguments of a command are wrong; the message is one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: What follows the program's name; ``sys.argv`` by default.
+        arguments: Arguments after the program's name; those of ``sys.argv`` by default.
 
     Returns:
         Exit code: 0 when done, 1 after a failure, 2 for wrong usage, and as shells count them 130
@@ -69,12 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as end:
-        # Lightning turns the one into the other.
+        # Lightning turns a KeyboardInterrupt into a SystemExit.
         if isinstance(end.__context__, KeyboardInterrupt):
             return INTERRUPTED
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BrokenPipeError:
-        # Whoever read the output has seen enough.
+        # The reader of the output, such as head, has ended.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:
@@ -167,7 +167,7 @@ def _failed(error: Exception, name: str, code: int) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether a message is meant for whoever runs a command."""
+    """Return whether an error's message is meant for users of the command."""
     ours = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)
     return ours or type(error).__name__ == "MisconfigurationException"
 

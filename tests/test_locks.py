@@ -120,7 +120,7 @@ def test_a_lock_file_that_says_nothing_is_held_by_another_process(tmp_path: Path
     with Lock(tmp_path):
         for text in ("", "[]", "{}", '{"pid": 1}'):
             (tmp_path / ".lock").write_text(text)
-            with pytest.raises(InUseError, match="is being written by another process$"):
+            with pytest.raises(InUseError, match=r"is being written by another process$"):
                 Lock(tmp_path).acquire()
 
 

@@ -329,6 +329,10 @@ class DataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             multiprocessing_context=options.start_method if options.num_workers else None,
             worker_init_fn=_ignore_signals,
+            # An iterator draws its workers' seeds when it is made, which a resumed run does at
+            # other times than one that was never stopped. From torch's default generator, whose
+            # state checkpoints hold, that draw would make the two differ.
+            generator=torch.Generator().manual_seed(self.seed),
         )
         loader.report = self.report
         return loader

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set offers to a task: bands, targets, classes and sizes."""
+"""Description of a data set for a task: bands, target, classes and size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args

@@ -34,8 +34,8 @@ class Crop:
         min_valid: Smallest part of a random window's pixels that hold data. A window with less is
             drawn again, up to 8 times; then the best one is taken.
         cat_max: Largest part of a random window's labeled pixels that one class may take, for
-            masks: 0.75 avoids windows of background only. A window with more is drawn again
-            likewise.
+            masks: 0.75 avoids windows of background only. A window with more is drawn again in
+            the same way.
 
     Raises:
         ValueError: If an argument is not as above.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of a demo, as a page and as a few lines."""
+"""Results of a demo, as a page and as a few lines."""
 
 import csv
 import math
@@ -71,9 +71,9 @@ def write_report(demo: Demo, results: Results, path: Path) -> None:
     """Write the page.
 
     Args:
-        demo: Of which the steps are complete.
-        results: What they found, by name.
-        path: The HTML file.
+        demo: Demo whose steps are complete.
+        results: Results of the steps by name.
+        path: Path of the HTML file.
     """
     page = Page("A remote-sensing model from nothing: rsvheat demo")
     _about(page, demo, results)
@@ -91,8 +91,8 @@ def _about(page: Page, demo: Demo, results: Results) -> None:
     page.paragraph(
         f"{VARIANT}, an encoder of 2.4 million parameters, was pretrained without labels on "
         f"{seen['pairs']} pairs of optical and radar tiles and {seen['single']} optical images. "
-        "Then it learnt "
-        f"{len(tuned['classes'])} classes of land from {tuned['labels']} labelled images, beside "
+        "Then it learned "
+        f"{len(tuned['classes'])} classes of land from {tuned['labels']} labeled images, beside "
         "the same network that began with random weights, and mapped a scene that it had not seen."
     )
     rows = [
@@ -138,7 +138,7 @@ def _pretraining(page: Page, demo: Demo, result: Mapping[str, Any]) -> None:
 
 
 def draw_reconstructions(demo: Demo) -> Figure:
-    """Draw tiles of the held-out scene, what the encoder saw of them and what it restored."""
+    """Draw tiles of the held-out scene: input, visible part, hidden part and reconstruction."""
     whole = RandomView(
         scale=(1, 1), ratio=(1, 1), dihedral=False, contrast=0, brightness=0, channel_shift=0
     )
@@ -230,13 +230,13 @@ def _training(page: Page, demo: Demo, results: Results) -> None:
         "last epoch is what counts.",
     )
     columns = [
-        "accuracy on held-out images, %", "nearest neighbours (k = 5)", "linear probe",
+        "accuracy on held-out images, %", "nearest neighbors (k = 5)", "linear probe",
         f"trained, {tuned['epochs']} epochs",
     ]  # fmt: skip
     page.table(columns, accuracies(results))
     page.paragraph(
-        f"{tuned['labels']} labelled images to learn from, {tuned['scored']} others to score on. "
-        "Nearest neighbours and the linear probe see the encoder's features as they are; "
+        f"{tuned['labels']} labeled images to learn from, {tuned['scored']} others to score on. "
+        "Nearest neighbors and the linear probe see the encoder's features as they are; "
         "the last column trains the whole network. "
         + verdict(tuned["accuracy"], scratch["accuracy"], tuned["scored"])
     )
@@ -247,7 +247,7 @@ def _training(page: Page, demo: Demo, results: Results) -> None:
 
 
 def verdict(pretrained: float, scratch: float, images: int) -> str:
-    """Return what a difference of accuracies on some images says."""
+    """Return a sentence that compares two accuracies on some images."""
     error = math.sqrt(sum(p * (1 - p) for p in (pretrained, scratch)) / images)
     gain = f"{100 * abs(pretrained - scratch):.1f} points"
     doubt = f"(the standard error of a difference on {images} images is {100 * error:.1f})"

@@ -21,7 +21,7 @@ from rsvheat.training.console import say
 
 VARIANT = "rsvheat_nano"
 SIZE = 64  # pixels: EuroSAT's images, and the windows of scenes
-HELD_OUT = 0.2  # of the labelled images, where none come apart
+HELD_OUT = 0.2  # of the labeled images, where none come apart
 TILE = 128  # scenes are cut into samples of so many pixels, of which each epoch sees a window
 VIEW = 48  # side of the views that pretraining compares
 BATCH = {"pretrain": 96, "finetune": 60}
@@ -65,8 +65,8 @@ class Demo:
         By milliseconds per image and epoch on one core of an AMD EPYC (Zen 5), of which two do 1.6
         times as much; more help little with batches as small.
         """
-        labelled = sum(1 for path in self.images.classes.rglob("*") if path.is_file())
-        trained = labelled if self.images.test_classes else (1 - HELD_OUT) * labelled
+        labeled = sum(1 for path in self.images.classes.rglob("*") if path.is_file())
+        trained = labeled if self.images.test_classes else (1 - HELD_OUT) * labeled
         scenes = sum(1 for path in self.images.pairs["optical"].iterdir())
         tiles = scenes * (4 if self.images.test_classes else 64)
         classifier = self.finetune_epochs * trained * 2.0
@@ -74,12 +74,12 @@ class Demo:
             "pretrain": self.pretrain_epochs * (trained + tiles) * 4.2,
             "finetune": classifier,
             "scratch": classifier,
-            "probe": 3 * labelled * 1.5 + 10_000,
+            "probe": 3 * labeled * 1.5 + 10_000,
             "map": 10_000,
         }
         return costs[step] / 1000 / (1.6 if torch.get_num_threads() > 1 else 1.0)
 
-    def labelled(self) -> DataModule:
+    def labeled(self) -> DataModule:
         """Return the labeled images; those for validation are the ones to score on."""
         held_out = self.images.test_classes
         reader = ClassFolders(
@@ -89,9 +89,9 @@ class Demo:
         )
         return _data(reader, BATCH["finetune"], self.seed, crop=Crop(SIZE, scale=(0.7, 1.0)))
 
-    def unlabelled(self) -> DataModule:
+    def unlabeled(self) -> DataModule:
         """Return pairs, and the labeled images' training part without its labels."""
-        pairs, single = FolderSource(self.images.pairs, tile=TILE), self.labelled()
+        pairs, single = FolderSource(self.images.pairs, tile=TILE), self.labeled()
         scene = self.images.held_out
         reader = ImageFolders(
             sources=[pairs, single.datasets["train"].source],
@@ -120,9 +120,9 @@ def _data(reader: DatasetReader, batch: int, seed: int, **options: Any) -> DataM
 
 
 def pretrain(demo: Demo) -> dict[str, Any]:
-    """Pretrain the encoder on pairs and on unlabelled images."""
+    """Pretrain the encoder on pairs and on unlabeled images."""
     seed_everything(demo.seed)
-    data = demo.unlabelled()
+    data = demo.unlabeled()
     task = PretrainingTask(
         data.spec,
         VARIANT,
@@ -153,7 +153,7 @@ def scratch(demo: Demo) -> dict[str, Any]:
 
 def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any]:
     seed_everything(demo.seed)
-    data = demo.labelled()
+    data = demo.labeled()
     task = ClassificationTask(
         data.spec,
         VARIANT,
@@ -165,7 +165,7 @@ def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any
     )
     folder = demo.folder / name
     result = _fit(folder, task, data, demo.finetune_epochs)
-    scores = evaluate(demo.labelled(), str(folder / "last.ckpt"), output=str(folder), device="cpu")[
+    scores = evaluate(demo.labeled(), str(folder / "last.ckpt"), output=str(folder), device="cpu")[
         "classification"
     ]
     assert isinstance(scores, Scores)
@@ -191,7 +191,7 @@ def probe(demo: Demo) -> dict[str, Any]:
     found = {}
     for name, arguments in of.items():
         scores = evaluate(
-            demo.labelled(),
+            demo.labeled(),
             **arguments,
             methods=["knn", "linear"],
             output=str(demo.folder / "probe" / name),
@@ -213,7 +213,7 @@ def draw_map(demo: Demo) -> dict[str, Any]:
         demo.finetuned,
         window=SIZE,
         stride=STRIDE,
-        # Scenes and labelled images are of one sensor, but were stretched to 8 bits in different
+        # Scenes and labeled images are of one sensor, but were stretched to 8 bits in different
         # ways: as it is, the scene would be far too bright for the classifier.
         match=True,
         overwrite=True,

@@ -16,7 +16,7 @@ from rsvheat.models import RSVHeat
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How much the features at one position of a stage depend on each pixel.
+    """Dependence of the features at one position of a stage on each pixel.
 
     Attributes:
         stage: Number of the stage, from 0 on.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into and comes out of the heat conduction operators while an encoder computes."""
+"""Records inputs and outputs of the heat conduction operators while an encoder computes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ class Place:
         stage: Its stage, from 0.
         block: Its number in the stage, from 0.
         stride: Pixels of the image from one position of the stage's grid to the next. The position
-            (i, j) is centred on the image's pixel (i * stride, j * stride).
+            (i, j) is centered on the image's pixel (i * stride, j * stride).
     """
 
     stage: int
@@ -165,11 +165,11 @@ def conductions(
 
     Args:
         encoder: The model.
-        image: (bands, H, W), normalised as in the model's training.
+        image: (bands, H, W), normalized as in the model's training.
         modality: Which stem takes it; the model's first by default.
         stages: Which stages, from 0, negative from the end; None for all.
         block: Which block of each, from 0, negative from the end; or ``"all"``.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
+        gsd: Ground sampling distance in meters per pixel, of models that take one.
 
     Returns:
         One entry for each block, from first to last, with a batch of 1.

@@ -41,7 +41,7 @@ def load_checkpoint(
     says. A head for another number of classes, or with moments for one
     without or the other way round, is skipped, and so are stages that follow the last
     one of a model without them. Stems, head, output norms and spatial correction embeddings that
-    the file lacks are left as initialised; whatever else differs is an error. Whether norms stand
+    the file lacks are left as initialized; whatever else differs is an error. Whether norms stand
     before or after cannot be seen in a file: ``norm_position`` must be that of the trained model.
 
     Args:
@@ -56,7 +56,7 @@ def load_checkpoint(
             student and a teacher, say).
 
     Returns:
-        What was loaded, resized, inflated, skipped and left as initialised.
+        What was loaded, resized, inflated, skipped and left as initialized.
 
     Raises:
         TypeError: If ``model`` is not an encoder.
@@ -435,7 +435,7 @@ def _adapt(
             raise CheckpointError(
                 f"{source} has a stem for {shape[1]} bands, the model's modality "
                 f"{name.split('.')[1]!r} takes {wanted[1]}: inflate_stems=True adapts it, keeping "
-                "the response to the mean of the bands; stems={} leaves stems as initialised"
+                "the response to the mean of the bands; stems={} leaves stems as initialized"
             )
         report.inflated[name] = shape[1], wanted[1]
         return inflate_stem(value.float(), wanted[1])

@@ -122,7 +122,7 @@ class Head(nn.Module):
 
     @property
     def dim(self) -> int:
-        """How many channels the classifier takes."""
+        """Number of channels that the classifier takes."""
         return 2 * sum(self.dims) if self.global_pool == "moments" else self.dims[-1]
 
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -134,8 +134,8 @@ class Head(nn.Module):
                 raise ValueError(f"global_pool must be 'avg', 'moments' or '', got {global_pool!r}")
             before, self.global_pool = self.global_pool, global_pool
             if before is None or (before == "moments") != (global_pool == "moments"):
-                # Moments have all scales. They are standardised by the batch, as probes of frozen
-                # features standardise them by the training images.
+                # Moments have all scales. They are standardized by the batch, as probes of frozen
+                # features standardize them by the training images.
                 self.norm = (
                     nn.BatchNorm1d(self.dim, affine=False)
                     if global_pool == "moments"
@@ -152,7 +152,7 @@ class Head(nn.Module):
         """Return logits (B, num_classes), or pooled features, of features (B, H, W, C).
 
         Args:
-            x: Of the last stage, or for moments those of every stage.
+            x: Features of the last stage, or for moments those of every stage.
             pre_logits: Leave out the classifier.
         """
         y: Tensor = self.norm(x if isinstance(x, Tensor) else pool_features(x))
@@ -185,8 +185,8 @@ class RSVHeat(nn.Module):
             ``{"optical": 3, "sar": 1}``, or ``{"optical": in_chans}``.
         num_classes: Classes of the head; 0 for a backbone.
         norm_position: Norms after the operator and the MLP (``"post"``) or before (``"pre"``).
-        layer_scale: First value of learnt factors on the residual branches; None for no factors.
-        spatial_correction: Whether positions have learnt embeddings (SCE), one table per stage.
+        layer_scale: First value of learned factors on the residual branches; None for no factors.
+        spatial_correction: Whether positions have learned embeddings (SCE), one table per stage.
         freq_embed: k from a ``"table"`` of frequency value embeddings per stage, or ``"implicit"``
             from a small network over frequency and ground sampling distance.
         freq_resize: How tables follow another size: see
@@ -196,12 +196,12 @@ class RSVHeat(nn.Module):
             as published backbones for dense tasks do.
         drop_path: Largest rate of stochastic depth; it grows linearly over the blocks.
         in_chans: Bands of the only stem; instead of ``modalities``.
-        reference_gsd: Ground sampling distance, in metres per pixel, at which the network of
+        reference_gsd: Ground sampling distance, in meters per pixel, at which the network of
             ``freq_embed="implicit"`` gives k in pixel**2, and what a call without ``gsd`` means.
         mlp_ratio: Hidden channels of the MLPs per channel.
         drop_rate: Rate of dropout before the classifier.
         global_pool: What the head sees. ``"avg"``: the mean of the last stage's normed features;
-            ``"moments"``: mean and deviation over space of every stage's channels, standardised
+            ``"moments"``: mean and deviation over space of every stage's channels, standardized
             by the batch in training, see :func:`~rsvheat.models.pool_features`, which tells small
             images of textures apart much sooner; ``""``: every position of the last stage by
             itself, for logits at each.
@@ -213,7 +213,7 @@ class RSVHeat(nn.Module):
     """
 
     load_report: LoadReport | None = None
-    """What loading did, if the model was built with pretrained weights."""
+    """Report of the loading, if the model was built with pretrained weights."""
 
     # rsvheat.models.hub, which imports this file, sets them.
     from_pretrained: ClassVar[Callable[..., "RSVHeat"]]
@@ -325,7 +325,7 @@ class RSVHeat(nn.Module):
 
     @property
     def head_hidden_size(self) -> int:
-        """How many features the classifier takes."""
+        """Number of features that the classifier takes."""
         return self.head.dim
 
     @property
@@ -339,7 +339,7 @@ class RSVHeat(nn.Module):
         Args:
             x: (B, bands, H, W), floating point, H and W from 1 on.
             modality: Name of the stem; the first one by default.
-            gsd: Ground sampling distance of the images in metres per pixel, for
+            gsd: Ground sampling distance of the images in meters per pixel, for
                 ``freq_embed="implicit"``; ``reference_gsd`` by default.
 
         Returns:

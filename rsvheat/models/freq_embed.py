@@ -106,7 +106,7 @@ def _continuation(size: int) -> Tensor:
 
 
 class FrequencyTable(nn.Module):
-    """A learnt frequency value embedding (FVE) per bin, resampled where the size differs.
+    """A learned frequency value embedding (FVE) per bin, resampled where the size differs.
 
     Args:
         height: H of the table.
@@ -140,9 +140,9 @@ class FrequencyTable(nn.Module):
 class FrequencyNetwork(nn.Module):
     """A small network over (omega_h, omega_w, log ground sampling distance) instead of a table.
 
-    It sees frequencies per metre, relative to the reference sampling distance, so that one scene
-    at two resolutions has one diffusivity per metre. The log sampling distance starts with weight
-    0: what depends on resolution beyond that is learnt.
+    It sees frequencies per meter, relative to the reference sampling distance, so that one scene
+    at two resolutions has one diffusivity per meter. The log sampling distance starts with weight
+    0: what depends on resolution beyond that is learned.
 
     Args:
         channels: C.

@@ -33,7 +33,7 @@ def register() -> None:
 
 
 class _Call(NamedTuple):
-    """How an op was called, apart from its arguments.
+    """Circumstances of an op's call, apart from its arguments.
 
     Attributes:
         keyset: Dispatch keys of the call.

@@ -36,7 +36,7 @@ _Optional = Tensor | None
 
 
 class Formulas(NamedTuple):
-    """How an op is differentiated.
+    """Derivatives of an op.
 
     Attributes:
         setup: ``setup(ctx, inputs, output)`` saves what the other two need.

@@ -112,7 +112,7 @@ class EpochMeans:
         """Add the values of a batch.
 
         Args:
-            values: By name, the same names at every call and in every process.
+            values: Values by name, the same names at every call and in every process.
         """
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -141,7 +141,7 @@ class EpochMeans:
 
 
 class ImagesPerSecond(Callback):
-    """Logs how many images all devices together train on in a second, time for reading included.
+    """Logs the number of images per second of all devices together, time for reading included.
 
     The value is a running mean over about ten steps.
     """
@@ -151,15 +151,15 @@ class ImagesPerSecond(Callback):
         self._seconds: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, in a run that goes on within an epoch, too."""
+        """Start the clock, also in a run that resumes within an epoch."""
         self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out the time of what is done between epochs."""
+        """Exclude the time between epochs."""
         self._since = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out the time of validation."""
+        """Exclude the time of validation."""
         self._since = time.perf_counter()
 
     def on_train_batch_end(

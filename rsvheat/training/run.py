@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run and its folder: checkpoints, logs, progress, and how it is resumed."""
+"""A training run and its folder: checkpoints, logs, progress and resuming."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def _lock(folder: Path) -> Lock:
 
 
 class Run:
-    """Keeps, shows and resumes a training run.
+    """Saves, logs and resumes a training run.
 
     The folder holds ``last.ckpt``, the best checkpoints, ``metrics.csv`` and TensorBoard's events.
     One process at a time may train there: a lock is held from construction until :meth:`fit` ends::

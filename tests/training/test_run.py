@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
+from utils import data_module
 
 from rsvheat import cli
+from rsvheat.data import ClassFolders
+from rsvheat.tasks import ClassificationTask
 from rsvheat.training import CheckpointWriteError, Run
 from rsvheat.training import run as run_module
 
@@ -288,6 +291,29 @@ ema: 0.9
     assert cli.main([*words("killed"), "--resume"]) == 0
     assert cli.main(words("whole")) == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_generators_of_a_resumed_classifier_are_the_same(trainer, scenes, tmp_path):
+    """Stopped in the last epoch, whose validation is the first one of the resumed process."""
+    options = {"size": 32, "batch_size": 12, "val_fraction": 0.25, "num_workers": 1}
+
+    def fit(folder, *callbacks, resume=False):
+        seed_everything(1, workers=True)
+        data = data_module(ClassFolders, str(scenes), **options)
+        task = ClassificationTask(data.spec, encoder_options=OPTIONS["encoder_options"])
+        run = Run(tmp_path / folder, resume=resume, save_every=1, keep_best=0)
+        arguments = run.trainer_arguments()
+        arguments["callbacks"] = [*callbacks, *arguments["callbacks"]]
+        fitted = trainer(**{**arguments, "max_epochs": 2})
+        fitted.fit(task, data, ckpt_path=run.checkpoint)
+        return torch.load(run.last.path, weights_only=True)
+
+    whole = fit("whole")
+    with pytest.raises(GoneError):
+        fit("stopped", Stop(whole["global_step"] - 1, _vanish))
+    resumed = fit("stopped", resume=True)
+    for name in ("state_dict", "optimizer_states", "random_states"):
+        assert differences(whole[name], resumed[name]) == []
 
 
 TRAIN = """
