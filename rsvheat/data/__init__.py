@@ -10,13 +10,22 @@ puts these together for Lightning. Files that cannot be used are left out, named
 from typing import TYPE_CHECKING, Any
 
 from rsvheat.data.datasets import (
+    AID,
+    ISAID,
+    RESISC45,
+    AirPolSARSeg,
+    ChangeFolders,
     ClassFolders,
     DatasetReader,
     ImageFolders,
+    LevirCD,
+    LoveDA,
     MaskFolders,
+    Potsdam,
     Scan,
     Split,
     TorchGeoClasses,
+    WhuOptSar,
 )
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import (
@@ -59,10 +68,15 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AID",
     "IGNORE_INDEX",
     "IGNORE_LABEL",
+    "ISAID",
+    "RESISC45",
+    "AirPolSARSeg",
     "ArraySource",
     "Boxes",
+    "ChangeFolders",
     "ClassFolders",
     "ConcatSource",
     "Crop",
@@ -75,13 +89,16 @@ __all__ = [
     "ImageDataset",
     "ImageFolders",
     "ImageReader",
+    "LevirCD",
     "LoaderOptions",
+    "LoveDA",
     "MaskCodes",
     "MaskFolders",
     "MaskSource",
     "Normalize",
     "Normalizer",
     "Pixels",
+    "Potsdam",
     "ResumableSampler",
     "SEN12MSSource",
     "SSL4EOS12Source",
@@ -97,6 +114,7 @@ __all__ = [
     "Statistics",
     "Target",
     "TorchGeoClasses",
+    "WhuOptSar",
     "Window",
     "collate",
     "compute_statistics",

@@ -193,8 +193,8 @@ class MaskCodes:
                 raise SampleError("label", f"{name} has fractions, a mask has whole numbers")
             values = values.astype(np.int64)
         if values.dtype in (np.uint8, np.uint16) and values.size > np.iinfo(values.dtype).max:
-            table = _look_up(np.arange(np.iinfo(values.dtype).max + 1), codes)
-            numbers = table[values]
+            every = np.arange(np.iinfo(values.dtype).max + 1)
+            numbers: NDArray[np.int64] = _look_up(every, codes)[values]
         else:
             numbers = _look_up(values, codes)
         strange = numbers == _NONE
@@ -365,7 +365,8 @@ def _one_band(pixels: Pixels, name: str) -> NDArray[Any]:
     """Return the only band of a mask, or one of three equal ones."""
     values = pixels.values
     if len(values) == 1 or (len(values) == 3 and (values == values[:1]).all()):
-        return values[0]
+        band: NDArray[Any] = values[0]
+        return band
     raise SampleError(
         "bands", f"{name} has {len(values)} bands that differ; a mask of class numbers has 1 band"
     )
@@ -373,7 +374,7 @@ def _one_band(pixels: Pixels, name: str) -> NDArray[Any]:
 
 def _valid(pixels: Pixels) -> NDArray[np.bool_] | None:
     """Return where all bands of a mask have data, (H, W); None for everywhere."""
-    return None if pixels.valid is None else pixels.valid.all(0)
+    return None if pixels.valid is None else np.logical_and.reduce(pixels.valid, 0)
 
 
 def _without_nodata(numbers: NDArray[np.int64], pixels: Pixels) -> NDArray[np.int64]:

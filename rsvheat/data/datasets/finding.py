@@ -11,12 +11,15 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from rsvheat.data.datasets.reader import Scan, Split
+from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.report import DataError, Skip
 from rsvheat.data.sources import FolderSource, Indices, Source
 from rsvheat.data.splits import split_groups
 
 # Key of a sample, and its files by modality or other name.
 Found: TypeAlias = tuple[str, dict[str, str]]
+
+MASK = "mask"
 
 _WILD = re.compile(r"[*?[]")
 _SHOWN = 8  # entries of a folder that a message lists
@@ -139,6 +142,81 @@ def find_files(
             "names of one folder to those of the other?"
         )
     return found
+
+
+def list_images(root: str | os.PathLike[str], scan: Scan) -> list[str]:
+    """Return the paths of the image files in a folder and all below it; none if there are none.
+
+    Args:
+        root: Folder to search.
+        scan: Context of the search.
+
+    Raises:
+        DataError: If a file cannot be used and ``scan`` raises errors.
+    """
+    source = FolderSource({"image": root})
+    try:
+        skips = source.scan()
+    except DataError:
+        return []
+    scan.skip(skips)
+    return [source.file(index, "image") or "" for index in range(len(source))]
+
+
+def match_masks(
+    images: Mapping[str, Mapping[str, str]], masks: Mapping[str, str], scan: Scan
+) -> list[Found]:
+    """Return the samples that have images and a mask, and report what has no counterpart.
+
+    Args:
+        images: Files by modality of each sample, by key.
+        masks: Mask file by key.
+        scan: Context of the search.
+
+    Returns:
+        Key and files of each sample, in the order of the keys; the mask's name is ``"mask"``.
+
+    Raises:
+        DataError: If a file has no counterpart and ``scan`` raises errors.
+    """
+    reasons = {key: f"{', '.join(images[key].values())} has no mask" for key in images}
+    reasons |= {key: f"{masks[key]} has no image" for key in masks}
+    both = images.keys() & masks.keys()
+    scan.skip(
+        Skip("unmatched", key, reason) for key, reason in sorted(reasons.items()) if key not in both
+    )
+    return [(key, {**images[key], MASK: masks[key]}) for key in sorted(both)]
+
+
+def make_mask_source(found: Sequence[Found], codes: MaskCodes, scan: Scan) -> MaskSource:
+    """Return a scanned source of samples.
+
+    Args:
+        found: Key and files of each sample; the mask's name is ``"mask"``.
+        codes: Meaning of the masks' values or colors.
+        scan: Context of the search.
+    """
+    files = [(key, {n: path for n, path in p.items() if n != MASK}) for key, p in found]
+    source = MaskSource(files, [paths[MASK] for _, paths in found], codes)
+    scan(source)
+    return source
+
+
+def without_repeats(named: Sequence[tuple[str, str]], scan: Scan) -> dict[str, str]:
+    """Return files by name, the first of each name; the others are reported.
+
+    Args:
+        named: Names and paths.
+        scan: Context of the search.
+    """
+    files: dict[str, str] = {}
+    for name, path in named:
+        if name in files:
+            reason = f"{path}: {files[name]} has the same name, and is used"
+            scan.skip([Skip("name", name, reason)])
+        else:
+            files[name] = path
+    return files
 
 
 def hold_out(
