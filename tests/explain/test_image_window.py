@@ -169,7 +169,7 @@ def test_wrong_arguments_are_named(png, arguments, message):
 def test_bands_are_advised_that_the_file_has(tmp_path, bands, modalities, message):
     path = geotiff(tmp_path / "a.tif", np.zeros((bands, 8, 8), np.uint16))
     with pytest.raises(SampleError, match=message):
-        read_scene(path, modalities)
+        read_window(path, modalities)
 
 
 def test_damaged_images_are_named(png, tmp_path):
