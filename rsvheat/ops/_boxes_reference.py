@@ -6,7 +6,7 @@ applies here. The intersection over union follows csrc/core/boxes_math.inl opera
 so both give the same bits; the derivation is in that file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ class _Exact(NamedTuple):
 
 
 class _Boxes(NamedTuple):
-    """Prepared boxes, float64: y upward, angle in [-45, 45) degrees, NaN in x if invalid."""
+    """Prepared boxes, float64: y upward, angle in [-45, 45) degrees, invalid ones NaN in x, y."""
 
     x: Tensor
     y: Tensor
@@ -75,11 +75,18 @@ class _Boxes(NamedTuple):
     extent_x: Tensor
     extent_y: Tensor
 
-    def pick(self, index: tuple[object, ...]) -> "_Boxes":
-        """Index every field."""
-        cos, sin = (_Exact(v.high[index], v.low[index]) for v in (self.cos, self.sin))
-        x, y, half_w, half_h = (v[index] for v in self[:4])  # type: ignore[index]
-        return _Boxes(x, y, half_w, half_h, cos, sin, self.extent_x[index], self.extent_y[index])
+    def row(self) -> "_Boxes":
+        """Return fields of shape (1, N)."""
+        return self._each(lambda values: values[None])
+
+    def column(self, rows: slice) -> "_Boxes":
+        """Return the fields of some boxes, of shape (N, 1)."""
+        return self._each(lambda values: values[rows, None])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "_Boxes":
+        cos, sin = (_Exact(change(v.high), change(v.low)) for v in (self.cos, self.sin))
+        x, y, half_w, half_h = (change(v) for v in self[:4])
+        return _Boxes(x, y, half_w, half_h, cos, sin, change(self.extent_x), change(self.extent_y))
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Tensor:
@@ -89,10 +96,10 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Te
     if aligned:
         iou = _iou(first, second)
     else:
-        second = second.pick((None, slice(None)))
+        second = second.row()
         rows = max(1, _MOST_PAIRS // max(boxes2.shape[0], 1))
         starts = range(0, boxes1.shape[0], rows)
-        parts = [_iou(first.pick((slice(i, i + rows), None)), second) for i in starts]
+        parts = [_iou(first.column(slice(i, i + rows)), second) for i in starts]
         empty = boxes1.new_zeros((0, boxes2.shape[0]), dtype=torch.float64)
         iou = torch.cat(parts) if parts else empty
     return iou.to(boxes1.device, boxes1.dtype)
@@ -216,13 +223,17 @@ def _points(
         at = quadrant >= turn
         cos, sin = torch.where(at, -sin, cos), torch.where(at, cos, sin)
 
+    def count(n: int) -> Tensor:
+        return torch.arange(n, dtype=torch.float64, device=boxes.device)
+
     def along(length: Tensor, bins: int, points: int) -> Tensor:
         """Return positions along an axis from the center, (K, bins, points)."""
         cell = (length * scale / bins)[:, None, None]
-        like = {"dtype": torch.float64, "device": boxes.device}
-        bin_number = torch.arange(bins, **like)[:, None]
-        step = torch.arange(points, **like) + 0.5
-        return (-0.5 * length * scale)[:, None, None] + bin_number * cell + step * cell / points
+        start = (-0.5 * length * scale)[:, None, None]
+        position: Tensor = (
+            start + count(bins)[:, None] * cell + (count(points) + 0.5) * cell / points
+        )
+        return position
 
     # (K, bins_y, 1, points_y, 1) and (K, 1, bins_x, 1, points_x)
     along_y = along(h, size[0], samples[0])[:, :, None, :, None]
@@ -270,7 +281,7 @@ def prepare(boxes: Tensor) -> _Boxes:
     turns = turns + beyond.double() - below.double()
     swap = (turns * 0.5).round() * 2 != turns
     half_w, half_h = torch.where(swap, h, w) * 0.5, torch.where(swap, w, h) * 0.5
-    x, y = torch.where(valid, x, torch.nan), -y
+    x, y = torch.where(valid, x, torch.nan), torch.where(valid, -y, torch.nan)
     sin, cos = _sine_and_cosine(angle)
     return _Boxes(
         x,

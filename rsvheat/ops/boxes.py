@@ -8,7 +8,7 @@ width is ``(cos(angle), -sin(angle))`` and that of the height ``(sin(angle), cos
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -189,13 +189,14 @@ def register() -> None:
     Autocast needs no rule: box operators compute in float32 or float64 whatever comes, and RoIAlign
     keeps the features' type, with sums in float32.
     """
-    for name, fake in {
+    fakes: dict[str, Callable[..., Tensor]] = {
         "box_iou_rotated": _fake_iou,
         "_box_iou_rotated_backward": _fake_iou_backward,
         "nms_rotated": _fake_nms,
         "roi_align_rotated": _fake_align,
         "_roi_align_rotated_backward": _fake_align_backward,
-    }.items():
+    }
+    for name, fake in fakes.items():
         torch.library.register_fake(f"rsvheat::{name}", fake)
     for name, setup, backward in (
         ("box_iou_rotated", _save_pair, _iou_backward),
@@ -203,12 +204,13 @@ def register() -> None:
         ("_roi_align_rotated_backward", _save_regions_backward, _align_backward_backward),
     ):
         torch.library.register_autograd(f"rsvheat::{name}", backward, setup_context=setup)
-    for name, formula in {
+    formulas: dict[str, Callable[..., int]] = {
         "box_iou_rotated": _iou_flops,
         "_box_iou_rotated_backward": _iou_backward_flops,
         "roi_align_rotated": _align_flops,
         "_roi_align_rotated_backward": _align_backward_flops,
-    }.items():
+    }
+    for name, formula in formulas.items():
         register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
 
 
