@@ -159,16 +159,15 @@ def align(
     def of_equal_samples(rois: Tensor, samples: tuple[int, int]) -> Tensor:
         index, weight = _points(rois, size, samples, scale, (batch, height, width))
         weight = weight.to(features.device, sums)
-        # Taken point by point: (K, bins, points, 4, C) would be large.
-        y = sum(
-            pixels[index[..., i].to(features.device)] * weight[..., i, None]
-            for i in range(index.shape[-1])
-        )
-        assert isinstance(y, Tensor)
+        y = pixels.new_zeros((rois.shape[0], *size, channels))
+        # Point by point: all at once, (K, bins, points, 4, C), would be large.
+        for i in range(index.shape[-1]):
+            y = y + pixels[index[..., i].to(features.device)] * weight[..., i, None]
         return y.movedim(-1, 1).to(features.dtype)
 
-    if sampling_ratio > 0:
-        return of_equal_samples(boxes, (sampling_ratio, sampling_ratio))
+    if sampling_ratio > 0 or boxes.shape[0] == 0:
+        ratio = max(sampling_ratio, 1)
+        return of_equal_samples(boxes, (ratio, ratio))
     if _checks.is_fake(boxes):
         raise ValueError(
             "sampling_ratio must be positive where the reference implementation is traced: the "
@@ -250,8 +249,8 @@ def _points(
         low = at.floor()
         corners.append((low.long(), (low + 1).clamp(max=most).long(), at - low))
     (low_y, high_y, part_y), (low_x, high_x, part_x) = corners
-    share = inside / max(samples[0] * samples[1], 1)
-    share = torch.where(valid[:, None, None, None, None], share.double(), torch.nan)
+    share = inside.double() / max(samples[0] * samples[1], 1)
+    share = torch.where(valid[:, None, None, None, None], share, torch.nan)
     first = torch.where(valid, image, 0.0).long()[:, None, None, None, None] * height
     index = torch.stack(
         [(first + row) * width + column for row in (low_y, high_y) for column in (low_x, high_x)],

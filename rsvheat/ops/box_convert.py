@@ -17,8 +17,9 @@ MmcvVersion: TypeAlias = Literal["oc", "le90", "le135"]
 
 # Lowest angle in degrees of the versions whose width is the longer side.
 _LOWEST = {"le90": -90.0, "le135": -45.0}
-# Relative difference of areas within which the first edge of a quadrilateral gives the direction.
-_SAME_AREA = 1e-6
+# Relative difference of areas within which the first edge of a quadrilateral gives the direction:
+# more than what rounding its corners to float32 makes of a rectangle.
+_SAME_AREA = 1e-3
 
 
 def boxes_to_corners(boxes: Tensor) -> Tensor:
@@ -50,8 +51,8 @@ def corners_to_boxes(corners: Tensor) -> Tensor:
 
     The corners of a rectangle give that rectangle, with the width along the edge from the first to
     the second corner; so this is the inverse of :func:`boxes_to_corners`. Other quadrilaterals,
-    convex or not, give their rectangle of least area. Center and sides are computed from
-    differences in float64.
+    convex or not, give their rectangle of least area, or that along their first edge if it is
+    larger by less than 0.1 %. Center and sides are computed from differences in float64.
 
     Args:
         corners: Corners as x and y, (..., 4, 2) or (..., 8), of any floating-point dtype, in order
