@@ -83,6 +83,7 @@ else()
   find_package(CUDAToolkit REQUIRED)
   message(STATUS "rsvheat: building for CUDA ${CUDAToolkit_VERSION} (${CMAKE_CUDA_ARCHITECTURES})")
   add_library(rsvheat_cuda MODULE ${RSVHEAT_CUDA_SOURCES})
+  set_source_files_properties(${RSVHEAT_CUDA_EXACT_SOURCES} PROPERTIES COMPILE_OPTIONS -fmad=false)
   target_compile_features(rsvheat_cuda PRIVATE cuda_std_20)
   target_compile_definitions(rsvheat_cuda PRIVATE USE_CUDA)  # opens torch's CUDA shims
   target_link_libraries(

@@ -137,8 +137,9 @@ RSVHEAT_MATH Exact<V> cosine(Exact<V> squared) {
 }
 
 // A box made ready for pairs: y upward, so that its angle turns the usual way; a quarter turn
-// counts as an exchange of the sides, so that the angle is in [-45, 45) degrees. x is NaN where the
-// box is invalid. All areas are in quarters: half a side times half a side.
+// counts as an exchange of the sides, so that the angle is in [-45, 45) degrees. x and y are NaN
+// where the box is invalid, which is apart from none then. All areas are in quarters: half a side
+// times half a side.
 template <class V>
 struct Box {
   V x, y, half_w, half_h;
@@ -174,7 +175,7 @@ RSVHEAT_MATH Box<V> prepare(V x, V y, V w, V h, V angle, V* exchanged) {
 
   Box<V> box;
   box.x = valid ? x : V{} + __builtin_nan("");
-  box.y = -y;
+  box.y = valid ? -y : V{} + __builtin_nan("");
   box.half_w = (swap ? h : w) * 0.5;
   box.half_h = (swap ? w : h) * 0.5;
   const Exact<V> radians =
@@ -366,10 +367,11 @@ RSVHEAT_MATH BoxGradient<V> gradient_of_first(const Box<V>& p, const Box<V>& q, 
   const V quarter = (apart | (found < 0.0)) ? V{} : smaller(found, limit);
   const V total = (area_p + area_q) - quarter;
   const auto some = (total > 0.0) & ((p.x != p.x) | (q.x != q.x) | (quarter > 0.0));
-  // From a change of the intersection to one of the ratio; in quarters of the area.
-  const V divisor = some ? total * total : V{} + 1.0;
-  const V scale = some ? 0.25 * ((area_p + area_q) / divisor) : V{};
-  const V by_area = some ? quarter / divisor : V{};
+  // From a change of the intersection to one of the ratio, in quarters of the area. Not by the
+  // square of the union, which could underflow.
+  const V divisor = some ? total : V{} + 1.0;
+  const V scale = some ? 0.25 * (((area_p + area_q) / divisor) / divisor) : V{};
+  const V by_area = some ? (quarter / divisor) / divisor : V{};
 
   const V sign = t.mirrored > 0.0 ? V{} - 1.0 : V{} + 1.0;
   const V along_u = (right.length - left.length) * scale;

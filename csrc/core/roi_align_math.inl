@@ -13,19 +13,24 @@ RSVHEAT_MATH int64_t samples_of_bin(double bin, int64_t sampling_ratio) {
                                 : static_cast<int64_t>(kMostSamples);
 }
 
+// Whether a box's first number is that of one of `batch` images.
+RSVHEAT_MATH bool is_image(double number, int64_t batch) {
+  return number >= 0 && number < static_cast<double>(batch) && number == __builtin_floor(number);
+}
+
 // `box`: image, center x and y, width, height, angle.
-RSVHEAT_MATH Roi make_roi(const double* box, int64_t height, int64_t width, double scale,
-                          int64_t sampling_ratio) {
+RSVHEAT_MATH Roi make_roi(const double* box, int64_t batch, int64_t height, int64_t width,
+                          double scale, int64_t sampling_ratio) {
   constexpr double kLargest = 1e150;
   Roi roi{};
-  roi.image = static_cast<int64_t>(box[0]);
   double angle = box[5];
-  if (!(__builtin_fabs(box[1]) <= kLargest && __builtin_fabs(box[2]) <= kLargest && box[3] >= 0 &&
-        box[3] <= kLargest && box[4] >= 0 && box[4] <= kLargest &&
-        __builtin_fabs(angle) <= 1.7e308)) {
+  if (!(is_image(box[0], batch) && __builtin_fabs(box[1]) <= kLargest &&
+        __builtin_fabs(box[2]) <= kLargest && box[3] >= 0 && box[3] <= kLargest && box[4] >= 0 &&
+        box[4] <= kLargest && angle - angle == 0)) {
     roi.image = -1;
     return roi;
   }
+  roi.image = static_cast<int64_t>(box[0]);
   // Quarter turns are exact.
   angle = __builtin_fmod(angle, 360.0);
   const double turns = __builtin_floor(angle / 90.0 + 0.5);

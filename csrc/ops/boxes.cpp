@@ -95,17 +95,12 @@ Tensor roi_align_rotated_backward(const Tensor& grad_any_strides, const Tensor& 
                                   int64_t batch, int64_t height, int64_t width,
                                   double spatial_scale, int64_t sampling_ratio) {
   constexpr const char* kOp = "_roi_align_rotated_backward";
-  STD_TORCH_CHECK(grad_any_strides.dim() == 4 && batch >= 0 && height > 0 && width > 0, kOp,
-                  ": grad_y must be (K, output_height, output_width, C), but it has shape ",
-                  sizes_to_string(grad_any_strides));
+  Tensor result = empty_gradient(kOp, grad_any_strides, boxes_any_strides, batch, height, width);
   const RoiGrid grid{grad_any_strides.size(1), grad_any_strides.size(2), spatial_scale,
                      sampling_ratio};
   const int64_t k = check_rois(kOp, boxes_any_strides, grad_any_strides, grid);
-  STD_TORCH_CHECK(grad_any_strides.size(0) == k, kOp, ": grad_y must be of ", k,
-                  " boxes, but it has shape ", sizes_to_string(grad_any_strides));
   const Tensor grad = dense(grad_any_strides), boxes = dense(boxes_any_strides);
   const Shape shape{batch, height, width, grad.size(3)};
-  Tensor result = empty_nhwc(grad, batch, height, width, shape.channels);
   const int64_t invalid = run_kernel(kOp, [&](const ParallelFor& parallel) {
     return roi_align_rotated_backward_cpu(grad.const_data_ptr(), boxes.const_data_ptr<double>(), k,
                                           grid, result.mutable_data_ptr(),

@@ -94,4 +94,17 @@ inline Tensor empty_nhwc(const Tensor& like, int64_t b, int64_t h, int64_t w, in
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()});
 }
 
+// The gradient of features (batch, height, width, C), for that of what was resampled from them.
+inline Tensor empty_gradient(const char* op, const Tensor& grad_y, const Tensor& boxes,
+                             int64_t batch, int64_t height, int64_t width) {
+  STD_TORCH_CHECK(grad_y.dim() == 4 && boxes.dim() == 2 && grad_y.size(0) == boxes.size(0), op,
+                  ": grad_y must be (K, output_height, output_width, C), a row for each of the "
+                  "boxes, but it has shape ",
+                  sizes_to_string(grad_y));
+  STD_TORCH_CHECK(batch >= 0 && height > 0 && width > 0, op,
+                  ": the features must be (B, H, W, C) with positive H and W, but they are (",
+                  batch, ", ", height, ", ", width, ", C)");
+  return empty_nhwc(grad_y, batch, height, width, grad_y.size(3));
+}
+
 }  // namespace rsvheat

@@ -25,10 +25,10 @@ def boxes(name: str, value: Any) -> Tensor:
             f"{name} must have shape (N, 5), center x and y, width, height and angle, "
             f"got {tuple(tensor.shape)}"
         )
-    return _plain(tensor).to(_dtype(tensor))
+    return plain(tensor).to(_dtype(tensor))
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
     """Return a tensor without the class of torchvision's tv_tensors."""
     if type(tensor) is Tensor or torch.compiler.is_compiling():
         return tensor
@@ -72,7 +72,7 @@ def suppression(
     an order, and an invalid box would stay for ever.
     """
     candidates = boxes("boxes", candidates)
-    scores = _plain(_checks.tensor("scores", scores))
+    scores = plain(_checks.tensor("scores", scores))
     count = candidates.shape[0]
     _one_per_box("scores", scores, count)
     same_device("scores", scores, "boxes", candidates)
@@ -83,7 +83,7 @@ def suppression(
             raise TypeError(f"labels must be integers, got {labels.dtype}")
         _one_per_box("labels", labels, count)
         same_device("labels", labels, "boxes", candidates)
-        labels = _plain(labels).long()
+        labels = plain(labels).long()
     if not _checks.is_number(iou_threshold):
         raise TypeError(f"iou_threshold must be a number, got {type(iou_threshold).__name__}")
     if not 0 <= iou_threshold <= 1:
@@ -117,7 +117,7 @@ def regions(
 
     The images' numbers are read where reading is free.
     """
-    features = _plain(_checks.tensor("features", features))
+    features = plain(_checks.tensor("features", features))
     if features.dim() != 4:
         raise ValueError(
             f"features must have 4 dimensions (B, C, H, W), got shape {tuple(features.shape)}"
@@ -126,7 +126,7 @@ def regions(
         raise ValueError(
             f"features must have a height and width of at least 1, got {tuple(features.shape)}"
         )
-    rois = _plain(_checks.tensor("boxes", rois))
+    rois = plain(_checks.tensor("boxes", rois))
     if rois.dim() != 2 or rois.shape[1] != 6:
         raise ValueError(
             "boxes must have shape (K, 6), number of the image, center x and y, width, height and "

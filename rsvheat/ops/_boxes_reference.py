@@ -6,7 +6,7 @@ applies here. The intersection over union follows csrc/core/boxes_math.inl opera
 so both give the same bits; the derivation is in that file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ class _Exact(NamedTuple):
 
 
 class _Boxes(NamedTuple):
-    """Prepared boxes, float64: y upward, angle in [-45, 45) degrees, NaN in x if invalid."""
+    """Prepared boxes, float64: y upward, angle in [-45, 45) degrees, invalid ones NaN in x, y."""
 
     x: Tensor
     y: Tensor
@@ -75,11 +75,18 @@ class _Boxes(NamedTuple):
     extent_x: Tensor
     extent_y: Tensor
 
-    def pick(self, index: tuple[object, ...]) -> "_Boxes":
-        """Index every field."""
-        cos, sin = (_Exact(v.high[index], v.low[index]) for v in (self.cos, self.sin))
-        x, y, half_w, half_h = (v[index] for v in self[:4])  # type: ignore[index]
-        return _Boxes(x, y, half_w, half_h, cos, sin, self.extent_x[index], self.extent_y[index])
+    def row(self) -> "_Boxes":
+        """Return fields of shape (1, N)."""
+        return self._each(lambda values: values[None])
+
+    def column(self, rows: slice) -> "_Boxes":
+        """Return the fields of some boxes, of shape (N, 1)."""
+        return self._each(lambda values: values[rows, None])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "_Boxes":
+        cos, sin = (_Exact(change(v.high), change(v.low)) for v in (self.cos, self.sin))
+        x, y, half_w, half_h = (change(v) for v in self[:4])
+        return _Boxes(x, y, half_w, half_h, cos, sin, change(self.extent_x), change(self.extent_y))
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Tensor:
@@ -89,10 +96,10 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Te
     if aligned:
         iou = _iou(first, second)
     else:
-        second = second.pick((None, slice(None)))
+        second = second.row()
         rows = max(1, _MOST_PAIRS // max(boxes2.shape[0], 1))
         starts = range(0, boxes1.shape[0], rows)
-        parts = [_iou(first.pick((slice(i, i + rows), None)), second) for i in starts]
+        parts = [_iou(first.column(slice(i, i + rows)), second) for i in starts]
         empty = boxes1.new_zeros((0, boxes2.shape[0]), dtype=torch.float64)
         iou = torch.cat(parts) if parts else empty
     return iou.to(boxes1.device, boxes1.dtype)
@@ -152,16 +159,15 @@ def align(
     def of_equal_samples(rois: Tensor, samples: tuple[int, int]) -> Tensor:
         index, weight = _points(rois, size, samples, scale, (batch, height, width))
         weight = weight.to(features.device, sums)
-        # Taken point by point: (K, bins, points, 4, C) would be large.
-        y = sum(
-            pixels[index[..., i].to(features.device)] * weight[..., i, None]
-            for i in range(index.shape[-1])
-        )
-        assert isinstance(y, Tensor)
+        y = pixels.new_zeros((rois.shape[0], *size, channels))
+        # Point by point: all at once, (K, bins, points, 4, C), would be large.
+        for i in range(index.shape[-1]):
+            y = y + pixels[index[..., i].to(features.device)] * weight[..., i, None]
         return y.movedim(-1, 1).to(features.dtype)
 
-    if sampling_ratio > 0:
-        return of_equal_samples(boxes, (sampling_ratio, sampling_ratio))
+    if sampling_ratio > 0 or boxes.shape[0] == 0:
+        ratio = max(sampling_ratio, 1)
+        return of_equal_samples(boxes, (ratio, ratio))
     if _checks.is_fake(boxes):
         raise ValueError(
             "sampling_ratio must be positive where the reference implementation is traced: the "
@@ -216,13 +222,17 @@ def _points(
         at = quadrant >= turn
         cos, sin = torch.where(at, -sin, cos), torch.where(at, cos, sin)
 
+    def count(n: int) -> Tensor:
+        return torch.arange(n, dtype=torch.float64, device=boxes.device)
+
     def along(length: Tensor, bins: int, points: int) -> Tensor:
         """Return positions along an axis from the center, (K, bins, points)."""
         cell = (length * scale / bins)[:, None, None]
-        like = {"dtype": torch.float64, "device": boxes.device}
-        bin_number = torch.arange(bins, **like)[:, None]
-        step = torch.arange(points, **like) + 0.5
-        return (-0.5 * length * scale)[:, None, None] + bin_number * cell + step * cell / points
+        start = (-0.5 * length * scale)[:, None, None]
+        position: Tensor = (
+            start + count(bins)[:, None] * cell + (count(points) + 0.5) * cell / points
+        )
+        return position
 
     # (K, bins_y, 1, points_y, 1) and (K, 1, bins_x, 1, points_x)
     along_y = along(h, size[0], samples[0])[:, :, None, :, None]
@@ -239,8 +249,8 @@ def _points(
         low = at.floor()
         corners.append((low.long(), (low + 1).clamp(max=most).long(), at - low))
     (low_y, high_y, part_y), (low_x, high_x, part_x) = corners
-    share = inside / max(samples[0] * samples[1], 1)
-    share = torch.where(valid[:, None, None, None, None], share.double(), torch.nan)
+    share = inside.double() / max(samples[0] * samples[1], 1)
+    share = torch.where(valid[:, None, None, None, None], share, torch.nan)
     first = torch.where(valid, image, 0.0).long()[:, None, None, None, None] * height
     index = torch.stack(
         [(first + row) * width + column for row in (low_y, high_y) for column in (low_x, high_x)],
@@ -270,7 +280,7 @@ def prepare(boxes: Tensor) -> _Boxes:
     turns = turns + beyond.double() - below.double()
     swap = (turns * 0.5).round() * 2 != turns
     half_w, half_h = torch.where(swap, h, w) * 0.5, torch.where(swap, w, h) * 0.5
-    x, y = torch.where(valid, x, torch.nan), -y
+    x, y = torch.where(valid, x, torch.nan), torch.where(valid, -y, torch.nan)
     sin, cos = _sine_and_cosine(angle)
     return _Boxes(
         x,

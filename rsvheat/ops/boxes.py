@@ -188,13 +188,14 @@ def register() -> None:
     Autocast needs no rule: box operators compute in float32 or float64 whatever comes, and RoIAlign
     keeps the features' type, with sums in float32.
     """
-    for name, fake in {
+    fakes: dict[str, Callable[..., Tensor]] = {
         "box_iou_rotated": _fake_iou,
         "_box_iou_rotated_backward": _fake_iou_backward,
         "nms_rotated": _fake_nms,
         "roi_align_rotated": _fake_align,
         "_roi_align_rotated_backward": _fake_align_backward,
-    }.items():
+    }
+    for name, fake in fakes.items():
         torch.library.register_fake(f"rsvheat::{name}", fake)
     for name, setup, backward in (
         ("box_iou_rotated", _save_pair, _iou_backward),

@@ -82,7 +82,9 @@ RSVHEAT_INLINE int64_t near_columns(const BoxTable& rows, int64_t row, const Box
   for (int64_t j = first; j < last; j += L) {
     const auto apart = apart_along_axes(x, y, extent_x, extent_y, load(xs + j), load(ys + j),
                                         load(extents_x + j), load(extents_y + j));
-    for (unsigned bits = lane_bits(apart) ^ kAllLanes; bits; bits &= bits - 1) {
+    unsigned bits = lane_bits(apart) ^ kAllLanes;
+    if (last - j < L) bits &= (1u << (last - j)) - 1;  // nothing is apart from an invalid box
+    for (; bits; bits &= bits - 1) {
       found[count++] = static_cast<int32_t>(j + __builtin_ctz(bits));
     }
   }

@@ -352,11 +352,9 @@ int64_t make_rois(const double* boxes, int64_t k, RoiGrid grid, Shape shape,
                   std::vector<Roi>* rois) {
   rois->resize(k);
   for (int64_t i = 0; i < k; ++i) {
-    const double image = boxes[6 * i];
-    if (!(image >= 0 && image < static_cast<double>(shape.batch) && image == std::floor(image))) {
-      return i;
-    }
-    (*rois)[i] = make_roi(boxes + 6 * i, grid.height, grid.width, grid.scale, grid.sampling_ratio);
+    if (!is_image(boxes[6 * i], shape.batch)) return i;
+    (*rois)[i] = make_roi(boxes + 6 * i, shape.batch, grid.height, grid.width, grid.scale,
+                          grid.sampling_ratio);
   }
   return -1;
 }
