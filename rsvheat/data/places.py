@@ -43,11 +43,13 @@ class Places:
     def __init__(self) -> None:
         self._listings: dict[str, frozenset[str]] = {}
 
-    def check(self, paths: Sequence[str]) -> None:
+    def check(self, paths: Sequence[str], part: tuple[int, int] | None = None) -> None:
         """Compare files.
 
         Args:
             paths: Files that are to be of the same grid.
+            part: Numbers of rows and columns, from the upper left corner, that are compared of
+                files that differ in size; None for all.
 
         Raises:
             SampleError: If two of them differ in size, or if their corners are more than half a
@@ -64,6 +66,8 @@ class Places:
         if len(candidates) < 2:
             return
         places = {path: place for path in candidates if (place := _place(path)) is not None}
+        if part is not None:
+            places = {path: place._replace(size=part) for path, place in places.items()}
         if len(places) < 2:
             return
         first, *others = places

@@ -210,9 +210,9 @@ def _make_source(found: Sequence[Found], codes: MaskCodes, scan: Scan) -> _Scene
     for key, paths in found:
         try:
             part = _common_part(paths)
-            if part is None:
-                places.check(list(paths.values()))
-            else:
+            size = None if part is None else (part.height, part.width)
+            places.check(list(paths.values()), size)
+            if part is not None:
                 parts[len(kept)] = part
             kept.append((key, paths))
         except SampleError as error:
