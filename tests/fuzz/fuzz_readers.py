@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["rsvheat.data", "PIL", "tarfile"]):
     import PIL.PngImagePlugin
     import PIL.TiffImagePlugin
 
-    import rsvheat.data.gdal_reader  # noqa: F401
+    import rsvheat.data.gdal_reader
     import rsvheat.data.pillow_reader  # noqa: F401
     from rsvheat.data import DataError, ShardSource, open_image
 
