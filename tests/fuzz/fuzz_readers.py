@@ -7,6 +7,7 @@ libFuzzer's options follow the folder of its corpus, which `make fuzz` keeps in 
 first byte of an input chooses the suffix.
 """
 
+import io
 import os
 import sys
 import tempfile
@@ -14,11 +15,21 @@ import warnings
 from pathlib import Path
 
 import atheris
+import numpy as np
+import torch  # noqa: F401  (outside of what is instrumented)
 
 SUFFIXES = (".tif", ".png", ".jpg", ".vrt", ".tar")
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-readers-"))
 
+# Modules that are otherwise imported at the first file, too late to be instrumented.
 with atheris.instrument_imports(include=["rsvheat.data", "PIL", "tarfile"]):
+    import PIL.Image
+    import PIL.JpegImagePlugin
+    import PIL.PngImagePlugin
+    import PIL.TiffImagePlugin
+
+    import rsvheat.data.gdal_reader
+    import rsvheat.data.pillow_reader  # noqa: F401
     from rsvheat.data import DataError, ShardSource, open_image
 
 # Nothing on the network is to be opened, nor other files through a VRT.
@@ -29,11 +40,6 @@ LARGEST = 1 << 22
 
 def seeds() -> list[bytes]:
     """Return a small file of each kind, after the byte that chooses it."""
-    import io
-
-    import numpy as np
-    import PIL.Image
-
     values = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     files = []
     for kind, form in enumerate(("TIFF", "PNG", "JPEG")):
