@@ -169,7 +169,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
     [
         ([], ""),
         (["nonsense"], "there is no command 'nonsense'; there are .*evaluate"),
-        (["recipes", "nonsense"], "there is no recipe 'nonsense'; there are finetune"),
+        (["recipes", "nonsense"], "there is no recipe 'nonsense'; there are .*finetune"),
         (["recipes", "--nonsense"], "unrecognized arguments: --nonsense (see rsvheat recipes"),
         (["pretrain", "--config", "nonsense"], "no file and no recipe 'nonsense'"),
         (["pretrain", "--trainer.max_epochs", "x"], "--trainer.max_epochs: Expected an? int"),
