@@ -24,7 +24,6 @@ Nothing here needs Lightning.
 """
 
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.serialization import config as load_config
 
 from rsvheat._files import complete_file
 from rsvheat.data import Normalizer, Statistics, Window
@@ -42,10 +40,10 @@ from rsvheat.models import (
     LoadReport,
     RSVHeat,
     RSVHeatPretraining,
-    checkpoints,
     create_model,
     load_checkpoint,
 )
+from rsvheat.models.checkpoints import check_finite, read_checkpoint, weights_of
 from rsvheat.models.task_model import Output, TaskModel, find_task_model
 from rsvheat.prediction import (
     BoxPrediction,
@@ -148,7 +146,7 @@ class Checkpoint:
             CheckpointError: If the file is damaged, or was written by a newer version.
         """
         path = Path(path)
-        content = _read(path)
+        content = read_checkpoint(path)
         if not isinstance(content, Mapping):
             return cls(path, content)
         try:
@@ -302,7 +300,10 @@ def load_encoder(
             f"{saved.path} does not say how its encoder is built, as checkpoints of rsvheat's own "
             f"training do: name the variant, too. It holds {_summary(saved.content)}"
         )
-    return encoder, _load(encoder, saved, stems=stems, inflate_stems=inflate_stems)
+    report = load_checkpoint(
+        encoder, saved.path, stems=stems, inflate_stems=inflate_stems, content=saved.content
+    )
+    return encoder, report
 
 
 @dataclass(frozen=True, eq=False)
@@ -583,14 +584,10 @@ def _load_network(saved: Checkpoint) -> TaskModel:
     start = "" if "rsvheat" in saved.content else "encoder."
     weights = {
         start + name.removeprefix("network."): value
-        for name, value in _weights(saved).items()
+        for name, value in weights_of(saved.content, saved.path).items()
         if name.startswith("network.")
     }
-    for name, value in weights.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise CheckpointError(
-                f"{saved.path} is damaged: {name} holds values that are not finite"
-            )
+    check_finite(weights, saved.path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -599,29 +596,3 @@ def _load_network(saved: Checkpoint) -> TaskModel:
             f"{saved.path} holds weights that do not fit the network it describes: {reason[:300]}"
         ) from error
     return network
-
-
-# To be replaced by read_checkpoint and load_checkpoint(content=...).
-
-
-def _read(path: Path) -> Any:
-    mapped = path.is_file() and zipfile.is_zipfile(path)
-    try:
-        with load_config.patch({"load.mmap": mapped}):  # type: ignore[attr-defined]
-            return checkpoints._read(path)
-    # The unpickler takes some other files for pickles until it falls over them.
-    except (IndexError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
-
-
-def _weights(saved: Checkpoint) -> dict[str, Tensor]:
-    return checkpoints._tensors(saved.content, saved.path)
-
-
-def _load(encoder: RSVHeat, saved: Checkpoint, **options: Any) -> LoadReport:
-    read = checkpoints._read
-    try:
-        checkpoints._read = lambda path: saved.content
-        return load_checkpoint(encoder, saved.path, **options)
-    finally:
-        checkpoints._read = read

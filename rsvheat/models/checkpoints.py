@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading of published vHeat and RS-vHeat checkpoints and of this project's own."""
 
+import codecs
 import os
 import pickle
 import re
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.serialization import config as load_config
 
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
@@ -29,6 +31,8 @@ def load_checkpoint(
     stems: Mapping[str, str] | None = None,
     inflate_stems: bool = False,
     prefix: str | None = None,
+    key: str | None = None,
+    content: Any = None,
 ) -> LoadReport:
     """Load weights into an encoder, whole or not at all.
 
@@ -45,24 +49,28 @@ def load_checkpoint(
     before or after cannot be seen in a file: ``norm_position`` must be that of the trained model.
 
     Args:
-        model: The encoder, changed in place.
-        path: The file.
-        stems: Which stem of the file (``"optical"``, ``"sar"``, or the file's own modality names;
-            the only one of a vHeat file is ``"optical"``) each of the model's modalities takes.
+        model: Encoder, changed in place.
+        path: Path of the file.
+        stems: Stem of the file (``"optical"``, ``"sar"``, or the file's own modality names; the
+            only one of a vHeat file is ``"optical"``) that each of the model's modalities takes.
             By default the one of the same name; a lone stem goes to a lone modality.
-        inflate_stems: Adapt a stem's first convolution to another number of bands by
-            :func:`inflate_stem`, instead of refusing it.
-        prefix: What encoder keys of the file begin with, where it holds several encoders (a
-            student and a teacher, say).
+        inflate_stems: Whether a stem's first convolution is adapted to another number of bands by
+            :func:`inflate_stem`, instead of being refused.
+        prefix: Beginning of the encoder's keys, where a file holds several encoders (a student and
+            a teacher, say).
+        key: Entry of the file that holds the weights, such as ``"teacher"`` or
+            ``"state_dict_ema"``; see :func:`weights_of` for the default.
+        content: Result of :func:`read_checkpoint`, where the file has been read already.
 
     Returns:
-        What was loaded, resized, inflated, skipped and left as initialized.
+        Report of what was loaded, resized, inflated, skipped and left as initialized.
 
     Raises:
         TypeError: If ``model`` is not an encoder.
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is truncated, a web page, not readable as plain weights, of
-            another architecture, or of other widths, depths or bands. The model is unchanged.
+        CheckpointError: If the file is damaged, a web page, not readable as plain weights, of
+            another architecture, or of other widths, depths or bands, or if weights are not
+            finite. The model is unchanged.
     """
     if not isinstance(model, RSVHeat):
         raise TypeError(
@@ -70,15 +78,34 @@ def load_checkpoint(
             "features-only wrapper it is wrapper.model"
         )
     path = Path(path)
-    raw = _tensors(_read(path), path)
+    raw = weights_of(read_checkpoint(path) if content is None else content, path, key)
     new, report = adapt_weights(
         model, raw, str(path), stems=stems, inflate_stems=inflate_stems, prefix=prefix
     )
+    check_finite(new, path)
     target = model.state_dict()
     with torch.no_grad():
         for name, value in new.items():
             target[name].copy_(value)
     return report
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Make sure that weights are finite: a network with others makes confident nonsense.
+
+    Args:
+        tensors: Weights by name.
+        path: Path of the file, for messages.
+
+    Raises:
+        CheckpointError: If one is not; the message names it.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{path}: the weights {name} hold values that are not finite, NaN or infinity; the "
+                "file is damaged, or its training diverged"
+            )
 
 
 def adapt_weights(
@@ -179,8 +206,39 @@ class _Inert:
 _CONFIGURATIONS = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
 
 
-def _read(path: Path) -> Any:
-    """Return what a file holds, or raise a CheckpointError that says what is wrong with it."""
+def _numpy_globals() -> list[Any]:
+    """Return what numpy's scalars and arrays are pickled as, which torch names as safe."""
+    import numpy as np
+
+    rebuild = np._core.multiarray  # type: ignore[attr-defined]
+    names = [(rebuild.scalar, "scalar"), (rebuild._reconstruct, "_reconstruct")]
+    functions = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for function, name in names
+        for core in ("core", "_core")  # numpy 1 and 2
+    ]
+    types = {type(np.dtype(kind)) for kind in np.typecodes["All"] if kind not in "OV"}
+    return [*functions, *types, np.ndarray, np.dtype, codecs.encode]
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read a file of weights or of a training run, without running any code of it.
+
+    Tensors of torch's files are mapped into memory and read when they are used. The checksums of
+    torch's files, which torch itself does not compare, are. Python objects are refused, except for
+    numpy's numbers and arrays and the configurations of published files, which become dictionaries.
+
+    Args:
+        path: ``.safetensors``, or any file of ``torch.save``.
+
+    Returns:
+        Content of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, is something else, or holds Python objects.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file at {path}")
     with path.open("rb") as file:
@@ -197,53 +255,126 @@ def _read(path: Path) -> Any:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
-        )
+    zipped = start.startswith(b"PK")
+    if zipped:
+        _check_zip(path)
+    # Damaged pickles fail in whichever way their bytes suggest: each of these is the file's fault.
     try:
-        with torch.serialization.safe_globals(_CONFIGURATIONS):  # type: ignore[arg-type]
+        with (
+            torch.serialization.safe_globals([*_CONFIGURATIONS, *_numpy_globals()]),
+            load_config.patch({"load.mmap": zipped}),  # type: ignore[attr-defined]
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except EOFError as error:
         raise CheckpointError(f"{path} is truncated: it ends early. Download it again") from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} cannot be read as plain weights (weights_only=True): it is damaged, not a "
-            f"checkpoint, or holds Python objects, which are never loaded: {_first_line(error)}"
-        ) from error
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} {_refusal(error)}") from error
+    except Exception as error:
         raise CheckpointError(
             f"{path} is damaged or not a torch checkpoint: {_first_line(error)}"
         ) from error
 
 
+def _check_zip(path: Path) -> None:
+    """Compare the checksums of a zip archive's members."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of its part {damaged} is wrong. Download it again"
+        )
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Say what the unpickler refused; its own text advises to let the file run code."""
+    names = re.findall(r"GLOBAL ([\w.]+)|(?:Class|global) ([\w.]+)", str(error))
+    found = next((name for pair in names for name in pair if "." in name), None)
+    if found is None:
+        return "is damaged or not a checkpoint: it is not a pickle of plain weights"
+    advice = "save its weights alone, torch.save(model.state_dict(), path), where it was written"
+    if found.startswith("mmengine."):
+        advice = (
+            "save its weights alone where mmengine is installed, such as by its "
+            "tools/model_converters/publish_model.py"
+        )
+    return f"holds a Python object, {found}, which is never loaded since it may run code: {advice}"
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except Exception as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file: {_first_line(error)}"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    """Return the reason of an error in a line, without terminal codes."""
+    line = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().split("\n")[0]
+    return line or type(error).__name__
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint's content, without DDP's and compile's prefixes."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+# Names under which training scripts save weights; the first that is there is taken.
+_KEYS = ("model", "state_dict")
+_OTHER_KEYS = (
+    *("model_state_dict", "model_state", "state_dict_ema", "model_ema", "ema", "net", "network"),
+    *("module", "teacher", "student", "encoder", "backbone"),
+)
+
+
+def weights_of(
+    content: Any, path: str | os.PathLike[str], key: str | None = None
+) -> dict[str, Tensor]:
+    """Return the named weights in a checkpoint's content, without DDP's and compile's prefixes.
+
+    Args:
+        content: Result of :func:`read_checkpoint`.
+        path: Path of the file, for messages.
+        key: Entry of the file that holds the weights. By default ``model`` or ``state_dict``, else
+            the only entry with a usual name such as ``model_state_dict``, ``net`` or ``teacher``,
+            else the file itself.
+
+    Raises:
+        CheckpointError: If there are no weights, no such entry, or several usual ones.
+    """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
+    entries = [
+        str(name)
+        for name, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
+    ]
+    if key is not None:
+        if key not in entries:
+            raise CheckpointError(
+                f"{path} has no weights under key={key!r}; the entries with weights are "
+                f"{_few(entries) if entries else 'none'}"
+            )
+        content = content[key]
+    else:
+        chosen = [name for name in _KEYS if name in entries][:1]
+        if any(isinstance(value, Tensor) for value in content.values()):
+            entries = chosen
+        chosen = chosen or [name for name in entries if name in _OTHER_KEYS]
+        if len(chosen) > 1:
+            raise CheckpointError(f"{path} holds weights under {_few(chosen)}: choose by key=")
+        if chosen:
+            content = content[chosen[0]]
+        elif entries:
+            raise CheckpointError(f"{path} holds weights under {_few(entries)}: choose one by key=")
     tensors = {
-        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(key)): value
-        for key, value in content.items()
+        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(name)): value
+        for name, value in content.items()
         if isinstance(value, Tensor)
     }
     if not tensors:
