@@ -32,4 +32,5 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
       "_spatial_correction_conv_backward(Tensor grad_y, Tensor x, Tensor embed, Tensor norm_weight,"
       " Tensor norm_bias, Tensor conv_weight, Tensor conv_bias, float eps)"
       " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("_fingerprint(Tensor x) -> int");
 }
