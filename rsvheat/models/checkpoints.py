@@ -294,8 +294,8 @@ def _check_zip(path: Path) -> None:
 
 def _refusal(error: pickle.UnpicklingError) -> str:
     """Say what the unpickler refused; its own text advises to let the file run code."""
-    names = re.findall(r"GLOBAL ([\w.]+)|(?:Class|global) ([\w.]+)", str(error))
-    found = next((name for pair in names for name in pair if "." in name), None)
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    found = match[1] if match else None
     if found is None:
         return "is damaged or not a checkpoint: it is not a pickle of plain weights"
     advice = "save its weights alone, torch.save(model.state_dict(), path), where it was written"

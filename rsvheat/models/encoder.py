@@ -173,9 +173,10 @@ class RSVHeat(nn.Module):
     padding; published encoders do the same. Features are channels-last inside, and NCHW tensors
     with channels-last strides where they leave.
 
-    In evaluation mode, and where no gradient reaches the frequency embeddings, diffusivities and
-    their filters are computed once per size and kept in ``filter_cache`` (512 MiB at most, see its
-    ``max_bytes``) until the weights change or training resumes.
+    On the CPU, in evaluation mode and where no gradient reaches the frequency embeddings,
+    diffusivities and their filters are computed once per size and kept in ``filter_cache`` (512 MiB
+    at most, see its ``max_bytes``) until the weights change, in whatever way they are written, or
+    training resumes. On other devices they are computed in each call.
 
     Args:
         dims: Channels of each stage, even.

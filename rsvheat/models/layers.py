@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building blocks of the encoder. Features are (B, H, W, C) throughout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, relu
 
 from rsvheat.models._filter_cache import FilterCache
-from rsvheat.models.freq_embed import Embedding, FrequencyTable
+from rsvheat.models.freq_embed import Embedding, FrequencyNetwork, FrequencyTable
 from rsvheat.ops import (
     _autocast,
-    _checks,
     add_layer_norm,
     apply_heat_filter,
     gated_layer_norm,
@@ -20,6 +19,7 @@ from rsvheat.ops import (
     spatial_correction_conv,
 )
 from rsvheat.ops._backend import is_jit_tracing
+from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
 
 # As in the published encoders: the stem's norms differ from all others.
@@ -159,6 +159,18 @@ class Mlp(nn.Module):
             y = self.fc2(self.fc1.slices(x, activation="gelu")[0])
         return y
 
+    def prepared(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the MLP, its products prepared for parts of ``x`` where they can be.
+
+        Args:
+            x: Features, (..., C).
+        """
+        first = self.fc1.prepared(x, "gelu") if _is_exact_gelu(self.act) else None
+        if first is None:
+            return self
+        second = self.fc2.prepared(first(x.view(-1, x.shape[-1])[:1]))
+        return self if second is None else lambda part: second(first(part))
+
 
 def _is_exact_gelu(act: nn.Module) -> bool:
     return is_unchanged(act, nn.GELU) and act.approximate == "none"
@@ -187,13 +199,12 @@ class HeatConduction(nn.Module):
         self.cache = cache
 
     def train(self, mode: bool = True) -> "HeatConduction":
-        """Set the mode; training drops the filters kept for evaluation."""
+        """Set the mode; training frees the filters kept for evaluation."""
         if mode:
             self.cache.drop(id(self))
         return super().train(mode)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # A move or a change of dtype may restore both address and version with other values.
         self.cache.drop(id(self))
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
@@ -208,34 +219,38 @@ class HeatConduction(nn.Module):
         """
         height, width = x.shape[1], x.shape[2]
         sources = (*freq_embed.parameters(), *to_k.parameters())
-        if not self._may_cache(x, sources):
+        if not (self._may_cache(x, sources) and _depends_on_parameters(freq_embed, to_k)):
             return heat_conduction(x, predict_diffusivity(freq_embed, to_k, height, width, scale))
         # k depends on how a table is resized, which users may switch on a built model.
         resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
-        key = (id(self), height, width, scale, resize, x.device)
-        kept = self.cache.get(key, sources)
+        key = (id(self), height, width, scale, resize)
+        made_of = tuple(map(fingerprint, sources))
+        kept = self.cache.get(key, made_of)
         if kept is None:
             # Outside inference mode: its tensors could not take part in a later backward pass.
             with torch.inference_mode(False), torch.no_grad():
                 k = predict_diffusivity(freq_embed, to_k, height, width, scale)
                 kept = heat_filter(k, height, width)
-            self.cache.put(key, sources, kept)
+            self.cache.put(key, made_of, kept)
         return apply_heat_filter(x, kept)
 
     def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
-        if self.training or torch.compiler.is_compiling():
+        if self.training or not AVAILABLE or not has_values((x, *sources)):
             return False
-        # What is recorded or transformed stands for other weights than these.
-        if is_jit_tracing() or _checks.transforms_active():
-            return False
-        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
-            # A step may follow, and those of fused optimizers are out of autograd's sight.
-            self.cache.drop(id(self))
-            return False
-        # Inference tensors have no versions, and what is made of fake ones is fake.
-        if any(source.is_inference() for source in sources):
-            return False
-        return not any(_checks.is_fake(tensor) for tensor in (x, *sources))
+        recorded = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if recorded:
+            self.cache.drop(id(self))  # the next step changes the weights
+        return not recorded
+
+
+def _depends_on_parameters(freq_embed: Embedding, to_k: nn.Linear) -> bool:
+    """Return whether k follows from parameters alone: not from hooks, masks or other modules."""
+    parts = [module for module in freq_embed.modules() if module is not freq_embed]
+    return (
+        is_unchanged(to_k, Linear)
+        and (is_unchanged(freq_embed, FrequencyTable) or is_unchanged(freq_embed, FrequencyNetwork))
+        and all(is_unchanged(part, nn.Linear) or _is_exact_gelu(part) for part in parts)
+    )
 
 
 def predict_diffusivity(
@@ -389,14 +404,16 @@ class HeatBlock(nn.Module):
         rows = self._mlp_rows(x)
         if rows is None:
             return self._add_mlp(x)
+        mlp = self.mlp.prepared(x)
         for part in torch.split(x.view(-1, x.shape[-1]), rows):
-            part.copy_(self._add_mlp(part))
+            part.copy_(self._add_mlp(part, mlp))
         return x
 
-    def _add_mlp(self, x: Tensor) -> Tensor:
+    def _add_mlp(self, x: Tensor, mlp: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        mlp = self.mlp if mlp is None else mlp
         if self.norm_position == "pre":
-            return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
-        return self._add_normed(x, self.mlp(x), self.norm2, self.gamma2)
+            return self._add(x, mlp(self.norm2(x)), self.gamma2)
+        return self._add_normed(x, mlp(x), self.norm2, self.gamma2)
 
     def _mlp_rows(self, x: Tensor) -> int | None:
         """Return how many pixels the MLP should take at a time; None for all.
