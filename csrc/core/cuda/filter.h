@@ -8,6 +8,9 @@
 
 namespace rsvheat::cuda {
 
+template <typename Acc>
+inline constexpr Acc kLargest = std::numeric_limits<Acc>::max();
+
 // The per-coefficient factor, as kernels see it.
 template <typename Acc>
 struct Filter {
@@ -23,8 +26,7 @@ struct Filter {
   RSVHEAT_DEVICE Acc factor(Acc value, int n, int m) const {
     if (!diffusivity) return value;
     // An infinite k gives 1 at n = m = 0, else 0; NaN stays.
-    constexpr Acc kLargest = std::numeric_limits<Acc>::max();
-    if (value > kLargest) value = kLargest;
+    if (value > kLargest<Acc>) value = kLargest<Acc>;
     return exp2(-value * (Acc(n) * Acc(n) * omega_h2 + Acc(m) * Acc(m) * omega_w2));
   }
 };
