@@ -201,7 +201,7 @@ def test_what_cannot_be_found_is_named(tmp_path, folders):
     ("arguments", "message"),
     [
         ({"folders": {}}, "at least one modality"),
-        ({"folders": {"key": "a"}}, "'key' cannot be the name of a modality"),
+        ({"folders": {"": "a"}}, "'' cannot be the name of a modality"),
         ({"folders": {"a.b": "a"}}, "'a.b' cannot be"),
         ({"folders": {"a": "a"}, "stem_map": {"b": ("x", "y")}}, "stem_map has"),
         ({"folders": {"a": "a"}, "stem_map": {"a": ("(", "y")}}, "no regular expression"),
