@@ -44,8 +44,8 @@ from rsvheat.models import (
     RSVHeatPretraining,
     checkpoints,
     create_model,
-    load_checkpoint,
 )
+from rsvheat.models.checkpoints import adapt_weights
 from rsvheat.models.task_model import Output, TaskModel, find_task_model
 from rsvheat.prediction import (
     BoxPrediction,
@@ -586,11 +586,7 @@ def _load_network(saved: Checkpoint) -> TaskModel:
         for name, value in _weights(saved).items()
         if name.startswith("network.")
     }
-    for name, value in weights.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise CheckpointError(
-                f"{saved.path} is damaged: {name} holds values that are not finite"
-            )
+    _check_finite(saved, weights)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -615,13 +611,25 @@ def _read(path: Path) -> Any:
 
 
 def _weights(saved: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by their keys."""
     return checkpoints._tensors(saved.content, saved.path)
 
 
+def _check_finite(saved: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+    """Raise if a weight is not finite: a network would answer with confidence all the same."""
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{saved.path} is damaged: {name} holds values that are not finite"
+            )
+
+
 def _load(encoder: RSVHeat, saved: Checkpoint, **options: Any) -> LoadReport:
-    read = checkpoints._read
-    try:
-        checkpoints._read = lambda path: saved.content
-        return load_checkpoint(encoder, saved.path, **options)
-    finally:
-        checkpoints._read = read
+    """Load the weights of a checkpoint into an encoder."""
+    weights, report = adapt_weights(encoder, _weights(saved), str(saved.path), **options)
+    _check_finite(saved, weights)
+    target = encoder.state_dict()
+    with torch.no_grad():
+        for name, value in weights.items():
+            target[name].copy_(value)
+    return report
