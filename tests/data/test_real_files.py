@@ -91,7 +91,7 @@ def one_sample(source, sensors, crop, **options):
         for name, sensor in sensors.items()
     }
     data = ImageDataset(source, sensors, normalizers, crop, on_error="raise", **options)
-    return [data[index]["images"] for index in range(len(data))]
+    return [data[index] for index in range(len(data))]
 
 
 def test_four_bands_of_naip(shared):

@@ -20,7 +20,7 @@ from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Normalize, Sensor
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image
-from rsvheat.data.report import SampleError, Skip
+from rsvheat.data.skip_report import SampleError, Skip
 from rsvheat.data.sources import check_modalities, common_size
 from rsvheat.data.splits import stratified_split
 

@@ -10,7 +10,7 @@ from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.places import Places
 from rsvheat.data.readers import ImageReader
-from rsvheat.data.report import DataError, SampleError, Skip
+from rsvheat.data.skip_report import DataError, SampleError, Skip
 from rsvheat.data.splits import stratified_split
 
 CHANGE_CLASSES = ("no change", "change")

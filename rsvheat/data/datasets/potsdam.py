@@ -19,7 +19,7 @@ from rsvheat.data.datasets.finding import (
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.report import Skip
+from rsvheat.data.skip_report import Skip
 from rsvheat.data.sources import check_modalities
 from rsvheat.data.splits import stratified_split
 
