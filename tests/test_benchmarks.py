@@ -130,7 +130,7 @@ def test_header_names_hardware_and_versions_and_no_paths(stored):
 
 
 def test_check_fails_on_a_slower_operator(operator_tables, stored, tmp_path):
-    folder = doctored(report, stored[0], tmp_path, 1e-3)
+    folder = doctored(operator_tables, stored[0], tmp_path, 1e-3)
     done = run(*RUN, "--rows", "rsvheat", "--check", "--results", str(folder))
     assert done.returncode == 1, done.stderr
     assert "1 ratios to the floor compared, 1 grew by over 5%" in done.stdout
@@ -152,7 +152,7 @@ def test_check_refuses_to_compare_two_allocators(runner, operator_tables, stored
 
 @pytest.mark.parametrize(("factor", "slower"), [(0.9, 2), (0.97, 0), (1.5, 0)])
 def test_check_compares_with_a_tolerance(operator_tables, stored, tmp_path, factor, slower):
-    folder = doctored(report, stored[0], tmp_path, factor)
+    folder = doctored(operator_tables, stored[0], tmp_path, factor)
     measured, committed = (
         operator_tables.read_csv(p) for p in (stored[0], folder / stored[0].name)
     )
