@@ -7,7 +7,8 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,19 @@ def _numpy_globals() -> list[Any]:
     return [*functions, *types, np.ndarray, np.dtype, codecs.encode]
 
 
+@contextmanager
+def _readable_types() -> Iterator[None]:
+    """Let the unpickler read numpy's numbers and published configurations."""
+    # torch's own context manager would also remove types that the user had allowed before.
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([*_CONFIGURATIONS, *_numpy_globals()])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     """Read a file of weights or of a training run, without running any code of it.
 
@@ -261,7 +275,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     # Damaged pickles fail in whichever way their bytes suggest: each of these is the file's fault.
     try:
         with (
-            torch.serialization.safe_globals([*_CONFIGURATIONS, *_numpy_globals()]),
+            _readable_types(),
             load_config.patch({"load.mmap": zipped}),  # type: ignore[attr-defined]
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
