@@ -2,6 +2,7 @@
 """Images with a class for every pixel that `dense.py` trains on, with their splits, and crops."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,13 @@ class DenseSet:
         """Number of bands by stem."""
         return {stem: len(self.train[0].images[name]) for name, stem in self.stems.items()}
 
+    def class_counts(self) -> list[int]:
+        """Return the number of training pixels of each class."""
+        counts = sum(torch.bincount(s.mask.flatten(), minlength=256) for s in self.train)
+        assert isinstance(counts, torch.Tensor)
+        numbers: list[int] = counts[: len(self.classes)].tolist()
+        return numbers
+
     def validation(self) -> "DenseSet":
         """Hold out training scenes, since choices must not see the scenes reported on."""
         parts: tuple[list[Scene], list[Scene]] = ([], [])
@@ -74,15 +82,15 @@ class DenseSet:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return crops of training scenes: flipped, rotated and recolored, and their classes.
 
-        A scene is drawn as often as its area says. A crop of which one class takes more than
-        nine tenths is drawn again, a few times.
+        A scene is drawn with a probability proportional to its side. A crop of which one class
+        takes more than three quarters is drawn again, a few times.
         """
-        balance, view = Crop(cat_max=0.9), RandomView()
-        areas = torch.tensor([float(scene.mask.numel()) for scene in self.train])
+        balance, view = Crop(cat_max=0.75), RandomView()
+        sides = torch.tensor([math.sqrt(scene.mask.numel()) for scene in self.train])
         cut = []
         for _ in range(count):
             for _ in range(DRAWS):
-                scene = self.train[int(torch.multinomial(areas, 1, generator=generator))]
+                scene = self.train[int(torch.multinomial(sides, 1, generator=generator))]
                 rows, columns = (
                     slice(first, first + size)
                     for side in scene.mask.shape
