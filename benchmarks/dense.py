@@ -15,7 +15,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,14 +263,14 @@ def tune(arguments: argparse.Namespace) -> None:
             print(name, network, start, lr, decay, found, f"{seconds:.0f} CPU s", flush=True)
 
 
-def loader(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield batches of the data module, read by two processes, epoch after epoch."""
+def loader(arguments: argparse.Namespace, workers: int) -> Iterator[dict[str, Any]]:
+    """Yield batches of the data module, epoch after epoch."""
     codes = MaskCodes(colors=DUBAI, ignored_colors=[DUBAI_UNLABELED])
     root = arguments.data / "seg_dubai"
     data = DataModule(
         MaskFolders({"optical": f"{root}/Tile */images"}, f"{root}/Tile */masks", codes),
         crop=Crop(CROP, CROP, cat_max=0.75),
-        loader=LoaderOptions(BATCH, num_workers=2),
+        loader=LoaderOptions(BATCH, num_workers=workers),
     )
     data.prepare_data()
     data.setup("fit")
@@ -279,12 +279,14 @@ def loader(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Print samples per second of the loader alone, the network alone, and both together."""
+    """Print samples per second of the loader and of training steps, alone and together.
+
+    Those by CPU time are of one process and do not depend on what else runs on the machine.
+    """
     torch.manual_seed(0)
-    batches = loader(arguments)
-    batch = next(batches)
-    data = SETS["dubai"](arguments.data)
-    model = build(Run("dubai"), data)
+    alone, beside = loader(arguments, 0), loader(arguments, 2)
+    batch = next(alone)
+    model = build(Run("dubai"), SETS["dubai"](arguments.data))
     loss, optimizer = SegmentationLoss(LOSSES), torch.optim.AdamW(model.parameters())
 
     def step(batch: dict[str, Any]) -> None:
@@ -294,18 +296,22 @@ def speed(arguments: argparse.Namespace) -> None:
         value.backward()
         optimizer.step()
 
-    parts = {
-        "loader": lambda: next(batches),
-        "network": lambda: step(batch),
-        "both": lambda: step(next(batches)),
+    parts: dict[str, tuple[Callable[[], Any], Callable[[], float]]] = {
+        "loader in this process, by CPU time": (lambda: next(alone), time.process_time),
+        "training step, by CPU time": (lambda: step(batch), time.process_time),
+        "loader of two workers, by wall time": (lambda: next(beside), time.perf_counter),
+        "training with two workers, by wall time": (
+            lambda: step(next(beside)),
+            time.perf_counter,
+        ),
     }
-    for name, call in parts.items():
+    for name, (call, clock) in parts.items():
         for _ in range(5):
             call()
-        begin = time.perf_counter()
+        begin = clock()
         for _ in range(arguments.steps):
             call()
-        rate = arguments.steps * BATCH / (time.perf_counter() - begin)
+        rate = arguments.steps * BATCH / (clock() - begin)
         print(f"{name}: {rate:.0f} samples/s", flush=True)
 
 
