@@ -365,8 +365,8 @@ def markdown() -> str:
     fused = [r for r in ours if r["set"] == BOTH]
     for how in dict.fromkeys((r["start"], r["fusion"], r["dropout"]) for r in fused):
         chosen = [r for r in fused if (r["start"], r["fusion"], r["dropout"]) == how]
-        columns = ("iou", "iou_by_optical", "iou_by_sar")
-        cells = [spread([r[column] for r in chosen]) for column in columns]
+        parts = ("iou", "iou_by_optical", "iou_by_sar")
+        cells = [spread([r[part] for r in chosen]) for part in parts]
         lines.append(f"| {' | '.join((*how, str(len(chosen)), *cells))} |")
     for start in ("scratch", "pretrained"):
         alone = [

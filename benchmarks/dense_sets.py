@@ -213,7 +213,9 @@ def ombria_change(folder: Path, before: str, after: str) -> DenseSet:
         for split in ("train", "test")
     }
     reader = ChangeFolders(
-        **parts["train"],
+        parts["train"]["before"],
+        parts["train"]["after"],
+        parts["train"]["label"],
         test=parts["test"],
         stem_map=dict.fromkeys(("before", "after", "label"), ("^S[12]_[a-z]+_", "")),
     )
