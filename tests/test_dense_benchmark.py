@@ -88,8 +88,8 @@ def test_windows_cover_a_scene(dense, squares):
 def test_finished_runs_are_kept(dense, squares, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(dense, "SETS", {dense.BOTH: lambda folder: squares})
     chosen = [
-        dense.Run(dense.BOTH, "rsvheat_nano", "pretrained", 0, "gate", 0.5),
-        dense.Run(dense.BOTH, "resnet18", "scratch", 0, "gate"),
+        dense.Run(dense.BOTH, "rsvheat_nano", "pretrained", 0, "gate", 0.5, 1),
+        dense.Run(dense.BOTH, "resnet18", "scratch", 0, "gate", 0.0, 1),
     ]
     monkeypatch.setattr(dense, "runs", lambda: iter(chosen))
     monkeypatch.setattr("sys.argv", ["dense.py", "--data", str(tmp_path), "train"])
@@ -110,8 +110,8 @@ def test_finished_runs_are_kept(dense, squares, monkeypatch, tmp_path, capsys):
 
 
 def test_a_run_is_repeatable(dense, squares):
-    run = dense.Run(dense.BOTH, "rsvheat_nano", "scratch", 3, "gate", 0.5)
-    models = [dense.fit(run, squares, dense.Settings(1e-3), 1)[0] for _ in range(2)]
+    run = dense.Run(dense.BOTH, "rsvheat_nano", "scratch", 3, "gate", 0.5, steps=1)
+    models = [dense.fit(run, squares, dense.Settings(1e-3))[0] for _ in range(2)]
     first, second = (model.state_dict() for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
