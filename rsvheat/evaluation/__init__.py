@@ -4,6 +4,7 @@
 from rsvheat.evaluation.calibration import (
     Calibration,
     ConfidenceBins,
+    LogitSample,
     fit_temperature,
     sample_pixels,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ConfidenceBins",
     "ConfusionMatrix",
     "Features",
+    "LogitSample",
     "Measure",
     "Panel",
     "Scores",
