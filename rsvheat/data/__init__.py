@@ -9,6 +9,7 @@ puts these together for Lightning. Files that cannot be used are left out, named
 
 from typing import TYPE_CHECKING, Any
 
+from rsvheat.data.boxes import Boxes, BoxSource, ImageBoxes
 from rsvheat.data.datasets import (
     AID,
     ISAID,
@@ -38,7 +39,7 @@ from rsvheat.data.normalize import (
     save_statistics,
 )
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
-from rsvheat.data.sample import Boxes, ImageDataset, collate
+from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
 from rsvheat.data.shards import ShardSource, write_shards
 from rsvheat.data.skip_report import DataError, SampleError, Skip, SkipReport
@@ -75,6 +76,7 @@ __all__ = [
     "RESISC45",
     "AirPolSARSeg",
     "ArraySource",
+    "BoxSource",
     "Boxes",
     "ChangeFolders",
     "ClassFolders",
@@ -86,6 +88,7 @@ __all__ = [
     "DatasetReader",
     "FileSource",
     "FolderSource",
+    "ImageBoxes",
     "ImageDataset",
     "ImageFolders",
     "ImageReader",
