@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rsvheat.data.boxes import Boxes, BoxSource, ImageBoxes
 from rsvheat.data.datasets import (
     AID,
+    DOTA,
     ISAID,
+    NWPUVHR10,
     RESISC45,
     AirPolSARSeg,
+    BoxFolders,
     ChangeFolders,
     ClassFolders,
     DatasetReader,
@@ -70,12 +73,15 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AID",
+    "DOTA",
     "IGNORE_INDEX",
     "IGNORE_LABEL",
     "ISAID",
+    "NWPUVHR10",
     "RESISC45",
     "AirPolSARSeg",
     "ArraySource",
+    "BoxFolders",
     "BoxSource",
     "Boxes",
     "ChangeFolders",

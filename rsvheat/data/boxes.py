@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.image_reader import Window
-from rsvheat.data.polygons import Points, areas, bounds, bounds_corners, rectangle_corners
+from rsvheat.data.polygons import (
+    Points,
+    areas,
+    bounds,
+    bounds_corners,
+    rectangle_corners,
+    rectangles,
+)
 from rsvheat.data.skip_report import printable
 from rsvheat.data.sources import FileSource
 from rsvheat.data.spec import Target
@@ -172,7 +179,7 @@ class BoxSource(FileSource):
             window: Pixels of the image that the sample shows.
         """
         found = self.boxes(index)
-        corners = found.boxes - np.array((window.left, window.top), np.float64)
+        corners = found.corners - np.array((window.left, window.top), np.float64)
         left, top, right, bottom = bounds(corners).T
         inside = (right > 0) & (bottom > 0) & (left < window.width) & (top < window.height)
         return Boxes(corners[inside], found.labels[inside], found.is_difficult[inside])
@@ -180,6 +187,7 @@ class BoxSource(FileSource):
 
 def _usable(corners: Points, oriented: bool) -> NDArray[np.bool_]:
     """Return which boxes have finite coordinates and an area, (N,)."""
-    finite: NDArray[np.bool_] = np.isfinite(corners).all((1, 2))
-    shapes = corners if oriented else bounds_corners(bounds(corners))
-    return finite & (areas(np.where(finite[:, None, None], shapes, 0)) > 0)
+    finite = np.logical_and.reduce(np.isfinite(corners.reshape(-1, 8)), 1)
+    known = np.where(finite[:, None, None], corners, 0)
+    shapes = rectangle_corners(rectangles(known)) if oriented else bounds_corners(bounds(known))
+    return np.asarray(finite & (areas(shapes) > 0), bool)

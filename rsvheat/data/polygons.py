@@ -40,6 +40,18 @@ def bounds_corners(boxes: Points) -> Points:
     return corners
 
 
+def box_corners(left: float, top: float, right: float, bottom: float) -> Points:
+    """Return the corners (4, 2) of one horizontal box, in the order of :func:`bounds_corners`.
+
+    Args:
+        left: Left side.
+        top: Upper side.
+        right: Right side.
+        bottom: Lower side.
+    """
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+
+
 def rectangles(corners: Points) -> Points:
     """Return the smallest rotated boxes around quadrilaterals.
 
