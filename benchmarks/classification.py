@@ -23,24 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretraining import (
-    HELD_OUT,
-    RESULTS,
-    ROOT,
-    SPLIT_SEED,
-    BenchmarkError,
-    Labelled,
-    accuracy,
-    append,
-    eurosat,
-    execute,
-    image_statistics,
-    probes,
-    read,
-    seeded,
-    spread,
-    validation,
-)
+from image_sets import HELD_OUT, SPLIT_SEED, Labelled, eurosat, seeded, validation
+from report import RESULTS, BenchmarkError
+from scoring import accuracy, image_statistics, probes
+from tables import ROOT, append, execute, read, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -389,7 +375,7 @@ def resnet_described(model: nn.Module) -> Describe:
 
 def encoder_described(encoder: RSVHeat) -> Describe:
     def describe(images: Tensor) -> dict[str, Tensor]:
-        batch = {"image": images, "label": torch.zeros(len(images))}
+        batch = {"images": {"optical": images}, "label": torch.zeros(len(images))}
         return {"": extract_features(encoder, [batch], modality="optical").values}
 
     return describe

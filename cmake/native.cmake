@@ -37,10 +37,10 @@ target_link_libraries(rsvheat_torch INTERFACE ${RSVHEAT_TORCH_DIR}/lib/libtorch_
 
 # ---- The ops on the CPU -------------------------------------------------------------------------
 
-add_library(rsvheat_ops MODULE csrc/ops/schema.cpp csrc/ops/dct.cpp csrc/ops/fingerprint.cpp
-                               csrc/ops/frequency_split.cpp csrc/ops/heat_conduction.cpp
-                               csrc/ops/layer_norm.cpp csrc/ops/spatial_correction.cpp
-                               csrc/ops/spectral_l1.cpp)
+add_library(rsvheat_ops MODULE csrc/ops/schema.cpp csrc/ops/boxes.cpp csrc/ops/dct.cpp
+                               csrc/ops/fingerprint.cpp csrc/ops/frequency_split.cpp
+                               csrc/ops/heat_conduction.cpp csrc/ops/layer_norm.cpp
+                               csrc/ops/spatial_correction.cpp csrc/ops/spectral_l1.cpp)
 target_link_libraries(rsvheat_ops PRIVATE rsvheat_flags rsvheat_core rsvheat_torch)
 set(RSVHEAT_LIBRARIES rsvheat_core rsvheat_ops)
 
@@ -84,6 +84,7 @@ else()
   find_package(CUDAToolkit REQUIRED)
   message(STATUS "rsvheat: building for CUDA ${CUDAToolkit_VERSION} (${CMAKE_CUDA_ARCHITECTURES})")
   add_library(rsvheat_cuda MODULE ${RSVHEAT_CUDA_SOURCES})
+  set_source_files_properties(${RSVHEAT_CUDA_EXACT_SOURCES} PROPERTIES COMPILE_OPTIONS -fmad=false)
   target_compile_features(rsvheat_cuda PRIVATE cuda_std_20)
   target_compile_definitions(rsvheat_cuda PRIVATE USE_CUDA)  # opens torch's CUDA shims
   target_link_libraries(

@@ -282,16 +282,8 @@ def test_markdown_leaves_the_tables_of_other_benchmarks_alone():
 
 
 @pytest.fixture
-def classification(monkeypatch, tmp_path):
-    """The benchmark of classification, in this process, on noise of three brightnesses."""
-    pytest.importorskip("lightning")
-    pytest.importorskip("timm")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import classification
-
-    for name in ("SCRATCH", "LABELS", "FEATURES"):
-        monkeypatch.setattr(classification, name, tmp_path / f"{name}.csv")
-    monkeypatch.setattr(classification, "RUNS", tmp_path / "runs")
+def eurosat(tmp_path):
+    """Noise of three brightnesses, laid out as EuroSAT."""
     random = np.random.default_rng(0)
     for label, brightness in enumerate((40, 120, 200)):
         folder = tmp_path / "eurosat_rgb" / "abc"[label]
@@ -299,7 +291,65 @@ def classification(monkeypatch, tmp_path):
         for i in range(10):
             pixels = random.normal(brightness, 20, (64, 64, 3)).clip(0, 255).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def classification(monkeypatch, eurosat):
+    """The benchmark of classification, in this process."""
+    pytest.importorskip("lightning")
+    pytest.importorskip("timm")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import classification
+    import tables
+
+    for name in ("SCRATCH", "LABELS", "FEATURES"):
+        monkeypatch.setattr(classification, name, eurosat / f"{name}.csv")
+    monkeypatch.setattr(classification, "RUNS", eurosat / "runs")
+    monkeypatch.setattr(tables, "LOCKS", eurosat / "locks")
     return classification
+
+
+@pytest.fixture
+def pretraining(monkeypatch, eurosat):
+    """The benchmark of pretraining, in this process."""
+    pytest.importorskip("lightning")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import fitting
+    import pretraining
+    import tables
+
+    for name in ("ABLATION", "FINETUNING", "LOSSES"):
+        monkeypatch.setattr(pretraining, name, eurosat / f"{name}.csv")
+    monkeypatch.setattr(pretraining, "RUNS", eurosat / "runs")
+    monkeypatch.setattr(pretraining, "BATCH", 8)
+    monkeypatch.setattr(tables, "LOCKS", eurosat / "locks")
+    for module in (fitting, pretraining):
+        monkeypatch.setattr(module, "SCHEDULES", {0.4: (8, 2), 0.5: (8, 2)})
+    monkeypatch.setattr(pretraining, "RATES", {0.4: 1e-3, 0.5: 1e-3})
+    return pretraining
+
+
+def test_pretraining_writes_what_is_finished_and_goes_on(pretraining, eurosat):
+    names = ["image statistics", "from scratch", "spatial"]
+    for command, path, lines in (
+        (["ablation", "--epochs", "1"], pretraining.ABLATION, 3),
+        (["finetuning"], pretraining.FINETUNING, 2),
+    ):
+        rows = names[-lines:]
+        run = [*command, "--data", str(eurosat), "--seeds", "0", "--rows", *rows]
+        assert pretraining.main(run) == 0
+        before = path.stat().st_mtime_ns
+        assert pretraining.main(run) == 0
+        assert path.stat().st_mtime_ns == before, "what is finished is not done again"
+        found = pretraining.read(path)
+        assert list(dict.fromkeys(row["row"] for row in found)) == rows
+        assert all(0 <= float(r.get("accuracy") or r["knn"]) <= 1 for r in found)
+        assert str(eurosat) not in path.read_text()
+    assert [row["epoch"] for row in pretraining.read(pretraining.LOSSES)] == ["1"]
+    table = pretraining.ablation_markdown().splitlines()
+    assert len(table) == 2 + len(names)
+    assert len({line.count("|") for line in table}) == 1
 
 
 def test_classification_writes_what_is_finished_and_goes_on(classification, monkeypatch, tmp_path):

@@ -33,4 +33,15 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
       " Tensor norm_bias, Tensor conv_weight, Tensor conv_bias, float eps)"
       " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("_fingerprint(Tensor x) -> int");
+  m.def("box_iou_rotated(Tensor boxes1, Tensor boxes2, bool aligned) -> Tensor");
+  m.def(
+      "_box_iou_rotated_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool aligned)"
+      " -> Tensor");
+  m.def("nms_rotated(Tensor boxes, Tensor order, Tensor labels, float iou_threshold) -> Tensor");
+  m.def(
+      "roi_align_rotated(Tensor x, Tensor boxes, int output_height, int output_width,"
+      " float spatial_scale, int sampling_ratio) -> Tensor");
+  m.def(
+      "_roi_align_rotated_backward(Tensor grad_y, Tensor boxes, SymInt batch, SymInt height,"
+      " SymInt width, float spatial_scale, int sampling_ratio) -> Tensor");
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What could not be used of the data, by name and number."""
+"""Samples that could not be used: why, which and how many."""
 
 import json
 import logging
@@ -13,20 +13,25 @@ from torch import distributed
 from rsvheat._files import complete_file
 
 OnError: TypeAlias = Literal["skip", "raise"]
-Kind: TypeAlias = Literal["damaged", "bands", "size", "empty", "unmatched"]
+Kind: TypeAlias = Literal[
+    "damaged", "bands", "size", "empty", "unmatched", "place", "name", "label"
+]
 
 _LOGGER = logging.getLogger("rsvheat.data")
 _LOGGED = 10  # files named in the log; the report names all
 
 
 class Skip(NamedTuple):
-    """Why one sample was left out.
+    """Reason why one sample was left out.
 
     Attributes:
-        kind: ``"damaged"`` files, a wrong number of ``"bands"``, modalities of different
-            ``"size"``, ``"empty"`` ones without any valid pixel, ``"unmatched"`` ones whose other
-            modality is missing.
-        key: The sample.
+        kind: ``"damaged"`` for files that cannot be read, ``"bands"`` for a wrong number or type of
+            bands, ``"size"`` for modalities of different size and images larger than the memory,
+            ``"empty"`` for windows without a valid pixel, ``"unmatched"`` for files without the
+            other modality, ``"place"`` for georeferenced pairs that do not cover the same ground,
+            ``"name"`` for names that are not UTF-8, or that another file has too, ``"label"`` for
+            masks with values or colors of no class.
+        key: Name of the sample.
         reason: One line that names the file.
     """
 
@@ -39,8 +44,8 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file.
 
     Args:
-        message: One line. The text with a traceback that torch makes of an error in a worker
-            process is cut to that line again.
+        message: One line. In a worker process, torch adds a traceback to it; the message is cut to
+            that line again.
 
     Attributes:
         details: The text as it was given.
@@ -52,14 +57,16 @@ class DataError(ValueError):
 
 
 class SampleError(DataError):
-    """One sample cannot be used, others may.
+    """One sample that cannot be used, while others may.
 
     Args:
-        kind: See :class:`Skip`.
-        reason: One line that names the file.
+        kind: Kind of the problem, as in :class:`Skip`.
+        reason: One line that names the file. Line breaks, other control characters and bytes that
+            are not UTF-8, which file names and messages of libraries may hold, are escaped.
     """
 
     def __init__(self, kind: Kind, reason: str) -> None:
+        reason = printable(reason)
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
@@ -69,12 +76,34 @@ class SampleError(DataError):
         return type(self), (self.kind, self.reason)
 
 
-class SkipReport:
-    """What was left out, and how often.
+def printable(text: str) -> str:
+    """Return a text that any terminal, log or JSON file can hold, on one line.
 
-    Worker processes send what they skip with the batches, so the report of the main process counts
-    what the batches that it used would have held, for any number of workers. The first files are
-    named in the log ``rsvheat.data`` as they occur.
+    Args:
+        text: File name or message. Control characters and surrogates, which stand for bytes that
+            are not UTF-8, become escapes.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a file name is valid Unicode: surrogates stand for bytes that are not.
+
+    Args:
+        text: Name or path.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+class SkipReport:
+    """Counts the samples that were left out.
+
+    Worker processes send the skipped samples with the batches. So the report of the main process
+    counts those of the batches that it used, for any number of workers. The first files are named
+    in the log ``rsvheat.data`` as they occur.
     """
 
     def __init__(self) -> None:
@@ -85,12 +114,12 @@ class SkipReport:
         return len(self._times)
 
     def __iter__(self) -> Iterator[Skip]:
-        """Iterate over what was left out, once each, in the order of first occurrence."""
+        """Iterate over the samples that were left out, in the order of first occurrence."""
         return iter(self._times)
 
     @property
     def total(self) -> int:
-        """How often a sample was left out: more than ``len()`` after several epochs."""
+        """Number of times that a sample was left out: more than ``len()`` after several epochs."""
         return self._times.total()
 
     @property
@@ -100,10 +129,10 @@ class SkipReport:
         return {kind: found[kind] for kind in get_args(Kind) if found[kind]}
 
     def add(self, skips: Iterable[Skip]) -> None:
-        """Count what was left out.
+        """Count samples that were left out.
 
         Args:
-            skips: The samples; several times the same counts several times.
+            skips: Samples; one that occurs several times counts several times.
         """
         for skip in skips:
             new = skip not in self._times
@@ -113,10 +142,10 @@ class SkipReport:
                 _LOGGER.warning("skipped %s: %s%s", skip.key, skip.reason, more)
 
     def collect(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Take what was left out of a batch.
+        """Count the samples that were left out of a batch.
 
         Args:
-            batch: What the loader gave; its entry ``"skipped"``, if any, is removed.
+            batch: Batch of the loader; its entry ``"skipped"``, if any, is removed.
 
         Returns:
             The batch.
@@ -153,10 +182,10 @@ class SkipReport:
         return {"skipped": [[*skip, times] for skip, times in self._times.items()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the place of a report that was saved.
+        """Replace the counts by those of a report that was saved.
 
         Args:
-            state: From :meth:`state_dict`.
+            state: Result of :meth:`state_dict`.
         """
         self._times = Counter(
             {Skip(kind, key, reason): times for kind, key, reason, times in state["skipped"]}
@@ -166,7 +195,7 @@ class SkipReport:
         """Write the report as JSON, whole or not at all.
 
         Args:
-            path: The file.
+            path: Path of the JSON file.
         """
         content = {
             "samples": len(self),

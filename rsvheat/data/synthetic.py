@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic scenes seen by an optical sensor and a radar, for tests, documentation and first runs.
 
-They have what makes the two sensors differ and agree: land cover that both see, colours and field
-parcels that the optical sensor sees, roughness and speckle that the radar sees, point scatterers of
-buildings and ships. They are no substitute for images: they teach nothing about the Earth.
+Both sensors see the land cover. Only the optical sensor sees colors and field parcels; only the
+radar sees roughness, speckle and the point scatterers of buildings and ships. The scenes are no
+substitute for images: they teach nothing about the Earth.
 """
 
 import os
@@ -48,16 +48,16 @@ def make_scene(
 ) -> Scene:
     """Make a scene of about 10 m a pixel.
 
-    Land cover follows smooth random fields. Reflectance is that of the cover, with the colours of
+    Land cover follows smooth random fields. Reflectance is that of the cover, with the colors of
     parcels, shading and haze; backscatter is that of the cover, with the wetness of parcels and
     bright points in towns and on water, times the gamma-distributed speckle of ``looks``
     independent looks, which has mean 1 and variance 1 / ``looks``.
 
     Args:
         size: Side in pixels.
-        seed: The same seed and arguments give the same scene.
-        cover: Which cover has most of the scene; None for a random mixture.
-        looks: Of the radar image.
+        seed: Seed; the same seed and arguments give the same scene.
+        cover: Cover that has most of the scene; None for a random mixture.
+        looks: Number of looks of the radar image.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -133,8 +133,8 @@ class SyntheticSource(Source):
 
     Args:
         count: Number of scenes.
-        size: Their side in pixels.
-        seed: Of them all.
+        size: Side of the scenes in pixels.
+        seed: Seed of all scenes.
     """
 
     modalities = ("optical", "sar")
@@ -181,10 +181,10 @@ def write_pairs(folder: str | os.PathLike[str], count: int, size: int = 256, see
     Optical images show reflectance 0 to 0.4, radar images -30 to 10 dB, as 0 to 255.
 
     Args:
-        folder: Where the two folders go; made if need be.
+        folder: Folder of the two folders, which is created if it does not exist.
         count: Number of scenes.
-        size: Their side in pixels.
-        seed: Of them all.
+        size: Side of the scenes in pixels.
+        seed: Seed of all scenes.
     """
     for index in range(count):
         scene = make_scene(size, (seed, index))
@@ -199,10 +199,10 @@ def write_classes(
     """Write optical scenes as PNG, a folder for each cover that has most of the scene.
 
     Args:
-        folder: Where the folders of the classes go; made if need be.
+        folder: Folder of the classes' folders, which is created if it does not exist.
         count: Number of scenes of each class.
-        size: Their side in pixels.
-        seed: Of them all.
+        size: Side of the scenes in pixels.
+        seed: Seed of all scenes.
     """
     for number, cover in enumerate(COVERS):
         for index in range(count):

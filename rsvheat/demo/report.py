@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of a demo, as a page and as a few lines."""
+"""Results of a demo, as a page and as a few lines."""
 
 import csv
 import math
@@ -15,12 +15,12 @@ from rsvheat._html import Page
 from rsvheat._library import package_version
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import aligned, device_name
+from rsvheat.checkpoint import Checkpoint, TrainedModel
 from rsvheat.data import Normalizer, Window, read_image
 from rsvheat.demo.steps import SIZE, STRIDE, VARIANT, Demo
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import create_pretraining_model
 from rsvheat.models.pretraining import VIEW_MASKING
-from rsvheat.tasks import load_classifier, saved_normalizers
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -71,9 +71,9 @@ def write_report(demo: Demo, results: Results, path: Path) -> None:
     """Write the page.
 
     Args:
-        demo: Of which the steps are complete.
-        results: What they found, by name.
-        path: The HTML file.
+        demo: Demo whose steps are complete.
+        results: Results of the steps by name.
+        path: Path of the HTML file.
     """
     page = Page("A remote-sensing model from nothing: rsvheat demo")
     _about(page, demo, results)
@@ -91,8 +91,8 @@ def _about(page: Page, demo: Demo, results: Results) -> None:
     page.paragraph(
         f"{VARIANT}, an encoder of 2.4 million parameters, was pretrained without labels on "
         f"{seen['pairs']} pairs of optical and radar tiles and {seen['single']} optical images. "
-        "Then it learnt "
-        f"{len(tuned['classes'])} classes of land from {tuned['labels']} labelled images, beside "
+        "Then it learned "
+        f"{len(tuned['classes'])} classes of land from {tuned['labels']} labeled images, beside "
         "the same network that began with random weights, and mapped a scene that it had not seen."
     )
     rows = [
@@ -138,7 +138,7 @@ def _pretraining(page: Page, demo: Demo, result: Mapping[str, Any]) -> None:
 
 
 def draw_reconstructions(demo: Demo) -> Figure:
-    """Draw tiles of the held-out scene, what the encoder saw of them and what it restored."""
+    """Draw tiles of the held-out scene: input, visible part, hidden part and reconstruction."""
     whole = RandomView(
         scale=(1, 1), ratio=(1, 1), dihedral=False, contrast=0, brightness=0, channel_shift=0
     )
@@ -150,9 +150,10 @@ def draw_reconstructions(demo: Demo) -> Figure:
         views=1,
         masking=[FrequencyMasking(**{**vars(m), "probability": 1.0}) for m in VIEW_MASKING],
     ).eval()
-    saved = torch.load(demo.pretrained, weights_only=True)["state_dict"]
+    checkpoint = Checkpoint.read(demo.pretrained)
+    saved = checkpoint.content["state_dict"]
     network.load_state_dict({name.removeprefix("network."): v for name, v in saved.items()})
-    normalizers = saved_normalizers(demo.pretrained)
+    normalizers = checkpoint.normalizers
     tiles = {
         name: torch.stack([normalizers[name](pixels) for pixels in scene_tiles(demo, name)])
         for name in ("optical", "sar")
@@ -229,24 +230,24 @@ def _training(page: Page, demo: Demo, results: Results) -> None:
         "last epoch is what counts.",
     )
     columns = [
-        "accuracy on held-out images, %", "nearest neighbours (k = 5)", "linear probe",
+        "accuracy on held-out images, %", "nearest neighbors (k = 5)", "linear probe",
         f"trained, {tuned['epochs']} epochs",
     ]  # fmt: skip
     page.table(columns, accuracies(results))
     page.paragraph(
-        f"{tuned['labels']} labelled images to learn from, {tuned['scored']} others to score on. "
-        "Nearest neighbours and the linear probe see the encoder's features as they are; "
+        f"{tuned['labels']} labeled images to learn from, {tuned['scored']} others to score on. "
+        "Nearest neighbors and the linear probe see the encoder's features as they are; "
         "the last column trains the whole network. "
         + verdict(tuned["accuracy"], scratch["accuracy"], tuned["scored"])
     )
     page.figure(
-        (demo.folder / "finetune" / "classifier.png").read_bytes(),
+        (demo.folder / "finetune" / "classification.png").read_bytes(),
         "How the fine-tuned model confuses the classes of held-out images.",
     )
 
 
 def verdict(pretrained: float, scratch: float, images: int) -> str:
-    """Return what a difference of accuracies on some images says."""
+    """Return a sentence that compares two accuracies on some images."""
     error = math.sqrt(sum(p * (1 - p) for p in (pretrained, scratch)) / images)
     gain = f"{100 * abs(pretrained - scratch):.1f} points"
     doubt = f"(the standard error of a difference on {images} images is {100 * error:.1f})"
@@ -297,7 +298,7 @@ def _heat(page: Page, demo: Demo) -> None:
     from rsvheat.explain import draw_temperature
 
     page.heading("Temperature fields")
-    task = load_classifier(demo.finetuned)
+    trained = TrainedModel.load(demo.finetuned, device="cpu")
     pixels = read_image(demo.images.scene["optical"])
     # As for the map, in the units of the training images.
     mean, deviation = (f(pixels.values, axis=(1, 2)).tolist() for f in (np.mean, np.std))
@@ -307,7 +308,7 @@ def _heat(page: Page, demo: Demo) -> None:
     cut = image[:, top : top + side, left : left + side]
     shown = pixels.values[:, top : top + side, left : left + side].transpose(1, 2, 0)
     page.figure(
-        draw_temperature(task.network, cut, task.modality, background=shown),
+        draw_temperature(trained.encoder, cut, "optical", background=shown),
         "The features of the fine-tuned encoder as temperatures, before and after heat conduction, "
         "at the last block of each stage, over the middle of the scene. Conduction evens out what "
         "is fine; in a network as small and as briefly trained it takes a few percent away.",

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading of published vHeat and RS-vHeat checkpoints and of this project's own."""
 
+import mmap
 import os
-import pickle
 import re
+import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
+from rsvheat.models.inert import INERT
 from rsvheat.models.load_report import LoadReport
 
 
@@ -22,10 +24,56 @@ class CheckpointError(ValueError):
     """A file is no checkpoint of the model; the model is as it was."""
 
 
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read a file of weights once, and check it, without running any code that it holds.
+
+    Tensors are mapped into memory and read when they are used, where the file's format allows it.
+    Weights are compared with the checksums in the file, if it has any; the state of an optimizer is
+    neither read nor compared. Configurations and log buffers that training scripts save beside
+    weights are read as plain data; NumPy's numbers and arrays are read, too.
+
+    Args:
+        path: File of ``torch.save``, in its present format or the one before, or a
+            ``.safetensors`` file.
+
+    Returns:
+        Content of the file, as it was saved.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, no such file, or holds objects of other types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}")
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        raise CheckpointError(f"{path} is empty")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise CheckpointError(
+            f"{path} is a web page (HTML), not a checkpoint: the download was answered with a "
+            "login, error or confirmation page; download it again"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if not start.startswith(b"PK"):
+        return _unpickle(path, mapped=False)
+    members = _members(path)
+    content = _unpickle(path, mapped=True)
+    _compare_checksums(path, members, content)
+    return content
+
+
 def load_checkpoint(
     model: RSVHeat,
     path: str | os.PathLike[str],
     *,
+    content: Any = None,
+    key: str | None = None,
     stems: Mapping[str, str] | None = None,
     inflate_stems: bool = False,
     prefix: str | None = None,
@@ -34,51 +82,121 @@ def load_checkpoint(
 
     Reads published vHeat checkpoints (of classifiers, and of dense backbones with ``outnorm``),
     published RS-vHeat checkpoints (of encoders, and of pretraining with the encoder under
-    ``encoder.``), this project's Lightning ``.ckpt`` and ``.safetensors`` files. Pickles are
-    only read with ``weights_only=True``: no code of the file runs.
+    ``encoder.``), this project's Lightning ``.ckpt`` and ``.safetensors`` files. No code of a file
+    runs, see :func:`read_checkpoint`.
 
     Frequency and spatial embeddings are resampled to the model's size as its ``freq_resize``
     says. A head for another number of classes, or with moments for one
     without or the other way round, is skipped, and so are stages that follow the last
     one of a model without them. Stems, head, output norms and spatial correction embeddings that
-    the file lacks are left as initialised; whatever else differs is an error. Whether norms stand
+    the file lacks are left as initialized; whatever else differs is an error. Whether norms stand
     before or after cannot be seen in a file: ``norm_position`` must be that of the trained model.
 
     Args:
-        model: The encoder, changed in place.
-        path: The file.
-        stems: Which stem of the file (``"optical"``, ``"sar"``, or the file's own modality names;
-            the only one of a vHeat file is ``"optical"``) each of the model's modalities takes.
-            By default the one of the same name; a lone stem goes to a lone modality.
-        inflate_stems: Adapt a stem's first convolution to another number of bands by
-            :func:`inflate_stem`, instead of refusing it.
-        prefix: What encoder keys of the file begin with, where it holds several encoders (a
-            student and a teacher, say).
+        model: Encoder, changed in place.
+        path: File of weights.
+        content: Value of :func:`read_checkpoint` for that file, where it has been read already.
+        key: Entry of the file that holds the weights, such as ``"state_dict_ema"`` or
+            ``"teacher"``. By default ``"model"``, ``"state_dict"`` or the like, or the file
+            itself.
+        stems: Name of the file's stem (``"optical"``, ``"sar"``, or the file's own modality names;
+            the only one of a vHeat file is ``"optical"``) by modality of the model. By default
+            the one of the same name; a lone stem goes to a lone modality.
+        inflate_stems: Whether a stem's first convolution may be adapted to another number of bands
+            by :func:`inflate_stem`; else other bands are an error.
+        prefix: Beginning of the encoder's keys, where the entry holds several encoders (a student
+            and a teacher, for example).
 
     Returns:
-        What was loaded, resized, inflated, skipped and left as initialised.
+        Report of what was loaded, resized, inflated, skipped and left as initialized.
 
     Raises:
         TypeError: If ``model`` is not an encoder.
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is truncated, a web page, not readable as plain weights, of
-            another architecture, or of other widths, depths or bands. The model is unchanged.
+        CheckpointError: If the file is damaged, a web page, not readable as plain weights, of
+            another architecture, of other widths, depths or bands, or holds weights that are not
+            finite. The model is unchanged.
     """
     if not isinstance(model, RSVHeat):
         raise TypeError(
             f"model must be an RSVHeat encoder, got {type(model).__name__}; in timm's "
             "features-only wrapper it is wrapper.model"
         )
-    path = Path(path)
-    raw = _tensors(_read(path), path)
-    new, report = adapt_weights(
-        model, raw, str(path), stems=stems, inflate_stems=inflate_stems, prefix=prefix
+    content = read_checkpoint(path) if content is None else content
+    weights, report = adapt_weights(
+        model,
+        find_weights(content, path, key),
+        str(path),
+        stems=stems,
+        inflate_stems=inflate_stems,
+        prefix=prefix,
     )
     target = model.state_dict()
     with torch.no_grad():
-        for name, value in new.items():
+        for name, value in weights.items():
             target[name].copy_(value)
     return report
+
+
+def find_weights(
+    content: Any, path: str | os.PathLike[str], key: str | None = None
+) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by name, without the prefixes of DDP and of compilers.
+
+    Args:
+        content: Value of :func:`read_checkpoint`.
+        path: File that was read, for messages.
+        key: Entry that holds the weights, as for :func:`load_checkpoint`.
+
+    Raises:
+        CheckpointError: If there is no such entry, or none that holds weights.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
+    holding = [
+        name for name, value in content.items() if isinstance(name, str) and _named_tensors(value)
+    ]
+    if key is None:
+        key = _entry(content, holding, path)
+    elif key not in content:
+        raise CheckpointError(
+            f"{path} has no entry {key!r}; key= may be one of {_few(holding) or 'none'}"
+        )
+    tensors = _named_tensors(content if key is None else content[key])
+    if not tensors:
+        listed = f"; key= may be one of {_few(holding)}" if holding else ""
+        place = f"{path} holds no weights" + (f" under {key!r}" if key is not None else "")
+        raise CheckpointError(f"{place}; its keys are {_few(content)}{listed}")
+    return tensors
+
+
+def check_weights(weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise unless weights are finite real numbers: a network would use others without a word.
+
+    Args:
+        weights: Weights by name.
+        source: Name of the file, for messages.
+
+    Raises:
+        CheckpointError: If they are not; the message names the first that is not.
+    """
+    for name, value in weights.items():
+        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise CheckpointError(
+                f"{source} holds {name} as a tensor of another kind: {value.layout}, "
+                f"{value.dtype} on {value.device}; plain ones are read"
+            )
+        if value.is_complex():
+            raise CheckpointError(f"{source} holds {name} as complex numbers, {value.dtype}")
+        # Types of 8 bits have no such test of their own.
+        small = value.is_floating_point() and value.element_size() == 1
+        finite = (value.float() if small else value).isfinite()
+        if not finite.all():
+            count = value.numel() - int(finite.sum())
+            raise CheckpointError(
+                f"{source} is damaged, or its training diverged: {count} of the {value.numel()} "
+                f"values of {name} are not finite"
+            )
 
 
 def adapt_weights(
@@ -104,8 +222,8 @@ def adapt_weights(
         Values by name in the model's ``state_dict()``, and the report of loading them.
 
     Raises:
-        CheckpointError: If the weights are of another architecture, or of other widths, depths or
-            bands.
+        CheckpointError: If the weights are of another architecture, of other widths, depths or
+            bands, or not finite.
     """
     layout, found = _find_encoder(tensors, prefix, source)
     report = LoadReport(source, layout)
@@ -140,6 +258,7 @@ def adapt_weights(
                 new[name] = adapted
         else:
             report.skipped[key] = "the model has no such part"
+    check_weights({state[name][0]: value for name, value in new.items()}, source)
     report.loaded.extend(name for name in target if name in new)
     report.missing.extend(name for name in target if name not in new)
     return new, report
@@ -166,89 +285,194 @@ def inflate_stem(weight: Tensor, bands: int) -> Tensor:
     return (weight.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
 
 
-class _Inert:
-    """Stands in for the class of a training configuration; runs none of its code."""
+# ---- Reading -----------------------------------------------------------------------------------
 
-    def __new__(cls, *args: Any) -> Any:
-        # Of the types that the weights-only unpickler fills, the one that also takes attributes.
-        return OrderedDict()
+# What torch writes where a program has told it to compute no checksums.
+_NO_CHECKSUM = 0
 
 
-# Published training scripts save their configuration beside the weights. Reading these two types
-# as plain dictionaries makes such files readable although everything else is still refused.
-_CONFIGURATIONS = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
-
-
-def _read(path: Path) -> Any:
-    """Return what a file holds, or raise a CheckpointError that says what is wrong with it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}")
-    with path.open("rb") as file:
-        start = file.read(512)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        raise CheckpointError(f"{path} is empty")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        raise CheckpointError(
-            f"{path} is a web page (HTML), not a checkpoint: the download was answered with a "
-            "login, error or confirmation page; download it again"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
-        )
+def _unpickle(path: Path, mapped: bool) -> Any:
+    """Return the content of a file of torch.save, or raise a CheckpointError."""
     try:
-        with torch.serialization.safe_globals(_CONFIGURATIONS):  # type: ignore[arg-type]
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except EOFError as error:
-        raise CheckpointError(f"{path} is truncated: it ends early. Download it again") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} cannot be read as plain weights (weights_only=True): it is damaged, not a "
-            f"checkpoint, or holds Python objects, which are never loaded: {_first_line(error)}"
-        ) from error
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a torch checkpoint: {_first_line(error)}"
-        ) from error
+        # Types that the program has allowed itself come as they are.
+        allowed = {
+            entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
+            for entry in torch.serialization.get_safe_globals()
+        }
+        inert: list[Any] = [entry for entry in INERT if entry[1] not in allowed]
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged file may make the unpickler do anything
+        raise CheckpointError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file, without torch's advice to trust it blindly."""
+    text = str(error)
+    refused = re.search(r"GLOBAL (\S+) was not|unsupported GLOBAL (\S+) whose", text)
+    refused = refused or re.search(r"but got <class '([^']+)'>|unrecognized function (.+)", text)
+    if refused:
+        name = next(filter(None, refused.groups()))
+        return (
+            f"{path} holds an object of type {name}, which could run code and is not read: save "
+            "the weights alone, torch.save(model.state_dict(), path), in the program that wrote "
+            f"the file; or, if you trust {name}, call torch.serialization.add_safe_globals([...]) "
+            "with it first"
+        )
+    if isinstance(error, EOFError):
+        return f"{path} is truncated: it ends early. Download or copy it again"
+    reason = type(error).__name__
+    # Others of torch's texts name their cause in the first line.
+    if isinstance(error, RuntimeError | OSError) and "weights" not in text.lower() and text:
+        reason += ": " + re.sub(r"\x1b\[\d*m", "", text.strip().split("\n")[0])[:200]
+    return f"{path} is damaged or not a checkpoint of torch ({reason})"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except Exception as error:  # of safetensors, or of Python where it meets unknown values
+        reason = str(error).strip().split("\n")[0][:200]
         raise CheckpointError(
-            f"{path} is truncated or not a safetensors file: {_first_line(error)}"
-        ) from error
+            f"{path} is truncated, damaged or not a safetensors file "
+            f"({type(error).__name__}: {reason})"
+        ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+class _IsProgramError(Exception):
+    """A zip file holds a program of TorchScript."""
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint's content, without DDP's and compile's prefixes."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+def _members(path: Path) -> dict[int, zipfile.ZipInfo]:
+    """Return the tensors' members of a zip file by where their bytes begin; check the others."""
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise _IsProgramError
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{member.filename} is compressed, as torch saves nothing")
+                if not re.search(r"(^|/)data/[^/]+$", member.filename):
+                    if member.CRC != _NO_CHECKSUM:
+                        archive.read(member)  # compares its checksum
+                elif member.file_size > 0:
+                    file.seek(member.header_offset + 26)  # of the lengths of name and extra field
+                    name, extra = struct.unpack("<HH", file.read(4))
+                    # A damaged offset may be that of another tensor.
+                    if file.read(name) != member.filename.encode():
+                        raise ValueError(f"{member.filename} is not where the directory has it")
+                    found[member.header_offset + 30 + name + extra] = member
+    except _IsProgramError:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a checkpoint: torch.jit.load reads it, and its "
+            "state_dict() holds the weights"
+        ) from None
+    except Exception as error:  # damaged lengths and names, too
+        reason = str(error).strip().split("\n")[0][:200]
+        raise CheckpointError(
+            f"{path} is truncated or damaged: its zip archive cannot be read ({reason}). Download "
+            "or copy it again"
+        ) from None
+    return found
+
+
+def _compare_checksums(path: Path, members: Mapping[int, zipfile.ZipInfo], content: Any) -> None:
+    """Raise unless the bytes of all weights have the checksums that were saved with them.
+
+    torch does not compare them: a flipped bit would load as another weight.
+    """
+    storages = {
+        tensor.untyped_storage().data_ptr(): (name, tensor.untyped_storage())
+        for name, tensor in _all_tensors(content)
+        if tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() > 0
+    }
+    if not storages or not members:
+        return
+    base = _address(path.stat().st_size, sorted(members), sorted(storages))
+    if base is None:
+        raise CheckpointError(
+            f"{path} is damaged: its tensors are not where its zip archive has them"
+        )
+    for pointer, (name, storage) in storages.items():
+        member = members.get(pointer - base)
+        # Moments of an optimizer are not used. What is elsewhere was not made of the file's bytes.
+        if member is None or name.startswith("optimizer"):
+            continue
+        values = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+        wrong = member.CRC not in (_NO_CHECKSUM, zlib.crc32(values))
+        if len(values) != member.file_size or wrong:
+            raise CheckpointError(
+                f"{path} is damaged: the bytes of {name} do not have the checksum that was saved "
+                "with them. Download or copy it again"
+            )
+
+
+def _address(size: int, starts: Sequence[int], pointers: Sequence[int]) -> int | None:
+    """Return where a file is in memory, or None if its tensors are not where its members are.
+
+    Args:
+        size: Bytes of the file.
+        starts: Offsets of its members, ascending.
+        pointers: Addresses of all its tensors' storages, ascending.
+    """
+    known = set(starts)
+    for pointer in pointers:
+        for start in starts:
+            base = pointer - start
+            inside = (other - base for other in pointers if 0 <= other - base < size)
+            if base % mmap.PAGESIZE == 0 and known.issuperset(inside):
+                return base
+    return None
+
+
+def _all_tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested containers with their names."""
+    # Not by recursion: containers of a hostile file are as deep as it likes, or hold themselves.
+    left, seen = [("", content)], set()
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            if value.layout is torch.strided:
+                yield name or "the tensor", value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left += [(f"{name}.{key}" if name else str(key), one) for key, one in inner]
+
+
+def _entry(
+    content: Mapping[Any, Any], holding: Sequence[str], path: str | os.PathLike[str]
+) -> str | None:
+    """Return the entry of a checkpoint that holds the weights, or None if it is no entry."""
+    if _holds_encoder(content):
+        return None
+    for name in ("model", "state_dict", "model_state_dict"):
+        if name in holding:
+            return name
+    # Of others, such as "net", "teacher" or "state_dict_ema", the only one with an encoder.
+    chosen = [name for name in holding if _holds_encoder(content[name])] or holding
+    if len(chosen) > 1:
+        raise CheckpointError(
+            f"{path} holds weights in several entries: choose one by key= of {_few(chosen)}"
+        )
+    return chosen[0] if chosen else None
+
+
+def _holds_encoder(content: Any) -> bool:
+    return any(mark.match(name) for name in _named_tensors(content) for mark in _MARKS.values())
+
+
+def _named_tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
-    tensors = {
+        return {}
+    return {
         re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(key)): value
         for key, value in content.items()
         if isinstance(value, Tensor)
     }
-    if not tensors:
-        raise CheckpointError(f"{path} holds no weights; its keys are {_few(content)}")
-    return tensors
 
 
 def _few(names: Any) -> str:
@@ -435,7 +659,7 @@ def _adapt(
             raise CheckpointError(
                 f"{source} has a stem for {shape[1]} bands, the model's modality "
                 f"{name.split('.')[1]!r} takes {wanted[1]}: inflate_stems=True adapts it, keeping "
-                "the response to the mean of the bands; stems={} leaves stems as initialised"
+                "the response to the mean of the bands; stems={} leaves stems as initialized"
             )
         report.inflated[name] = shape[1], wanted[1]
         return inflate_stem(value.float(), wanted[1])

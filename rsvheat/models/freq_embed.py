@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from rsvheat.ops import _checks
+from rsvheat.ops._backend import is_jit_tracing
+
 FreqResize: TypeAlias = Literal["frequency", "bicubic", "bilinear", "pad"]
 
 FREQ_RESIZES: tuple[str, ...] = get_args(FreqResize)
@@ -83,10 +86,11 @@ def _resize_image(table: Tensor, height: int, width: int, mode: str) -> Tensor:
 
 def _frequency_weights(size: int, new_size: int, like: Tensor) -> Tensor:
     """Return the (new_size, size) matrix that evaluates ``size`` bins at those of ``new_size``."""
-    # Tensors that a mode or a compiler makes belong to its run.
+    # Tensors that a compiler, a tracer, a transform or a mode makes belong to its run.
     if (
         torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
+        or is_jit_tracing()
+        or _checks.transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or type(like) not in (Tensor, nn.Parameter)
     ):
@@ -132,7 +136,7 @@ def _continuation(size: int) -> Tensor:
 
 
 class FrequencyTable(nn.Module):
-    """A learnt frequency value embedding (FVE) per bin, resampled where the size differs.
+    """A learned frequency value embedding (FVE) per bin, resampled where the size differs.
 
     Args:
         height: H of the table.
@@ -166,9 +170,9 @@ class FrequencyTable(nn.Module):
 class FrequencyNetwork(nn.Module):
     """A small network over (omega_h, omega_w, log ground sampling distance) instead of a table.
 
-    It sees frequencies per metre, relative to the reference sampling distance, so that one scene
-    at two resolutions has one diffusivity per metre. The log sampling distance starts with weight
-    0: what depends on resolution beyond that is learnt.
+    It sees frequencies per meter, relative to the reference sampling distance, so that one scene
+    at two resolutions has one diffusivity per meter. The log sampling distance starts with weight
+    0: what depends on resolution beyond that is learned.
 
     Args:
         channels: C.

@@ -94,7 +94,7 @@ def create_model(
     own, shared = _arguments(network), _arguments(RSVHeat)
     for_encoder = {k: v for k, v in options.items() if k in shared and k not in own}
     for_network = {k: v for k, v in options.items() if k not in for_encoder}
-    for_encoder["num_classes"] = 0
+    for_encoder |= network.encoder_arguments(len(classes))
     encoder = _create_encoder(name, pretrained, stems, inflate_stems, for_encoder)
     return network(encoder, len(classes), **for_network)
 

@@ -106,6 +106,15 @@ class TaskModel(nn.Module, ABC):
         encoder = RSVHeat(**config["encoder"])
         return cls(encoder, config["num_classes"], **config["options"])
 
+    @classmethod
+    def encoder_arguments(cls, num_classes: int) -> dict[str, Any]:
+        """Return arguments of the encoder that the task needs: by default it has no head.
+
+        Args:
+            num_classes: Number of classes.
+        """
+        return {"num_classes": 0}
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that order the encoder's parameters by depth, in timm's format.
 
@@ -119,11 +128,15 @@ class TaskModel(nn.Module, ABC):
         return {"encoder": r"^encoder\."}
 
     @abstractmethod
-    def forward(self, images: Mapping[str, Tensor]) -> Any:
+    def forward(
+        self, images: Mapping[str, Tensor], index: Mapping[str, Tensor] | None = None
+    ) -> Any:
         """Return what the loss takes, logits for example.
 
         Args:
-            images: By modality (B, bands, H, W), normalized.
+            images: By modality (n, bands, H, W), normalized.
+            index: By modality int64 (n,), positions in the batch of the samples that have it; None
+                where all samples have every modality. Networks for one modality ignore it.
         """
 
     @abstractmethod

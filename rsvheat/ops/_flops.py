@@ -4,7 +4,7 @@
 Counted are the fast transforms at 2.5 * N * log2(N) per line of N points, the cost of a real FFT
 of that length, whatever algorithm a kernel uses for that N, and one for each multiplication or
 addition per coefficient around them. Exponentials, signs and absolute values are not counted. The
-pure-torch twins count as the matrix products that they are.
+reference implementations count as the matrix products that they are.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
 from rsvheat import _library
+from rsvheat.ops import boxes
 
 
 def _register() -> None:
@@ -30,6 +31,7 @@ def _register() -> None:
         "spectral_l1": _spectral_l1,
         "spatial_correction_conv": _spatial_correction_conv,
         "_spatial_correction_conv_backward": _spatial_correction_conv_backward,
+        **boxes.flop_formulas(),
     }
     for name, formula in formulas.items():
         register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)

@@ -16,8 +16,8 @@ REFERENCE_BATCH = 256
 def warmup_cosine(step: int, total: int, warmup: int, floor: float) -> float:
     """Return the factor on the learning rate at a step.
 
-    It rises linearly over the first ``warmup`` steps, of which the first already moves, and falls
-    to ``floor`` along half a cosine at step ``total``.
+    The factor rises linearly over the first ``warmup`` steps, is above 0 at the first of them, and
+    falls along half a cosine to ``floor`` at step ``total``.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -27,14 +27,14 @@ def warmup_cosine(step: int, total: int, warmup: int, floor: float) -> float:
 
 @dataclass(frozen=True)
 class Optimization:
-    """AdamW, and how the learning rate follows the batch and the course of training.
+    """AdamW, and its learning rate by batch size and step.
 
     Args:
         base_lr: Learning rate for a global batch of 256 images; it is scaled linearly with the
             batch: the loader's, times the processes, times the batches accumulated.
-        lr: Learning rate whatever the batch, instead of ``base_lr``.
-        weight_decay: Of weights; biases, norms and embeddings do not decay.
-        betas: Of AdamW.
+        lr: Learning rate for any batch size, instead of ``base_lr``.
+        weight_decay: Weight decay of AdamW; biases, norms and embeddings do not decay.
+        betas: Decay rates of AdamW's two moments.
         warmup: Share of the steps over which the rate rises linearly; then it falls along half a
             cosine.
         floor: Share of the rate that is left at the end.
@@ -52,6 +52,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list where it comes from a file
         if not self.base_lr > 0 or (self.lr is not None and not self.lr > 0):
             raise ValueError(f"base_lr and lr must be above 0, got {self.base_lr} and {self.lr}")
         if not 0 <= self.warmup < 1 or not 0 <= self.floor <= 1:
@@ -85,7 +86,7 @@ class Optimization:
 
         Args:
             groups: Parameter groups; one with ``lr_scale`` gets that share of the rate.
-            trainer: Says how long and on how much data the run is.
+            trainer: Trainer that knows the number of steps and the batch size.
 
         Raises:
             ValueError: If the run has no end, or as for :meth:`learning_rate`.

@@ -63,7 +63,9 @@ def test_pretrained_features_tell_classes_of_real_images_apart() -> None:
         )
         features: dict[str, Features] = {
             part: extract_features(
-                encoder, [{"image": (x - mean) / std, "label": labels[part]}], modality="optical"
+                encoder,
+                [{"images": {"optical": (x - mean) / std}, "label": labels[part]}],
+                modality="optical",
             )
             for part, x in images.items()
         }
