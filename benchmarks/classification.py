@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from image_sets import HELD_OUT, SPLIT_SEED, Labelled, eurosat, seeded, validation
-from report import RESULTS, BenchmarkError
+from operator_tables import RESULTS, BenchmarkError
 from scoring import accuracy, image_statistics, probes
 from tables import ROOT, append, execute, read, spread
 from torch import Tensor, nn

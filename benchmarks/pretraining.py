@@ -37,8 +37,8 @@ from image_sets import (
     volkov,
     with_pairs,
 )
+from operator_tables import RESULTS, BenchmarkError
 from PIL import Image, ImageDraw, ImageFont
-from report import RESULTS, BenchmarkError
 from safetensors.torch import load_file, save_file
 from scoring import frozen, image_statistics, recalls
 from tables import ROOT, append, execute, read, spread

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import BenchmarkError
+from operator_tables import BenchmarkError
 
 from rsvheat._files import complete_file
 from rsvheat.data import DataError

@@ -42,9 +42,8 @@ from rsvheat.models import (
     RSVHeatPretraining,
     create_model,
     load_checkpoint,
-    read_checkpoint,
 )
-from rsvheat.models.checkpoints import check_weights, find_weights
+from rsvheat.models.checkpoints import check_finite, read_checkpoint, weights_of
 from rsvheat.models.task_model import Output, TaskModel, find_task_model
 from rsvheat.prediction import (
     BoxPrediction,
@@ -301,7 +300,10 @@ def load_encoder(
             f"{saved.path} does not say how its encoder is built, as checkpoints of rsvheat's own "
             f"training do: name the variant, too. It holds {_summary(saved.content)}"
         )
-    return encoder, _load(encoder, saved, stems=stems, inflate_stems=inflate_stems)
+    report = load_checkpoint(
+        encoder, saved.path, stems=stems, inflate_stems=inflate_stems, content=saved.content
+    )
+    return encoder, report
 
 
 @dataclass(frozen=True, eq=False)
@@ -582,10 +584,10 @@ def _load_network(saved: Checkpoint) -> TaskModel:
     start = "" if "rsvheat" in saved.content else "encoder."
     weights = {
         start + name.removeprefix("network."): value
-        for name, value in _weights(saved).items()
+        for name, value in weights_of(saved.content, saved.path).items()
         if name.startswith("network.")
     }
-    check_weights(weights, str(saved.path))
+    check_finite(weights, saved.path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -594,11 +596,3 @@ def _load_network(saved: Checkpoint) -> TaskModel:
             f"{saved.path} holds weights that do not fit the network it describes: {reason[:300]}"
         ) from error
     return network
-
-
-def _weights(saved: Checkpoint) -> dict[str, Tensor]:
-    return find_weights(saved.content, saved.path)
-
-
-def _load(encoder: RSVHeat, saved: Checkpoint, **options: Any) -> LoadReport:
-    return load_checkpoint(encoder, saved.path, content=saved.content, **options)

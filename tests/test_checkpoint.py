@@ -319,6 +319,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(checkpoint, tmp_path, n
     torch.save(content, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match=rf"bad\.ckpt.*{name}"):
         rsvheat.load(tmp_path / "bad.ckpt")
+    with pytest.raises(CheckpointError, match=rf"bad\.ckpt.*{name.removeprefix('encoder.')}"):
+        load_encoder(tmp_path / "bad.ckpt")
 
 
 def test_weights_that_do_not_fit_are_told(checkpoint, tmp_path):

@@ -328,10 +328,15 @@ def test_recipes_are_what_their_commands_take(name, images, run, tmp_path):
     command = line.split()[2]
     assert line.split()[3:5] == ["--config", name]
     words = [command, "--config", name]
-    if command == "pretrain":
-        words += ["--data.dataset.folders", json.dumps({"optical": str(images / "optical")})]
-    else:
-        words += ["--data.dataset.root", images / "classes"]
+    folder = str(images / "optical")
+    reader = yaml.safe_load(text)["data"]["dataset"]["class_path"].rpartition(".")[2]
+    given = {
+        "ImageFolders": {"folders": json.dumps({"optical": folder})},
+        "MaskFolders": {"images": json.dumps({"optical": folder}), "masks": folder},
+        "ChangeFolders": {"before": folder, "after": folder, "label": folder},
+    }.get(reader, {"root": str(images / "classes")})
+    for option, value in given.items():
+        words += [f"--data.dataset.{option}", value]
     code, out, err = run(*words, "--print_config")
     assert code == 0, err
     printed = yaml.safe_load(out)
@@ -504,7 +509,11 @@ def test_from_pretraining_to_scores_and_an_exported_file(pretrain, run, images, 
 def test_files_that_are_no_checkpoints_are_told_in_a_line(run, tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")
-    for name, part in (("table.csv", "not a checkpoint"), ("page.pth", "web page"), ("no", "no")):
+    for name, part in (
+        ("table.csv", "not a torch checkpoint"),
+        ("page.pth", "web page"),
+        ("no", "no"),
+    ):
         code, _, err = run("export", tmp_path / name, tmp_path / "a.pt2")
         assert code == 1
         assert len(err.splitlines()) == 1

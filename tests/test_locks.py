@@ -37,9 +37,9 @@ lock = Lock(Path(sys.argv[2]))
 lock.acquire()
 child = os.fork()
 if child == 0:
+    print("ready", flush=True)
     sys.stdin.read()
     os._exit(0)
-print("ready", flush=True)
 time.sleep(600)
 """
 

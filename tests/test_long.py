@@ -150,7 +150,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
             process.wait(wait)
         except subprocess.TimeoutExpired:
             process.send_signal((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[i % 3])
-        _, errors = process.communicate(timeout=120)
+        errors = _end(process)
         assert process.returncode in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM,
                                       -signal.SIGINT, 128 + signal.SIGINT), errors  # fmt: skip
         # Not even the workers of a killed process keep its lock.
@@ -162,6 +162,14 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     for name in ("state_dict", "optimizer_states", "random_states", "lr_schedulers"):
         assert _same(*(checkpoint[name] for checkpoint in checkpoints)), name
     assert not list((tmp_path / "killed").glob(".unfinished-*"))
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that was told to end, and return its messages."""
+    try:
+        return process.communicate(timeout=600)[1]
+    finally:
+        process.kill()
 
 
 def _same(a: object, b: object) -> bool:
@@ -177,7 +185,10 @@ def _same(a: object, b: object) -> bool:
 def test_three_processes_train_together_and_resume(tmp_path: Path, scenes: Path) -> None:
     """By command, stopped by a signal to the first of them; one lock for all three."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = ("--trainer.devices=3", "--trainer.strategy=ddp", "--data.loader.batch_size=3")
+    # With plain DDP weights differ: it rebuilds its buckets after a process's first step, and they
+    # decide in which order three gradients are added up. This strategy keeps its first buckets.
+    strategy = "--trainer.strategy=ddp_find_unused_parameters_true"
+    options = ("--trainer.devices=3", strategy, "--data.loader.batch_size=3")
     epochs = max(4, round(40 * SHARE))
 
     def words(name: str, *more: str) -> list[str]:
@@ -193,7 +204,7 @@ def test_three_processes_train_together_and_resume(tmp_path: Path, scenes: Path)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    errors = _end(process)
     assert process.returncode == 128 + signal.SIGTERM, errors
     subprocess.run(
         words("stopped", "--resume"), check=True, env=environment, capture_output=True, timeout=3600

@@ -122,7 +122,7 @@ def test_descriptions_name_tasks_and_not_modules(
 ) -> None:
     content["rsvheat"]["task"] = task
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match="which is unknown here"):
+    with pytest.raises(CheckpointError, match="that is unknown here"):
         rsvheat.load(tmp_path / "a.ckpt")
 
 

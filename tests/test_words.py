@@ -25,7 +25,7 @@ BRITISH = re.compile(
     r"\b\w*(?:"
     r"normalis|colour|neighbour|\bgrey|centre|initialis|optimis|recognis|regularis|standardis"
     r"|summaris|penalis|serialis|generalis|visualis|organis|quantis|behaviour|favour|labell"
-    r"|travell|modell|cancell|metres?\b|artefact|analyse|catalogue|learnt|licence"
+    r"|travell|modell|cancelled|metres?\b|artefact|analyse|catalogue|learnt|licence"
     r")\w*",
     re.IGNORECASE,
 )

@@ -32,7 +32,6 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
       "_spatial_correction_conv_backward(Tensor grad_y, Tensor x, Tensor embed, Tensor norm_weight,"
       " Tensor norm_bias, Tensor conv_weight, Tensor conv_bias, float eps)"
       " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("_fingerprint(Tensor x) -> int");
   m.def("box_iou_rotated(Tensor boxes1, Tensor boxes2, bool aligned) -> Tensor");
   m.def(
       "_box_iou_rotated_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool aligned)"
@@ -44,4 +43,5 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
   m.def(
       "_roi_align_rotated_backward(Tensor grad_y, Tensor boxes, SymInt batch, SymInt height,"
       " SymInt width, float spatial_scale, int sampling_ratio) -> Tensor");
+  m.def("_fingerprint(Tensor x) -> int");
 }

@@ -38,10 +38,10 @@ from rsvheat.data.normalize import (
     save_statistics,
 )
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
-from rsvheat.data.report import DataError, SampleError, Skip, SkipReport
 from rsvheat.data.sample import Boxes, ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
 from rsvheat.data.shards import ShardSource, write_shards
+from rsvheat.data.skip_report import DataError, SampleError, Skip, SkipReport
 from rsvheat.data.sources import ArraySource, ConcatSource, FileSource, FolderSource, Source
 from rsvheat.data.spec import IGNORE_INDEX, IGNORE_LABEL, DataSpec, Target
 from rsvheat.data.splits import (

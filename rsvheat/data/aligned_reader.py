@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from rsvheat.data.gdal_reader import GdalReader, gdal_errors
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 
 # Grid of an image without a reference system; both images then share it.
 _ANY_CRS = "EPSG:3857"

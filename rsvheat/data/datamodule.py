@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Normalizer, Sensor, Statistics, compute_statistics
-from rsvheat.data.report import DataError, OnError, SampleError, SkipReport
 from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler
+from rsvheat.data.skip_report import DataError, OnError, SampleError, SkipReport
 from rsvheat.data.sources import Source
 from rsvheat.data.spec import IGNORE_INDEX, DataSpec
 from rsvheat.data.tiles import Tiles, image_size

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.image_reader import ImageReader, Pixels, Window, line_of, remark
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 
 
 class _Band(NamedTuple):

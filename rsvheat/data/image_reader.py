@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from rsvheat.data.report import SampleError, printable
+from rsvheat.data.skip_report import SampleError, printable
 
 # More bands than this are a damaged header, or take GDAL hours to read together.
 _MOST_BANDS = 4096

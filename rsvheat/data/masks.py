@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rsvheat.data.image_reader import remark
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image
-from rsvheat.data.report import SampleError, printable
+from rsvheat.data.skip_report import SampleError, printable
 from rsvheat.data.sources import FileSource
 from rsvheat.data.spec import IGNORE_INDEX, Target
 

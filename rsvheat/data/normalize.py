@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rsvheat._files import complete_file
 from rsvheat.data.readers import ImageReader, Pixels, Window
-from rsvheat.data.report import DataError, SampleError
+from rsvheat.data.skip_report import DataError, SampleError
 
 if TYPE_CHECKING:
     from rsvheat.data.sources import Indices, Source

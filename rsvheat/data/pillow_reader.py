@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rsvheat.data.gdal_reader import GdalReader
 from rsvheat.data.image_reader import ArrayReader, Pixels, Window, line_of, remark, require
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 
 PNG = b"\x89PNG"
 JPEG = b"\xff\xd8\xff"

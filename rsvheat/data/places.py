@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rsvheat.data.gdal_reader import gdal_errors
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 
 # Parts of a pixel by which the corners of two images of the same ground may differ.
 TOLERANCE = 0.5

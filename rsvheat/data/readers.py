@@ -19,7 +19,7 @@ from rsvheat.data.image_reader import (
     require,
 )
 from rsvheat.data.pillow_reader import JPEG, PNG, PillowReader, driver_of
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 
 # Suffixes of the files that folders are searched for.
 EXTENSIONS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2")

@@ -31,8 +31,8 @@ from torch.utils.data import Dataset
 
 from rsvheat.data.image_reader import ImageReader, Pixels, Window
 from rsvheat.data.normalize import Normalizer, Sensor
-from rsvheat.data.report import DataError, OnError, SampleError, Skip
 from rsvheat.data.samplers import SampleIndex
+from rsvheat.data.skip_report import DataError, OnError, SampleError, Skip
 from rsvheat.data.sources import Indices, Source, common_size
 from rsvheat.data.spec import IGNORE_INDEX, IGNORE_LABEL
 from rsvheat.data.tiles import PaddedReader, read_padded_mask

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rsvheat._files import complete_file, remove_unfinished
 from rsvheat.data.readers import EXTENSIONS, ImageReader, open_image
-from rsvheat.data.report import (
+from rsvheat.data.skip_report import (
     DataError,
     OnError,
     SampleError,

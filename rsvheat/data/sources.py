@@ -23,7 +23,7 @@ from rsvheat.data.readers import (
     WindowReader,
     open_image,
 )
-from rsvheat.data.report import DataError, SampleError, Skip, is_unicode, printable
+from rsvheat.data.skip_report import DataError, SampleError, Skip, is_unicode, printable
 from rsvheat.data.spec import Target
 
 Unmatched: TypeAlias = Literal["skip", "keep"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat._files import complete_file
-from rsvheat.data.report import DataError
+from rsvheat.data.skip_report import DataError
 
 _FORMAT = "rsvheat split 1"
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.readers import ArrayReader, ImageReader
-from rsvheat.data.report import Skip
+from rsvheat.data.skip_report import Skip
 from rsvheat.data.sources import Source
 
 Cover: TypeAlias = Literal["water", "fields", "forest", "urban"]
@@ -29,7 +29,7 @@ _SIGMA_DB = np.array([-22.0, -12.0, -8.0, -7.0])
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticScene:
     """One place, seen by both sensors.
 
     Attributes:
@@ -45,7 +45,7 @@ class Scene:
 
 def make_scene(
     size: int = 256, seed: int | tuple[int, ...] = 0, *, cover: Cover | None = None, looks: int = 4
-) -> Scene:
+) -> SyntheticScene:
     """Make a scene of about 10 m a pixel.
 
     Land cover follows smooth random fields. Reflectance is that of the cover, with the colors of
@@ -101,7 +101,7 @@ def make_scene(
     speckle = rng.gamma(looks, 1 / looks, sigma_db.shape)
     sar = 10 ** ((sigma_db + rng.normal(0, 0.5)) / 10) * np.maximum(speckle, 1e-6)
     optical = np.moveaxis(optical, 2, 0).clip(0, 1)
-    return Scene(optical.astype(np.float32), sar[None].astype(np.float32), covers)
+    return SyntheticScene(optical.astype(np.float32), sar[None].astype(np.float32), covers)
 
 
 def _smooth(size: int, rng: np.random.Generator, power: float) -> NDArray[np.float64]:
@@ -141,7 +141,7 @@ class SyntheticSource(Source):
 
     def __init__(self, count: int, size: int = 256, seed: int = 0) -> None:
         self._count, self._size, self._seed = count, size, seed
-        self._last: tuple[int, Scene] | None = None
+        self._last: tuple[int, SyntheticScene] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the images."""

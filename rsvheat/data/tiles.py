@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.image_reader import ImageReader, Pixels, Window, WindowReader
-from rsvheat.data.report import SampleError, Skip
+from rsvheat.data.skip_report import SampleError, Skip
 from rsvheat.data.sources import Indices, Source
 from rsvheat.data.spec import IGNORE_INDEX
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.readers import ArrayReader, ImageReader
-from rsvheat.data.report import DataError, SampleError, Skip
+from rsvheat.data.skip_report import DataError, SampleError, Skip
 from rsvheat.data.sources import Source
 
 

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvheat.data.report import DataError
+from rsvheat.data.skip_report import DataError
 
 _PACKAGE = Path(__file__).parents[1]
 # Where wheels hold the images, and where a checkout does.

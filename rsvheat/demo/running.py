@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rsvheat._files import remove_unfinished
-from rsvheat.demo.report import summary, write_report
+from rsvheat.demo.demo_report import summary, write_report
 from rsvheat.demo.state import State
 from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch
 from rsvheat.models import CheckpointError

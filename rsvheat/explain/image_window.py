@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rsvheat._display import display
 from rsvheat.data import Normalize, Normalizer, Window, open_image
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 
 # Largest side of a window in pixels: features of a larger one would take gigabytes.
 MOST_PIXELS = 2048

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading of published vHeat and RS-vHeat checkpoints and of this project's own."""
 
-import mmap
 import os
+import pickle
 import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.serialization import config as load_config
 
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
-from rsvheat.models.inert import INERT
+from rsvheat.models.inert import inert_types
 from rsvheat.models.load_report import LoadReport
 
 
@@ -24,66 +23,22 @@ class CheckpointError(ValueError):
     """A file is no checkpoint of the model; the model is as it was."""
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Any:
-    """Read a file of weights once, and check it, without running any code that it holds.
-
-    Tensors are mapped into memory and read when they are used, where the file's format allows it.
-    Weights are compared with the checksums in the file, if it has any; the state of an optimizer is
-    neither read nor compared. Configurations and log buffers that training scripts save beside
-    weights are read as plain data; NumPy's numbers and arrays are read, too.
-
-    Args:
-        path: File of ``torch.save``, in its present format or the one before, or a
-            ``.safetensors`` file.
-
-    Returns:
-        Content of the file, as it was saved.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is damaged, no such file, or holds objects of other types.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}")
-    with path.open("rb") as file:
-        start = file.read(512)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        raise CheckpointError(f"{path} is empty")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
-        raise CheckpointError(
-            f"{path} is a web page (HTML), not a checkpoint: the download was answered with a "
-            "login, error or confirmation page; download it again"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if not start.startswith(b"PK"):
-        return _unpickle(path, mapped=False)
-    members = _members(path)
-    content = _unpickle(path, mapped=True)
-    _compare_checksums(path, members, content)
-    return content
-
-
 def load_checkpoint(
     model: RSVHeat,
     path: str | os.PathLike[str],
     *,
-    content: Any = None,
-    key: str | None = None,
     stems: Mapping[str, str] | None = None,
     inflate_stems: bool = False,
     prefix: str | None = None,
+    key: str | None = None,
+    content: Any = None,
 ) -> LoadReport:
     """Load weights into an encoder, whole or not at all.
 
     Reads published vHeat checkpoints (of classifiers, and of dense backbones with ``outnorm``),
     published RS-vHeat checkpoints (of encoders, and of pretraining with the encoder under
-    ``encoder.``), this project's Lightning ``.ckpt`` and ``.safetensors`` files. No code of a file
-    runs, see :func:`read_checkpoint`.
+    ``encoder.``), this project's Lightning ``.ckpt`` and ``.safetensors`` files. Pickles are
+    only read with ``weights_only=True``: no code of the file runs.
 
     Frequency and spatial embeddings are resampled to the model's size as its ``freq_resize``
     says. A head for another number of classes, or with moments for one
@@ -94,18 +49,17 @@ def load_checkpoint(
 
     Args:
         model: Encoder, changed in place.
-        path: File of weights.
-        content: Value of :func:`read_checkpoint` for that file, where it has been read already.
-        key: Entry of the file that holds the weights, such as ``"state_dict_ema"`` or
-            ``"teacher"``. By default ``"model"``, ``"state_dict"`` or the like, or the file
-            itself.
-        stems: Name of the file's stem (``"optical"``, ``"sar"``, or the file's own modality names;
-            the only one of a vHeat file is ``"optical"``) by modality of the model. By default
-            the one of the same name; a lone stem goes to a lone modality.
-        inflate_stems: Whether a stem's first convolution may be adapted to another number of bands
-            by :func:`inflate_stem`; else other bands are an error.
-        prefix: Beginning of the encoder's keys, where the entry holds several encoders (a student
-            and a teacher, for example).
+        path: Path of the file.
+        stems: Stem of the file (``"optical"``, ``"sar"``, or the file's own modality names; the
+            only one of a vHeat file is ``"optical"``) that each of the model's modalities takes.
+            By default the one of the same name; a lone stem goes to a lone modality.
+        inflate_stems: Whether a stem's first convolution is adapted to another number of bands by
+            :func:`inflate_stem`, instead of being refused.
+        prefix: Beginning of the encoder's keys, where a file holds several encoders (a student and
+            a teacher, say).
+        key: Entry of the file that holds the weights, such as ``"teacher"`` or
+            ``"state_dict_ema"``; see :func:`weights_of` for the default.
+        content: Result of :func:`read_checkpoint`, where the file has been read already.
 
     Returns:
         Report of what was loaded, resized, inflated, skipped and left as initialized.
@@ -114,7 +68,7 @@ def load_checkpoint(
         TypeError: If ``model`` is not an encoder.
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file is damaged, a web page, not readable as plain weights, of
-            another architecture, of other widths, depths or bands, or holds weights that are not
+            another architecture, or of other widths, depths or bands, or if weights are not
             finite. The model is unchanged.
     """
     if not isinstance(model, RSVHeat):
@@ -122,80 +76,43 @@ def load_checkpoint(
             f"model must be an RSVHeat encoder, got {type(model).__name__}; in timm's "
             "features-only wrapper it is wrapper.model"
         )
-    content = read_checkpoint(path) if content is None else content
-    weights, report = adapt_weights(
-        model,
-        find_weights(content, path, key),
-        str(path),
-        stems=stems,
-        inflate_stems=inflate_stems,
-        prefix=prefix,
+    path = Path(path)
+    raw = weights_of(read_checkpoint(path) if content is None else content, path, key)
+    new, report = adapt_weights(
+        model, raw, str(path), stems=stems, inflate_stems=inflate_stems, prefix=prefix
     )
+    check_finite(new, path)
     target = model.state_dict()
     with torch.no_grad():
-        for name, value in weights.items():
+        for name, value in new.items():
             target[name].copy_(value)
     return report
 
 
-def find_weights(
-    content: Any, path: str | os.PathLike[str], key: str | None = None
-) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint by name, without the prefixes of DDP and of compilers.
+def check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Raise unless weights are finite real numbers: of others a network makes confident nonsense.
 
     Args:
-        content: Value of :func:`read_checkpoint`.
-        path: File that was read, for messages.
-        key: Entry that holds the weights, as for :func:`load_checkpoint`.
-
-    Raises:
-        CheckpointError: If there is no such entry, or none that holds weights.
-    """
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
-    holding = [
-        name for name, value in content.items() if isinstance(name, str) and _named_tensors(value)
-    ]
-    if key is None:
-        key = _entry(content, holding, path)
-    elif key not in content:
-        raise CheckpointError(
-            f"{path} has no entry {key!r}; key= may be one of {_few(holding) or 'none'}"
-        )
-    tensors = _named_tensors(content if key is None else content[key])
-    if not tensors:
-        listed = f"; key= may be one of {_few(holding)}" if holding else ""
-        place = f"{path} holds no weights" + (f" under {key!r}" if key is not None else "")
-        raise CheckpointError(f"{place}; its keys are {_few(content)}{listed}")
-    return tensors
-
-
-def check_weights(weights: Mapping[str, Tensor], source: str) -> None:
-    """Raise unless weights are finite real numbers: a network would use others without a word.
-
-    Args:
-        weights: Weights by name.
-        source: Name of the file, for messages.
+        tensors: Weights by name.
+        path: Path of the file, for messages.
 
     Raises:
         CheckpointError: If they are not; the message names the first that is not.
     """
-    for name, value in weights.items():
+    for name, value in tensors.items():
         if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
             raise CheckpointError(
-                f"{source} holds {name} as a tensor of another kind: {value.layout}, "
+                f"{path}: the weights {name} are a tensor of another kind, {value.layout} of "
                 f"{value.dtype} on {value.device}; plain ones are read"
             )
         if value.is_complex():
-            raise CheckpointError(f"{source} holds {name} as complex numbers, {value.dtype}")
-        # Types of 8 bits have no such test of their own.
+            raise CheckpointError(f"{path}: the weights {name} are complex numbers")
+        # isfinite has no kernel for types of 8 bits.
         small = value.is_floating_point() and value.element_size() == 1
-        finite = (value.float() if small else value).isfinite()
-        if not finite.all():
-            count = value.numel() - int(finite.sum())
+        if not (value.float() if small else value).isfinite().all():
             raise CheckpointError(
-                f"{source} is damaged, or its training diverged: {count} of the {value.numel()} "
-                f"values of {name} are not finite"
+                f"{path}: the weights {name} hold values that are not finite, NaN or infinity; the "
+                "file is damaged, or its training diverged"
             )
 
 
@@ -222,8 +139,8 @@ def adapt_weights(
         Values by name in the model's ``state_dict()``, and the report of loading them.
 
     Raises:
-        CheckpointError: If the weights are of another architecture, of other widths, depths or
-            bands, or not finite.
+        CheckpointError: If the weights are of another architecture, or of other widths, depths or
+            bands.
     """
     layout, found = _find_encoder(tensors, prefix, source)
     report = LoadReport(source, layout)
@@ -258,7 +175,6 @@ def adapt_weights(
                 new[name] = adapted
         else:
             report.skipped[key] = "the model has no such part"
-    check_weights({state[name][0]: value for name, value in new.items()}, source)
     report.loaded.extend(name for name in target if name in new)
     report.missing.extend(name for name in target if name not in new)
     return new, report
@@ -285,47 +201,112 @@ def inflate_stem(weight: Tensor, bands: int) -> Tensor:
     return (weight.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
 
 
-# ---- Reading -----------------------------------------------------------------------------------
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read a file of weights or of a training run, without running any code of it.
 
-# What torch writes where a program has told it to compute no checksums.
-_NO_CHECKSUM = 0
+    Tensors of torch's files are mapped into memory and read when they are used. The checksums of
+    torch's files, which torch itself does not compare, are. Python objects are refused, except for
+    those of :mod:`rsvheat.models.inert`, of which the data are read: NumPy's numbers and arrays,
+    configurations and log buffers.
 
+    Args:
+        path: ``.safetensors``, or any file of ``torch.save``.
 
-def _unpickle(path: Path, mapped: bool) -> Any:
-    """Return the content of a file of torch.save, or raise a CheckpointError."""
-    try:
-        # Types that the program has allowed itself come as they are.
-        allowed = {
-            entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
-            for entry in torch.serialization.get_safe_globals()
-        }
-        inert: list[Any] = [entry for entry in INERT if entry[1] not in allowed]
-        with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged file may make the unpickler do anything
-        raise CheckpointError(_unreadable(path, error)) from None
+    Returns:
+        Content of the file.
 
-
-def _unreadable(path: Path, error: Exception) -> str:
-    """Return what is wrong with a file, without torch's advice to trust it blindly."""
-    text = str(error)
-    refused = re.search(r"GLOBAL (\S+) was not|unsupported GLOBAL (\S+) whose", text)
-    refused = refused or re.search(r"but got <class '([^']+)'>|unrecognized function (.+)", text)
-    if refused:
-        name = next(filter(None, refused.groups()))
-        return (
-            f"{path} holds an object of type {name}, which could run code and is not read: save "
-            "the weights alone, torch.save(model.state_dict(), path), in the program that wrote "
-            f"the file; or, if you trust {name}, call torch.serialization.add_safe_globals([...]) "
-            "with it first"
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, is something else, or holds Python objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}")
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        raise CheckpointError(f"{path} is empty")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise CheckpointError(
+            f"{path} is a web page (HTML), not a checkpoint: the download was answered with a "
+            "login, error or confirmation page; download it again"
         )
-    if isinstance(error, EOFError):
-        return f"{path} is truncated: it ends early. Download or copy it again"
-    reason = type(error).__name__
-    # Others of torch's texts name their cause in the first line.
-    if isinstance(error, RuntimeError | OSError) and "weights" not in text.lower() and text:
-        reason += ": " + re.sub(r"\x1b\[\d*m", "", text.strip().split("\n")[0])[:200]
-    return f"{path} is damaged or not a checkpoint of torch ({reason})"
+    if text.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    zipped = start.startswith(b"PK")
+    if zipped:
+        _check_zip(path)
+    # Damaged pickles fail in whichever way their bytes suggest: each of these is the file's fault.
+    try:
+        with (
+            torch.serialization.safe_globals(inert_types()),
+            load_config.patch({"load.mmap": zipped}),  # type: ignore[attr-defined]
+        ):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except EOFError as error:
+        raise CheckpointError(f"{path} is truncated: it ends early. Download it again") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} {_refusal(error)}") from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a torch checkpoint: {_first_line(error)}"
+        ) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Compare the checksums of a zip archive's members."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+            damaged = [
+                member.filename for member in archive.infolist() if _is_damaged(archive, member)
+            ]
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+    if damaged:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of its part {damaged[0]} is wrong. Download it again"
+        )
+    if is_program:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a checkpoint: torch.jit.load reads it, and its "
+            "state_dict() holds the weights"
+        )
+
+
+def _is_damaged(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Return whether the bytes of a member do not have its checksum."""
+    if member.CRC == 0:  # torch was told to compute none
+        return False
+    try:
+        with archive.open(member) as part:
+            while part.read(2**20):
+                pass
+    except zipfile.BadZipFile:
+        return True
+    return False
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Say what the unpickler refused; its own text advises to let the file run code."""
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    found = match[1] if match else None
+    if found is None:
+        return "is damaged or not a checkpoint: it is not a pickle of plain weights"
+    advice = "save its weights alone, torch.save(model.state_dict(), path), where it was written"
+    if found.startswith("mmengine."):
+        advice = (
+            "save its weights alone where mmengine is installed, such as by its "
+            "tools/model_converters/publish_model.py"
+        )
+    return f"holds a Python object, {found}, which is never loaded since it may run code: {advice}"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -333,146 +314,74 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except Exception as error:  # of safetensors, or of Python where it meets unknown values
-        reason = str(error).strip().split("\n")[0][:200]
+    except Exception as error:
         raise CheckpointError(
-            f"{path} is truncated, damaged or not a safetensors file "
-            f"({type(error).__name__}: {reason})"
-        ) from None
+            f"{path} is truncated or not a safetensors file: {_first_line(error)}"
+        ) from error
 
 
-class _IsProgramError(Exception):
-    """A zip file holds a program of TorchScript."""
+def _first_line(error: Exception) -> str:
+    """Return the reason of an error in a line, without terminal codes."""
+    line = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().split("\n")[0]
+    return line or type(error).__name__
 
 
-def _members(path: Path) -> dict[int, zipfile.ZipInfo]:
-    """Return the tensors' members of a zip file by where their bytes begin; check the others."""
-    found = {}
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise _IsProgramError
-            for member in archive.infolist():
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(f"{member.filename} is compressed, as torch saves nothing")
-                if not re.search(r"(^|/)data/[^/]+$", member.filename):
-                    if member.CRC != _NO_CHECKSUM:
-                        archive.read(member)  # compares its checksum
-                elif member.file_size > 0:
-                    file.seek(member.header_offset + 26)  # of the lengths of name and extra field
-                    name, extra = struct.unpack("<HH", file.read(4))
-                    # A damaged offset may be that of another tensor.
-                    if file.read(name) != member.filename.encode():
-                        raise ValueError(f"{member.filename} is not where the directory has it")
-                    found[member.header_offset + 30 + name + extra] = member
-    except _IsProgramError:
-        raise CheckpointError(
-            f"{path} is a TorchScript program, not a checkpoint: torch.jit.load reads it, and its "
-            "state_dict() holds the weights"
-        ) from None
-    except Exception as error:  # damaged lengths and names, too
-        reason = str(error).strip().split("\n")[0][:200]
-        raise CheckpointError(
-            f"{path} is truncated or damaged: its zip archive cannot be read ({reason}). Download "
-            "or copy it again"
-        ) from None
-    return found
+# Names under which training scripts save weights; the first that is there is taken.
+_KEYS = ("model", "state_dict")
+_OTHER_KEYS = (
+    *("model_state_dict", "model_state", "state_dict_ema", "model_ema", "ema", "net", "network"),
+    *("module", "teacher", "student", "encoder", "backbone"),
+)
 
 
-def _compare_checksums(path: Path, members: Mapping[int, zipfile.ZipInfo], content: Any) -> None:
-    """Raise unless the bytes of all weights have the checksums that were saved with them.
-
-    torch does not compare them: a flipped bit would load as another weight.
-    """
-    storages = {
-        tensor.untyped_storage().data_ptr(): (name, tensor.untyped_storage())
-        for name, tensor in _all_tensors(content)
-        if tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() > 0
-    }
-    if not storages or not members:
-        return
-    base = _address(path.stat().st_size, sorted(members), sorted(storages))
-    if base is None:
-        raise CheckpointError(
-            f"{path} is damaged: its tensors are not where its zip archive has them"
-        )
-    for pointer, (name, storage) in storages.items():
-        member = members.get(pointer - base)
-        # Moments of an optimizer are not used. What is elsewhere was not made of the file's bytes.
-        if member is None or name.startswith("optimizer"):
-            continue
-        values = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-        wrong = member.CRC not in (_NO_CHECKSUM, zlib.crc32(values))
-        if len(values) != member.file_size or wrong:
-            raise CheckpointError(
-                f"{path} is damaged: the bytes of {name} do not have the checksum that was saved "
-                "with them. Download or copy it again"
-            )
-
-
-def _address(size: int, starts: Sequence[int], pointers: Sequence[int]) -> int | None:
-    """Return where a file is in memory, or None if its tensors are not where its members are.
+def weights_of(
+    content: Any, path: str | os.PathLike[str], key: str | None = None
+) -> dict[str, Tensor]:
+    """Return the named weights in a checkpoint's content, without DDP's and compile's prefixes.
 
     Args:
-        size: Bytes of the file.
-        starts: Offsets of its members, ascending.
-        pointers: Addresses of all its tensors' storages, ascending.
+        content: Result of :func:`read_checkpoint`.
+        path: Path of the file, for messages.
+        key: Entry of the file that holds the weights. By default ``model`` or ``state_dict``, else
+            the only entry with a usual name such as ``model_state_dict``, ``net`` or ``teacher``,
+            else the file itself.
+
+    Raises:
+        CheckpointError: If there are no weights, no such entry, or several usual ones.
     """
-    known = set(starts)
-    for pointer in pointers:
-        for start in starts:
-            base = pointer - start
-            inside = (other - base for other in pointers if 0 <= other - base < size)
-            if base % mmap.PAGESIZE == 0 and known.issuperset(inside):
-                return base
-    return None
-
-
-def _all_tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested containers with their names."""
-    # Not by recursion: containers of a hostile file are as deep as it likes, or hold themselves.
-    left, seen = [("", content)], set()
-    while left:
-        name, value = left.pop()
-        if isinstance(value, Tensor):
-            if value.layout is torch.strided:
-                yield name or "the tensor", value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-            left += [(f"{name}.{key}" if name else str(key), one) for key, one in inner]
-
-
-def _entry(
-    content: Mapping[Any, Any], holding: Sequence[str], path: str | os.PathLike[str]
-) -> str | None:
-    """Return the entry of a checkpoint that holds the weights, or None if it is no entry."""
-    if _holds_encoder(content):
-        return None
-    for name in ("model", "state_dict", "model_state_dict"):
-        if name in holding:
-            return name
-    # Of others, such as "net", "teacher" or "state_dict_ema", the only one with an encoder.
-    chosen = [name for name in holding if _holds_encoder(content[name])] or holding
-    if len(chosen) > 1:
-        raise CheckpointError(
-            f"{path} holds weights in several entries: choose one by key= of {_few(chosen)}"
-        )
-    return chosen[0] if chosen else None
-
-
-def _holds_encoder(content: Any) -> bool:
-    return any(mark.match(name) for name in _named_tensors(content) for mark in _MARKS.values())
-
-
-def _named_tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
-        return {}
-    return {
-        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(key)): value
-        for key, value in content.items()
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
+    entries = [
+        str(name)
+        for name, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
+    ]
+    if key is not None:
+        if key not in entries:
+            raise CheckpointError(
+                f"{path} has no weights under key={key!r}; the entries with weights are "
+                f"{_few(entries) if entries else 'none'}"
+            )
+        content = content[key]
+    else:
+        chosen = [name for name in _KEYS if name in entries][:1]
+        if any(isinstance(value, Tensor) for value in content.values()):
+            entries = chosen
+        chosen = chosen or [name for name in entries if name in _OTHER_KEYS]
+        if len(chosen) > 1:
+            raise CheckpointError(f"{path} holds weights under {_few(chosen)}: choose by key=")
+        if chosen:
+            content = content[chosen[0]]
+        elif entries:
+            raise CheckpointError(f"{path} holds weights under {_few(entries)}: choose one by key=")
+    tensors = {
+        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(name)): value
+        for name, value in content.items()
         if isinstance(value, Tensor)
     }
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights; its keys are {_few(content)}")
+    return tensors
 
 
 def _few(names: Any) -> str:

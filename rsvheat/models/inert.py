@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 
@@ -92,14 +93,27 @@ def _nothing(*_: Any) -> None:
     """Stand in for ``getattr``, by which log buffers name their methods."""
 
 
-# What torch's unpickler takes for the names in a file.
-INERT: list[tuple[Any, str]] = [
+def inert_types() -> list[Any]:
+    """Return the stand-ins as ``torch.serialization.safe_globals`` takes them.
+
+    Types that the program itself has allowed are left out: they come as they are.
+    """
+    allowed = {
+        entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
+        for entry in torch.serialization.get_safe_globals()
+    }
+    return [(stand_in, name) for stand_in, name in _INERT if name not in allowed]
+
+
+_INERT: list[tuple[Any, str]] = [
     (Inert, "yacs.config.CfgNode"),
     (Inert, "argparse.Namespace"),
     (Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_nothing, "builtins.getattr"),
     (DType, "numpy.dtype"),
     (Array, "numpy.ndarray"),
+    # By its own name, where the program has allowed NumPy's arrays but not their parts.
+    (Array, f"{__name__}.Array"),
     # NumPy 2, NumPy 1
     *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
     *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("_core", "core")),

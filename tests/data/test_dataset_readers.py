@@ -560,7 +560,7 @@ def test_mask_folders_arguments(tmp_path):
         ({"val_images": {"sar": "x"}, "val_masks": "y"}, "modalities that images has not"),
         ({"stem_map": {"sar": ("a", "b")}}, "no modality and not mask"),
         ({"missing": "drop"}, "missing must be"),
-        ({"val_fraction": 1.0}, "validation fraction"),
+        ({"val_fraction": 1.0}, "fractions must"),
     ):
         with pytest.raises(ValueError, match=message):
             MaskFolders({"optical": "a"}, "b", CODES, **arguments)

@@ -17,7 +17,7 @@ from rsvheat.data import (
     SampleError,
     places,
 )
-from rsvheat.data.report import is_unicode
+from rsvheat.data.skip_report import is_unicode
 from rsvheat.data.sources import check_class_folders, tile_windows
 
 rasterio = pytest.importorskip("rasterio")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rsvheat.data import Normalizer, Window
-from rsvheat.data.report import SampleError
+from rsvheat.data.skip_report import SampleError
 from rsvheat.explain import read_window
 from rsvheat.explain.image_window import MOST_PIXELS
 

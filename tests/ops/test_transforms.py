@@ -96,7 +96,9 @@ def test_every_native_op_has_rules() -> None:
     names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("rsvheat::")]
     assert len(names) >= 14
     for key in ("Autograd", "FuncTorchBatched"):
-        for name in filter(lambda name: not is_of_boxes(name), names):
+        for name in names:
+            if is_of_boxes(name) or name == "rsvheat::_fingerprint":  # reads memory, is not traced
+                continue
             assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key), (name, key)
 
 

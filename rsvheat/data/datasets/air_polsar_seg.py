@@ -20,9 +20,9 @@ from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Normalize, Sensor
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image
-from rsvheat.data.report import SampleError, Skip
+from rsvheat.data.skip_report import SampleError, Skip
 from rsvheat.data.sources import check_modalities, common_size
-from rsvheat.data.splits import split_groups
+from rsvheat.data.splits import stratified_split
 
 INFO = DataInfo(
     "AIR-PolSAR-Seg version 1",
@@ -70,7 +70,7 @@ class AirPolSARSeg(DatasetReader):
         modality: str = "sar",
     ) -> None:
         check_modalities([modality])
-        split_groups(["a", "b"], val_fraction)  # checks it
+        stratified_split([0], {"val": val_fraction})  # checks it
         self.root, self.modality = root, modality
         self._val_fraction, self._val_groups = val_fraction, val_groups
         self.codes = MaskCodes(colors=COLORS, ignored_colors=[UNLABELED])

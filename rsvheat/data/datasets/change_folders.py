@@ -10,8 +10,8 @@ from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.places import Places
 from rsvheat.data.readers import ImageReader
-from rsvheat.data.report import DataError, SampleError, Skip
-from rsvheat.data.splits import split_groups
+from rsvheat.data.skip_report import DataError, SampleError, Skip
+from rsvheat.data.splits import stratified_split
 
 CHANGE_CLASSES = ("no change", "change")
 BEFORE, AFTER, LABEL = "before", "after", "label"
@@ -111,7 +111,7 @@ class ChangeFolders(DatasetReader):
         unknown = sorted(set(stem_map or ()) - set(names))
         if unknown:
             raise ValueError(f"stem_map must be for {', '.join(names)}, got {unknown}")
-        split_groups(["a", "b"], val_fraction)  # checks it
+        stratified_split([0], {"val": val_fraction})  # checks it
         self._stem_map, self._align, self._threshold = stem_map, align, threshold
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.report import DataError, Skip
+from rsvheat.data.skip_report import DataError, Skip
 from rsvheat.data.sources import FileSource, FolderSource, check_class_folders
 from rsvheat.data.splits import label_subset, load_split, save_split, stratified_split
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from rsvheat.data.datasets.reader import Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
-from rsvheat.data.report import DataError, Skip
+from rsvheat.data.skip_report import DataError, Skip
 from rsvheat.data.sources import FolderSource, Indices, Source
 from rsvheat.data.splits import split_groups
 

@@ -9,7 +9,7 @@ from rsvheat.data.datasets.change_folders import AFTER, BEFORE, LABEL, make_chan
 from rsvheat.data.datasets.finding import DataInfo, Found, find_files, find_folder, layout_error
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.report import Skip
+from rsvheat.data.skip_report import Skip
 
 INFO = DataInfo("LEVIR-CD", "the LEVIR laboratory of Beihang University", "research")
 SPLITS = ("train", "val", "test")

@@ -10,7 +10,7 @@ from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.sources import Unmatched, check_modalities
-from rsvheat.data.splits import split_groups
+from rsvheat.data.splits import stratified_split
 
 
 class MaskFolders(DatasetReader):
@@ -79,7 +79,7 @@ class MaskFolders(DatasetReader):
         unknown = set(stem_map or ()) - {*images, "mask"}
         if unknown:
             raise ValueError(f"stem_map has {sorted(unknown)}, which is no modality and not mask")
-        split_groups(["a", "b"], val_fraction)  # checks it
+        stratified_split([0], {"val": val_fraction})  # checks it
         self.modalities, self.codes = tuple(images), codes
         self._stem_map, self._missing = dict(stem_map or {}), missing
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group

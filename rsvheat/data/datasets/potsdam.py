@@ -19,9 +19,9 @@ from rsvheat.data.datasets.finding import (
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.report import Skip
+from rsvheat.data.skip_report import Skip
 from rsvheat.data.sources import check_modalities
-from rsvheat.data.splits import split_groups
+from rsvheat.data.splits import stratified_split
 
 INFO = DataInfo(
     "ISPRS Potsdam",
@@ -106,7 +106,7 @@ class Potsdam(DatasetReader):
         if unknown:
             raise ValueError(f"exclude has {unknown[0]!r}, which is no tile such as 7_10")
         check_modalities([modality])
-        split_groups(["a", "b"], val_fraction)  # checks it
+        stratified_split([0], {"val": val_fraction})  # checks it
         self.root, self.modality = root, modality
         self._bands, self._labels, self._exclude = bands, labels, frozenset(exclude)
         self._val_fraction, self._val_groups = val_fraction, val_groups

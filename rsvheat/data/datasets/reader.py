@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.report import DataError, OnError, Skip, SkipReport
+from rsvheat.data.skip_report import DataError, OnError, Skip, SkipReport
 from rsvheat.data.sources import Indices, Source
 
 

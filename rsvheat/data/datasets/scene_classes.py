@@ -7,7 +7,7 @@ from typing import ClassVar
 from rsvheat.data.datasets.class_folders import Labeled, LabeledFiles
 from rsvheat.data.datasets.finding import DataInfo, find_folder, layout_error, listing
 from rsvheat.data.datasets.reader import Scan
-from rsvheat.data.report import DataError
+from rsvheat.data.skip_report import DataError
 from rsvheat.data.sources import FolderSource
 from rsvheat.data.splits import stratified_split
 

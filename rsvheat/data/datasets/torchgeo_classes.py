@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rsvheat.data.datasets.class_folders import Labeled, LabeledFiles
 from rsvheat.data.datasets.reader import Scan
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.report import DataError
+from rsvheat.data.skip_report import DataError
 from rsvheat.data.torchgeo_sources import load_datasets
 
 

@@ -19,9 +19,9 @@ from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.places import Places
 from rsvheat.data.readers import ImageReader, Window, WindowReader, open_image
-from rsvheat.data.report import DataError, SampleError, Skip
+from rsvheat.data.skip_report import DataError, SampleError, Skip
 from rsvheat.data.spec import IGNORE_INDEX
-from rsvheat.data.splits import split_groups
+from rsvheat.data.splits import stratified_split
 
 INFO = DataInfo("WHU-OPT-SAR", "its authors (Wuhan University)", "none stated")
 VALUES = {
@@ -95,7 +95,7 @@ class WhuOptSar(DatasetReader):
     ) -> None:
         if tile_split not in get_args(TileSplit):
             raise ValueError(f'tile_split must be "scenes" or "folders", got {tile_split!r}')
-        split_groups(["a", "b"], val_fraction)  # checks it
+        stratified_split([0], {"val": val_fraction})  # checks it
         self.root, self._tile_split = root, tile_split
         self._val_fraction, self._val_groups = val_fraction, val_groups
         self.codes = MaskCodes(values=VALUES, ignored=[0, IGNORE_INDEX])
