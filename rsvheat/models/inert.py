@@ -77,8 +77,8 @@ class Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Take over the values."""
         shape, dtype, fortran, raw = state[-4:]
-        order = "F" if fortran else "C"
-        self.values = np.frombuffer(_raw(raw), _type(dtype)).reshape(shape, order=order)
+        values = np.frombuffer(_raw(raw), _type(dtype))
+        self.values = values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
         """Return the values."""

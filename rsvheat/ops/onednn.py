@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from rsvheat.ops import _autocast
+from rsvheat.ops import _autocast, _checks
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 
 
@@ -220,7 +220,7 @@ class _Products(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, count: int, of_gelu: bool
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         ctx.count, ctx.of_gelu = count, of_gelu
         weights = weight.to(x.dtype).chunk(count)
         biases = [None] * count if bias is None else bias.chunk(count)
@@ -229,9 +229,10 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
+        # Tangents of the cotangents would be lost in oneDNN's products, which know none.
+        if torch.is_grad_enabled() or _checks.transforms_active():
             return _differentiable_gradients(ctx, grads)
-        x, weight, _ = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         if need_x:
@@ -254,19 +255,20 @@ class _Products(torch.autograd.Function):
 
 def _differentiable_gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     """Return the gradients by torch's products, since oneDNN's cannot be differentiated again."""
-    # Aliases: where x is computed of a tied weight, its gradient must not pass through x.
-    x, weight, bias = ctx.saved_tensors
-    x, weight = x.view_as(x), weight.view_as(weight)
-    bias = None if bias is None else bias.view_as(bias)
-    y = linear(
-        gelu(x) if ctx.of_gelu else x,
-        weight.to(x.dtype),
-        None if bias is None else bias.to(x.dtype),
-    )
-    needed = ctx.needs_input_grad[:3]
-    inputs = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
-    found = iter(torch.autograd.grad(y.chunk(ctx.count, dim=-1), inputs, grads, create_graph=True))
-    return *(next(found) if need else None for need in needed), None, None
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+    grad = torch.cat(grads, dim=-1)
+    flat = grad.reshape(-1, grad.shape[-1])
+    grad_x = grad_weight = grad_bias = None
+    if need_x:
+        grad_x = grad @ weight.to(x.dtype)
+        if ctx.of_gelu:
+            grad_x = torch.ops.aten.gelu_backward(grad_x, x)
+    if need_weight:
+        grad_weight = flat.t() @ (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
+    if need_bias:
+        grad_bias = flat.sum(0)
+    return grad_x, grad_weight, grad_bias, None, None
 
 
 def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
