@@ -98,11 +98,11 @@ class DetectionMetric(Metric):
         """Add images.
 
         Args:
-            predictions: Of each image ``boxes`` (N, 4) or (N, 5), ``scores`` (N,) and ``labels``
-                (N,), integers from 0.
+            predictions: Tensors by name of each image: ``boxes`` (N, 4) or (N, 5), ``scores`` (N,) and
+                ``labels`` (N,), integers from 0.
             boxes: True boxes of each image, (M, 4) or (M, 5), in the same pixels.
             labels: Their classes, (M,), integers from 0.
-            difficult: Of each image a mask (M,) of the true boxes that are not demanded, and are no
+            difficult: Masks (M,) of the true boxes of each image that are not demanded, and are no
                 errors if found; none by default.
 
         Raises:
