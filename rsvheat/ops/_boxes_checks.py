@@ -167,5 +167,10 @@ def regions(
     )
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether (B, C, H, W) features lie in memory as (B, H, W, C) and not as they are."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -137,8 +137,8 @@ def roi_align_rotated(
 
     Args:
         features: Features, (B, C, H, W), contiguous or channels-last; float32, float64, bfloat16 or
-            float16. The native kernels read channels-last features; others are copied to that
-            layout once.
+            float16. Other strides are copied. With many boxes channels-last is faster: kernels
+            copy contiguous features to that layout first.
         boxes: Boxes, (K, 6): number of the image, then as for :func:`box_iou_rotated`. No
             gradient reaches them. A 16-bit type cannot hold every image's number and coordinate.
         output_size: Bins, (height, width), or one number for both.
@@ -163,12 +163,17 @@ def roi_align_rotated(
     )
     if _transformed() or not use_native(features):
         return _boxes_reference.align(features, rois, size, scale, ratio)
-    nhwc = features.permute(0, 2, 3, 1)
+    # CUDA reads whole lines of channels; the CPU kernel decides by the number of boxes.
+    last = _boxes_checks.is_channels_last(features)
+    nhwc = last or features.is_cuda
+    x = features.permute(0, 2, 3, 1) if nhwc else features
     y: Tensor = torch.ops.rsvheat.roi_align_rotated(
-        nhwc.contiguous(), rois.contiguous(), *size, scale, ratio
+        x.contiguous(), rois.contiguous(), *size, scale, ratio, nhwc
     )
+    if not nhwc:
+        return y
     y = y.permute(0, 3, 1, 2)
-    return y if nhwc.is_contiguous() and not features.is_contiguous() else y.contiguous()
+    return y if last else y.contiguous()
 
 
 @constant_in_traces
@@ -234,8 +239,11 @@ def _fake_align(
     output_width: int,
     spatial_scale: float,
     sampling_ratio: int,
+    channels_last: bool,
 ) -> Tensor:
-    return x.new_empty((boxes.shape[0], output_height, output_width, x.shape[3]))
+    if channels_last:
+        return x.new_empty((boxes.shape[0], output_height, output_width, x.shape[3]))
+    return x.new_empty((boxes.shape[0], x.shape[1], output_height, output_width))
 
 
 def _fake_align_backward(
@@ -246,8 +254,11 @@ def _fake_align_backward(
     width: int,
     spatial_scale: float,
     sampling_ratio: int,
+    channels_last: bool,
 ) -> Tensor:
-    return grad_y.new_empty((batch, height, width, grad_y.shape[3]))
+    if channels_last:
+        return grad_y.new_empty((batch, height, width, grad_y.shape[3]))
+    return grad_y.new_empty((batch, grad_y.shape[1], height, width))
 
 
 def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -276,7 +287,8 @@ def _iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _save_regions(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, boxes, _, _, *ctx.options = inputs
     ctx.save_for_backward(boxes)
-    ctx.image_shape = x.shape[:3]
+    channels_last = ctx.options[-1]
+    ctx.image_shape = x.shape[0], *(x.shape[1:3] if channels_last else x.shape[2:])
 
 
 def _align_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -284,20 +296,21 @@ def _align_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_x = torch.ops.rsvheat._roi_align_rotated_backward(
         grad.contiguous(), boxes, *ctx.image_shape, *ctx.options
     )
-    return grad_x, None, None, None, None, None
+    return grad_x, None, None, None, None, None, None
 
 
 def _save_regions_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     grad_y, boxes, _, _, _, *ctx.options = inputs
     ctx.save_for_backward(boxes)
-    ctx.size = grad_y.shape[1:3]
+    channels_last = ctx.options[-1]
+    ctx.size = grad_y.shape[1:3] if channels_last else grad_y.shape[2:]
 
 
 def _align_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Both are linear, and each other's transposes.
     (boxes,) = ctx.saved_tensors
     y = torch.ops.rsvheat.roi_align_rotated(grad.contiguous(), boxes, *ctx.size, *ctx.options)
-    return y, None, None, None, None, None, None
+    return y, None, None, None, None, None, None, None
 
 
 def _iou_flops(
@@ -325,12 +338,13 @@ def _align_flops(
     output_width: int,
     spatial_scale: float,
     sampling_ratio: int,
+    channels_last: bool,
     *_: Any,
     **__: Any,
 ) -> int:
     """Count eight operations a point and channel; two points each way where boxes decide."""
     points = boxes[0] * output_height * output_width * (sampling_ratio or 2) ** 2
-    return 8 * points * x[3]
+    return 8 * points * (x[3] if channels_last else x[1])
 
 
 def _align_backward_flops(
