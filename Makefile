@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 MMCV_WHEEL ?=
+INSTALL_VARIANTS ?=
 
 BIN := $(VENV)/bin
 comma := ,
@@ -20,12 +21,13 @@ SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rs
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
 
 # What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.
-OLDEST := torch==2.11.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface_hub==0.30.0 \
+OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensors==0.5.0 huggingface_hub==0.30.0 \
   onnx==1.17.0 onnxscript==0.6.0 onnxruntime==1.20.1 scipy==1.14.1 pytest==8.3.0
-NEWEST := --upgrade torch numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
+NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
-  test-torchgeo test-terratorch test-torch-matrix bench-boxes notebook lint format clean
+  test-torchgeo test-terratorch test-torch-matrix test-install test-extras test-long fuzz \
+  bench-boxes notebook lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -51,6 +53,24 @@ test-cpp: $(VENV)/.dependencies
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test-python: build
 	OMP_NUM_THREADS=1 RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+# What takes hours: every test marked slow, with 50 kills, 2,000 predictions, 500 training steps.
+# RSVHEAT_LONG=0.1 makes a tenth of these.
+test-long: build
+	OMP_NUM_THREADS=1 RSVHEAT_REQUIRE_NATIVE=1 $(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+# Looks for inputs on which readers of files raise what is not told as an error, by coverage. The
+# corpus stays in build/fuzz, where the next run goes on; FUZZ_SECONDS is for each target.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS := readers checkpoints
+fuzz: build
+	$(BIN)/pip install -q --group fuzz
+	mkdir -p build/fuzz
+	for target in $(FUZZ_TARGETS); do \
+	  OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_$$target.py build/fuzz/$$target \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=8192 -timeout=60 \
+	    -artifact_prefix=build/fuzz/$$target- || exit 1; \
+	done
 
 # The OpenMMLab plug-in. mmcv-lite stands in for mmcv, and torchvision for its compiled operators.
 test-mm: build build/mm-lite/.dependencies
@@ -83,7 +103,7 @@ build/mm-%/.dependencies: $(VENV)/.dependencies
 	  opencv-python-headless
 	touch $@
 
-# Other libraries that the encoder is a backbone for, likewise in environments of their own.
+# Other libraries that the encoder is a backbone for, in environments of their own as well.
 test-hosts: test-torchgeo test-terratorch
 
 test-torchgeo: build build/host-torchgeo/.dependencies
@@ -120,6 +140,33 @@ test-wheel-%: $(VENV)/.dependencies
 	build/$*/bin/pip install -q --no-deps --force-reinstall build/wheels/rsvheat-*.whl
 	cd build/$* && RSVHEAT_REQUIRE_NATIVE=1 bin/pytest -c ../../pyproject.toml \
 	  -m 'not slow and not source_tree' $(PYTEST_ARGS) ../../tests
+
+# Each extra alone is enough for its command. The environments of the extras see the packages of one
+# that holds the wheel without extras, so torch is installed once.
+test-extras: $(VENV)/.dependencies
+	rm -rf build/wheels
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheels .
+	test -x build/extra-none/bin/python || $(BIN)/python -m venv --without-pip build/extra-none
+	$(BIN)/pip --python build/extra-none/bin/python install -q build/wheels/rsvheat-*.whl
+	$(BIN)/pip --python build/extra-none/bin/python install -q --no-deps --force-reinstall \
+	  build/wheels/rsvheat-*.whl
+	cd build/extra-none && bin/python ../../tests/run_extra.py none
+	for extra in geo explain export; do \
+	  $(MAKE) --no-print-directory test-extra-$$extra || exit 1; \
+	done
+
+test-extra-%:
+	test -x build/extra-$*/bin/python || $(BIN)/python -m venv --without-pip build/extra-$*
+	echo "import site; site.addsitedir('$$(build/extra-none/bin/python -c '$(PACKAGES)')')" \
+	  > $$(build/extra-$*/bin/python -c '$(PACKAGES)')/venv.pth
+	$(BIN)/pip --python build/extra-$*/bin/python install -q 'rsvheat[$*]'
+	cd build/extra-$* && bin/python ../../tests/run_extra.py $*
+
+# Installs from source with build isolation, as users do: with the CMake and the nvcc of this machine,
+# then with each of them hidden. Each variant downloads torch twice (several GB) and takes 4 to 15
+# minutes; INSTALL_VARIANTS='readme editable' chooses some.
+test-install: $(VENV)/.dependencies
+	$(BIN)/python tests/install_from_source.py --folder build/install $(INSTALL_VARIANTS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -23,24 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretraining import (
-    HELD_OUT,
-    RESULTS,
-    ROOT,
-    SPLIT_SEED,
-    BenchmarkError,
-    Labelled,
-    accuracy,
-    append,
-    eurosat,
-    execute,
-    image_statistics,
-    probes,
-    read,
-    seeded,
-    spread,
-    validation,
-)
+from image_sets import HELD_OUT, SPLIT_SEED, Labelled, eurosat, seeded, validation
+from operator_tables import RESULTS, BenchmarkError
+from scoring import accuracy, image_statistics, probes
+from tables import ROOT, append, execute, read, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -50,8 +36,8 @@ from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe
 from rsvheat.data import label_subset
 from rsvheat.evaluation.probing import Features, extract_features
-from rsvheat.models import RSVHeat, pool_features
-from rsvheat.training.optimization import parameter_groups, warmup_cosine
+from rsvheat.models import RSVHeat, parameter_groups, pool_features
+from rsvheat.training.optimization import warmup_cosine
 
 RUNS = ROOT / "runs" / "classification"
 SCRATCH = RESULTS / "classification_scratch.csv"
@@ -126,7 +112,7 @@ def optimizer_of(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
         groups = model.get_parameter_groups(schedule.lr, decay, schedule.layer_decay)
         groups = [{k: g[k] for k in ("params", "weight_decay", "lr")} for g in groups]
     else:
-        groups = parameter_groups(model, decay)
+        groups = parameter_groups(model, weight_decay=decay)
     return torch.optim.AdamW(groups, schedule.lr)
 
 
@@ -389,7 +375,7 @@ def resnet_described(model: nn.Module) -> Describe:
 
 def encoder_described(encoder: RSVHeat) -> Describe:
     def describe(images: Tensor) -> dict[str, Tensor]:
-        batch = {"image": images, "label": torch.zeros(len(images))}
+        batch = {"images": {"optical": images}, "label": torch.zeros(len(images))}
         return {"": extract_features(encoder, [batch], modality="optical").values}
 
     return describe

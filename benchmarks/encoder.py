@@ -19,8 +19,8 @@ from typing import Any
 
 import timm
 import torch
+from operator_tables import RESULTS, BenchmarkError
 from published_encoder import PublishedEncoder
-from report import RESULTS, BenchmarkError
 from torch import nn
 
 import rsvheat

@@ -13,347 +13,59 @@ images are looked for in --data: eurosat_rgb (a folder a class) and s1s2_volkov 
 """
 
 import argparse
-import csv
 import dataclasses
-import fcntl
-import io
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from fitting import BATCH, LR, RATES, SCHEDULES, finetune, pretrain
+from image_sets import (
+    HELD_OUT,
+    SPLIT_SEED,
+    Labelled,
+    Pairs,
+    eurosat,
+    only_pairs,
+    seeded,
+    shuffled,
+    validation,
+    volkov,
+    with_pairs,
+)
+from operator_tables import RESULTS, BenchmarkError
 from PIL import Image, ImageDraw, ImageFont
-from report import RESULTS, BenchmarkError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from scoring import frozen, image_statistics, recalls
+from tables import ROOT, append, execute, read, spread
+from torch import Tensor
 
-import rsvheat
 from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe, peak_bytes
-from rsvheat.data import DataError, FolderSource, label_subset, read_image, stratified_split
-from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import (
     PretrainingOutput,
-    RSVHeat,
     RSVHeatPretraining,
     create_pretraining_model,
-    pool_features,
+    parameter_groups,
 )
 from rsvheat.models.pretraining import VIEW_MASKING
 from rsvheat.ops import reference
 from rsvheat.tasks.pretraining import pictures
-from rsvheat.training.optimization import Optimization, parameter_groups, warmup_cosine
 
-ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "pretraining"
 WEIGHTS = ROOT / "rsvheat" / "weights"
-HELD_OUT, SPLIT_SEED = 0.2, 0
 VIEW = 48  # side of the views of EuroSAT's 64-pixel images
-LR, BATCH = 1.5e-3, 128
-# The strengths that the linear probe chooses from; on these features others never won.
-REGULARIZATION = (1e-1, 1e-2, 1e-3)
-
-Batches = Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]
-
-
-# Images
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images (N, 3, 64, 64), normalised by the training part, and what is known of them."""
-
-    images: Tensor
-    labels: Tensor
-    train: Tensor
-    test: Tensor
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def eurosat(folder: Path) -> Labelled:
-    """Return EuroSAT with its split: of each class a part is held out."""
-    source = FolderSource({"optical": folder / "eurosat_rgb"})
-    source.scan()
-    names = [source.key(i).split("/")[0] for i in range(len(source))]
-    classes = tuple(sorted(set(names)))
-    labels = np.array([classes.index(name) for name in names])
-    pixels = np.stack([read_image(source.file(i, "optical")).values for i in range(len(source))])
-    parts = stratified_split(labels, {"test": HELD_OUT}, SPLIT_SEED)
-    train = torch.from_numpy(parts["train"])
-    images, mean, std = standardised(torch.from_numpy(pixels), train)
-    return Labelled(
-        images, torch.from_numpy(labels), train, torch.from_numpy(parts["test"]), classes, mean, std
-    )
-
-
-def standardised(
-    pixels: Tensor, train: Tensor
-) -> tuple[Tensor, tuple[float, ...], tuple[float, ...]]:
-    """Return images of which each band has mean 0 and deviation 1 over the training part."""
-    images = pixels.float()
-    std, mean = torch.std_mean(images[train], dim=(0, 2, 3))
-    images = (images - mean[:, None, None]) / std[:, None, None]
-    return images, tuple(mean.tolist()), tuple(std.tolist())
-
-
-def validation(data: Labelled) -> Labelled:
-    """Hold out a part of the training images, since choices must not see those reported on."""
-    inner = stratified_split(data.labels[data.train].numpy(), {"test": HELD_OUT}, 1)
-    parts = {name: data.train[torch.from_numpy(inner[name])] for name in ("train", "test")}
-    return dataclasses.replace(data, **parts)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Aligned scenes by modality, (N, bands, 1024, 1024), normalised by the training part."""
-
-    scenes: dict[str, Tensor]
-    train: Tensor
-    test: Tensor
-    names: tuple[str, ...]
-    moments: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
-
-    def crops(self, count: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return crops of training scenes, by modality (count, bands, size, size)."""
-        height, width = self.scenes["optical"].shape[2:]
-        which = self.train[torch.randint(len(self.train), (count,), generator=generator)].tolist()
-        tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
-        lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
-        return {
-            name: torch.stack(
-                [
-                    scenes[i, :, top : top + size, left : left + size]
-                    for i, top, left in zip(which, tops, lefts, strict=True)
-                ]
-            )
-            for name, scenes in self.scenes.items()
-        }
-
-    def tiles(self, size: int) -> dict[str, Tensor]:
-        """Return the held-out scenes cut into tiles, by modality (N, bands, size, size)."""
-        result = {}
-        for name, scenes in self.scenes.items():
-            cut = scenes[self.test].unfold(2, size, size).unfold(3, size, size)
-            result[name] = cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        return result
-
-
-def volkov(folder: Path, held_out: Sequence[str]) -> Pairs:
-    """Return the Sentinel-1/2 scenes; those named are held out."""
-    source = FolderSource(
-        {"optical": folder / "s1s2_volkov/opt", "sar": folder / "s1s2_volkov/sar"}
-    )
-    source.scan()
-    names = tuple(source.key(i) for i in range(len(source)))
-    test = [names.index(name) for name in held_out]
-    train = torch.tensor([i for i in range(len(names)) if i not in test])
-    scenes, moments = {}, {}
-    for name, bands in (("optical", 3), ("sar", 1)):
-        # Gray images are stored as three equal bands.
-        pixels = [read_image(source.file(i, name)).values[:bands] for i in range(len(names))]
-        scenes[name], *moment = standardised(torch.from_numpy(np.stack(pixels)), train)
-        moments[name] = (moment[0], moment[1])
-    return Pairs(scenes, train, torch.tensor(test), names, moments)
-
-
-# Training
-
-
-def seeded(*seed: int) -> torch.Generator:
-    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
-
-
-def optimizer_of(groups: list[dict[str, Any]], settings: Optimization) -> torch.optim.Optimizer:
-    assert settings.lr is not None
-    return torch.optim.AdamW(groups, settings.lr, settings.betas)
-
-
-def train(
-    model: nn.Module,
-    groups: list[dict[str, Any]],
-    settings: Optimization,
-    steps: int,
-    loss_of: Callable[[], Tensor],
-) -> None:
-    """Train for some steps, in bfloat16, with the schedule and the clipping of the tasks."""
-    optimizer = optimizer_of(groups, settings)
-    warmup = int(settings.warmup * steps)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step, steps, warmup, settings.floor)
-    )
-    model.train()
-    for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-
-
-def pretrain(
-    model: RSVHeatPretraining,
-    batches: Batches,
-    epochs: int,
-    steps: int,
-    seed: int,
-    name: str,
-    lr: float = LR,
-) -> list[dict[str, Any]]:
-    """Pretrain for ``epochs`` of ``steps``; return the means of each epoch."""
-    generator = seeded(seed, 1)
-    history: list[dict[str, Any]] = []
-    sums: dict[str, float] = {}
-    done, begin = 0, time.process_time()
-
-    def loss_of() -> Tensor:
-        nonlocal done, sums
-        images, index = next(batches)
-        output = model(images, index, generator)
-        for key, value in {**output.losses, **output.statistics}.items():
-            sums[key] = sums.get(key, 0.0) + float(value) / steps
-        done += 1
-        if done % steps == 0:
-            seconds = time.process_time() - begin
-            history.append({"epoch": done // steps, **sums, "cpu_seconds": seconds})
-            told = ", ".join(f"{key} {value:.3f}" for key, value in sums.items())
-            print(f"{name}: epoch {done // steps} of {epochs}, {told}, {seconds:.0f} s", flush=True)
-            sums = {}
-        return output.loss
-
-    settings = Optimization(lr=lr)
-    groups = parameter_groups(model, settings.weight_decay)
-    train(model, groups, settings, epochs * steps, loss_of)
-    return history
-
-
-def shuffled(images: Tensor, batch: int, seed: int) -> Batches:
-    """Yield batches of optical images, epoch after epoch."""
-    generator = seeded(seed, 0)
-    while True:
-        order = torch.randperm(len(images), generator=generator)
-        for rows in order.split(batch)[: len(images) // batch]:
-            yield {"optical": images[rows]}, {"optical": torch.arange(batch)}
-
-
-def finetune(
-    data: Labelled, weights: Mapping[str, Tensor] | None, seed: int, part: float, lr: float
-) -> float:
-    """Return the accuracy after training on a part of the labels, from weights or from scratch.
-
-    The schedule is the same either way: steps, views and the rate, which is that of the whole
-    network.
-    """
-    batch, steps = SCHEDULES[part]
-    torch.manual_seed(seed)
-    model = rsvheat.create_model(
-        "rsvheat_nano", img_size=64, modalities={"optical": 3}, num_classes=len(data.classes)
-    )
-    if weights is not None:
-        model.load_state_dict({**model.state_dict(), **weights})
-    rows = data.train[torch.from_numpy(label_subset(data.labels[data.train].numpy(), part, seed))]
-    generator, view = seeded(seed, 2), RandomView(scale=(0.5, 1.0))
-
-    def loss_of() -> Tensor:
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:batch]]
-        logits = model(view(data.images[chosen], generator))
-        return cross_entropy(logits.float(), data.labels[chosen], label_smoothing=0.1)
-
-    settings = Optimization(lr=lr, betas=(0.9, 0.999))
-    groups = model.get_parameter_groups(weight_decay=settings.weight_decay)
-    groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
-    train(model, groups, settings, steps, loss_of)
-    model.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        predicted = torch.cat([model(data.images[i]).argmax(1) for i in data.test.split(256)])
-    return accuracy(predicted, data.labels[data.test])
-
-
-def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    return float((predicted == labels).float().mean())
-
-
-def probes(train: Features, test: Features) -> dict[str, float]:
-    """Return the accuracy of nearest neighbours and of the linear probe."""
-    linear, _ = linear_probe(train, test.values, regularization=REGULARIZATION)
-    return {
-        "knn": accuracy(knn(train, test.values, 5), test.labels),
-        "linear": accuracy(linear, test.labels),
-    }
-
-
-def frozen(encoder: RSVHeat, data: Labelled) -> dict[str, float]:
-    """Return what the features of all stages, their means and deviations, tell."""
-    train, test = (
-        extract_features(
-            encoder,
-            ({"image": data.images[i], "label": data.labels[i]} for i in rows.split(256)),
-            modality="optical",
-        )
-        for rows in (data.train, data.test)
-    )
-    return probes(train, test)
-
-
-# Tables: CSV with a line of columns, after comments that say how it was made
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time change a file."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    with (RUNS / f"{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(lines))
-
-
-def append(path: Path, rows: Sequence[Mapping[str, Any]], head: Mapping[str, str]) -> None:
-    """Add rows to a table; the header is that of the last addition."""
-    with locked(path):
-        old = read(path)
-        text = io.StringIO()
-        text.writelines(f"# {key}: {value}\n" for key, value in head.items())
-        columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in (*old, *rows):
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
-        with complete_file(path) as temporary:
-            temporary.write_text(text.getvalue())
 
 
 def head_of(arguments: argparse.Namespace, command: str, **about: str) -> dict[str, str]:
     command = f"python benchmarks/pretraining.py {command}"
     return {**describe("cpu", arguments.threads, command, ("torch-dct",)), **about}
-
-
-def spread(values: Sequence[str], scale: float = 100) -> str:
-    """Return mean and deviation of a cell, in percent."""
-    numbers = [scale * float(value) for value in values if value]
-    if not numbers:
-        return "-"
-    mean = f"{statistics.mean(numbers):.1f}"
-    return f"{mean} ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else mean
 
 
 # Ablation
@@ -369,10 +81,6 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "spatial + frequency + contrastive": {},
     "paper's, read literally": {"objective": "paper"},
 }
-# Images in a step and steps of fine-tuning, by the part of the labels.
-SCHEDULES = {0.01: (32, 200), 0.1: (64, 300)}
-# Of 1e-3 and 3e-3, by `tune`: better for both starts with 10 %, and much the same with 1 %.
-RATES = {0.01: 1e-3, 0.1: 1e-3}
 
 
 def options_of(row: str) -> dict[str, Any]:
@@ -460,19 +168,6 @@ def finetuning(arguments: argparse.Namespace) -> None:
                     append(FINETUNING, [{**key, "accuracy": result}], head)
 
 
-def image_statistics(data: Labelled) -> dict[str, Any]:
-    """Return what mean, deviation and histogram of each band tell."""
-    images = data.images
-    edges = torch.quantile(images[data.train].flatten()[::97], torch.linspace(0, 1, 17))[1:-1]
-    bins = torch.bucketize(images, edges).flatten(2)
-    histogram = torch.stack([(bins == i).float().mean(2) for i in range(16)], dim=2)
-    values = torch.cat(
-        (images.mean((2, 3)), images.std((2, 3)), histogram.flatten(1).sqrt()), dim=1
-    )
-    train, test = (Features(values[i], data.labels[i]) for i in (data.train, data.test))
-    return probes(train, test)
-
-
 def tune(arguments: argparse.Namespace) -> None:
     """Print accuracies by learning rate, on other parts of the labels than are reported."""
     data = validation(eurosat(arguments.data))
@@ -511,44 +206,6 @@ RETRIEVAL = RESULTS / "pretraining_retrieval.csv"
 SCENES_HELD_OUT = ("020", "046", "139")
 
 
-@torch.inference_mode()
-def recalls(network: RSVHeatPretraining, tiles: Mapping[str, Tensor]) -> dict[str, float]:
-    """Rank the optical tiles for each radar tile; return how often its own is first, or in five.
-
-    By cosine similarity of the pooled features, each standardised over the tiles of its modality,
-    and of what the projectors make of them, where there are projectors.
-    """
-    network.eval()
-    pooled, embedded = {}, {}
-    for name, images in tiles.items():
-        maps = [
-            network.encoder.forward_intermediates(
-                part, modality=name, output_fmt="NHWC", intermediates_only=True
-            )
-            for part in images.split(64)
-        ]
-        stages = [
-            torch.cat([pool_features([part[i]]) for part in maps]) for i in range(len(maps[0]))
-        ]
-        features = torch.cat(stages, dim=1)
-        pooled[name] = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        if network.projectors:
-            embedded[name] = torch.cat(
-                [
-                    normalize(projector(torch.cat([stages[i] for i in head], dim=1)), dim=1)
-                    for head, projector in zip(network.heads, network.projectors, strict=True)
-                ],
-                dim=1,
-            )
-    result = {}
-    for kind, vectors in (("features", pooled), ("embeddings", embedded)):
-        if vectors:
-            similar = normalize(vectors["sar"], dim=1) @ normalize(vectors["optical"], dim=1).T
-            rank = (similar > similar.diagonal()[:, None]).sum(1)
-            result |= {f"{kind}_at_{k}": float((rank < k).float().mean()) for k in (1, 5)}
-    return result
-
-
 def retrieval(arguments: argparse.Namespace) -> None:
     pairs, size, batch = volkov(arguments.data, SCENES_HELD_OUT), 128, 32
     tiles = pairs.tiles(size)
@@ -579,16 +236,6 @@ def retrieval(arguments: argparse.Namespace) -> None:
             result = recalls(network, tiles)
             print(row, seed, result, flush=True)
             append(RETRIEVAL, [{**about, **result}], head)
-
-
-def only_pairs(pairs: Pairs, batch: int, size: int, seed: int) -> Batches:
-    """Yield batches of crops of pairs."""
-    generator = seeded(seed, 3)
-    while True:
-        yield (
-            pairs.crops(batch, size, generator),
-            dict.fromkeys(("optical", "sar"), torch.arange(batch)),
-        )
 
 
 def retrieval_markdown() -> str:
@@ -680,19 +327,6 @@ def checkpoint(arguments: argparse.Namespace) -> None:
         save_file(weights, temporary, {"format": "pt"})
     with complete_file(WEIGHTS / "rsvheat_nano.md") as temporary:
         temporary.write_text(card(data, pairs, epochs, seed, history, scores))
-
-
-def with_pairs(batches: Batches, pairs: Pairs, count: int, seed: int) -> Batches:
-    """Add crops of pairs to batches of optical images."""
-    generator = seeded(seed, 3)
-    for images, _ in batches:
-        crops = pairs.crops(count, 64, generator)
-        single = len(images["optical"])
-        both = single + torch.arange(count)
-        yield (
-            {"optical": torch.cat((images["optical"], crops["optical"])), "sar": crops["sar"]},
-            {"optical": torch.cat((torch.arange(single), both)), "sar": both},
-        )
 
 
 def card(
@@ -830,7 +464,7 @@ def step(arguments: argparse.Namespace) -> None:
 def step_of(network: RSVHeatPretraining) -> Callable[[], float]:
     generator = seeded(0)
     images = torch.randn(16, 3, 224, 224, generator=generator)
-    optimizer = torch.optim.AdamW(parameter_groups(network, 0.05), 1e-4)
+    optimizer = torch.optim.AdamW(parameter_groups(network, weight_decay=0.05), 1e-4)
 
     def call() -> float:
         with torch.autocast("cpu", torch.bfloat16):
@@ -912,24 +546,6 @@ def restore(
     output.high[name] = output.high[name] * scale
     for images in (output.target, output.low, output.reconstruction):
         images[name] = images[name] * scale + shift
-
-
-def execute(
-    run: Callable[[argparse.Namespace], None],
-    markdown: Callable[[], str] | None,
-    arguments: argparse.Namespace,
-) -> int:
-    """Run a command, or print its table; return the exit code."""
-    if markdown and arguments.markdown:
-        print(markdown())
-        return 0
-    torch.set_num_threads(arguments.threads)
-    try:
-        run(arguments)
-    except (BenchmarkError, DataError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

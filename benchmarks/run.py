@@ -28,7 +28,7 @@ from measure import (
     saved_bytes,
     start_probes,
 )
-from report import (
+from operator_tables import (
     RESULTS,
     BenchmarkError,
     Record,

@@ -43,11 +43,11 @@ class Page:
     """A page, written from top to bottom.
 
     Everything is inside the one file: pictures as data URIs, no scripts, nothing from the network.
-    Colours follow the reader's light or dark setting. Text is text: what looks like HTML in it is
-    shown as it stands.
+    Colors follow the reader's light or dark setting. Text is escaped: HTML in
+    it is shown as written.
 
     Args:
-        title: Of the page, also its first heading.
+        title: Title of the page, and its first heading.
     """
 
     def __init__(self, title: str) -> None:
@@ -58,7 +58,7 @@ class Page:
         """Begin a section.
 
         Args:
-            text: Its heading.
+            text: Heading of the section.
         """
         self._parts.append(f"<h2>{escape(text)}</h2>")
 
@@ -66,7 +66,7 @@ class Page:
         """Add a paragraph.
 
         Args:
-            text: What it says.
+            text: Text of the paragraph.
         """
         self._parts.append(f"<p>{escape(text)}</p>")
 
@@ -74,10 +74,10 @@ class Page:
         """Add a figure.
 
         Args:
-            figure: Of Matplotlib, shown as wide as it says (an inch is 96 CSS pixels); or the
+            figure: Matplotlib figure, shown at its own width (an inch is 96 CSS pixels), or the
                 content of a PNG file, shown at its size in pixels. Either shrinks with the page.
-            caption: The text below it, also what is read to those who do not see it.
-            dpi: Pixels per inch at which a figure of Matplotlib is drawn.
+            caption: Text below the figure, and its alternative text for screen readers.
+            dpi: Pixels per inch at which a Matplotlib figure is drawn.
 
         Raises:
             ValueError: If ``figure`` is neither of these.
@@ -103,9 +103,9 @@ class Page:
         """Add a table; columns of numbers are aligned to the right.
 
         Args:
-            columns: Their headings; none at all leaves the line of headings out.
-            rows: Their cells. Floating-point numbers are shown with four significant digits;
-                what should look otherwise comes as text.
+            columns: Headings of the columns; an empty list leaves the line of headings out.
+            rows: Cells by row. Floating-point numbers are shown with four significant digits;
+                pass text for another format.
 
         Raises:
             ValueError: If a row has more or fewer cells than there are columns.
@@ -143,7 +143,7 @@ class Page:
         """Write the page; the file is there whole or not at all.
 
         Args:
-            path: The file; its folder is made if need be.
+            path: Path of the file; its folder is created if it does not exist.
         """
         with complete_file(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading of the compiled libraries, and what is known about them.
+"""Loading of the compiled libraries, and the description of them.
 
 Importing this module loads them once. A library that does not load never stops the import: the
 reason is kept for :func:`build_info`, and the operators run in pure torch.
@@ -21,7 +21,7 @@ _CUDA_LIBRARY = "librsvheat_cuda.so"
 
 
 class BuildInfo(TypedDict):
-    """What :func:`build_info` returns."""
+    """Result of :func:`build_info`."""
 
     version: str
     """Version of the installed package."""
@@ -84,7 +84,7 @@ def _load_cuda() -> str | None:
     if _native_error is not None:
         return "it needs the CPU operators, which are not loaded"
     error = _load_ops(_CUDA_LIBRARY)
-    # Without a GPU nobody misses them. device_count, unlike is_available, does not start CUDA.
+    # Without a GPU they are not needed. device_count, unlike is_available, does not start CUDA.
     if error is not None and _find(_CUDA_LIBRARY) is not None and torch.cuda.device_count() > 0:
         _warn(f"rsvheat could not load its CUDA kernels: {error}")
     return error
@@ -94,7 +94,7 @@ def _load_native_module() -> ModuleType | None:
     try:
         native = importlib.import_module(f"{__package__}._native")
     except ImportError as error:
-        # Only worth a word where the operators work, else the reason is one and the same.
+        # If the operators did not load, the reason is the same, and a warning has said so.
         if _native_error is None:
             _warn(f"rsvheat._native could not be loaded: {_describe(error)}")
         return None
@@ -143,7 +143,7 @@ def package_version() -> str:
 
 
 def build_info() -> BuildInfo:
-    """Return what is built, loaded and in use.
+    """Return the versions, libraries and kernels in use.
 
     Returns:
         A new dictionary with the keys of :class:`BuildInfo`; only strings, numbers, booleans, None,

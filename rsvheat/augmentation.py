@@ -13,10 +13,10 @@ from rsvheat.masking import uniform
 
 @dataclass(frozen=True)
 class RandomView:
-    """A crop at another scale, turned and flipped, with its brightness and colours changed.
+    """A crop at another scale, rotated and flipped, with its brightness and colors changed.
 
-    Each sample gets its own. The geometry is one bilinear resampling. Colours are signal in remote
-    sensing, so their changes are shifts and gains of normalised values and nothing is turned gray.
+    Each sample gets its own. The geometry is one bilinear resampling. Colors are signal in remote
+    sensing, so their changes are shifts and gains of normalized values and nothing is turned gray.
 
     Args:
         size: Side in pixels, or (height, width), of the views; None for that of the images.
@@ -26,9 +26,9 @@ class RandomView:
             not square are only flipped.
         contrast: Largest change of the deviations from a channel's mean: a factor within
             ``1 - contrast`` to ``1 + contrast`` for the sample.
-        brightness: Largest shift of a sample, in the unit of normalised images: a standard
+        brightness: Largest shift of a sample, in the unit of normalized images: a standard
             deviation.
-        channel_shift: Largest shift of each channel by itself, likewise.
+        channel_shift: Largest shift of each channel by itself, in the same unit.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -63,16 +63,16 @@ class RandomView:
         """Return one view of each image.
 
         Args:
-            x: Normalised images, (B, C, H, W), floating point.
+            x: Normalized images, (B, C, H, W), floating point.
             generator: Source of randomness; torch's own by default.
 
         Returns:
             (B, C, H', W') of the wanted size, of the dtype of ``x``.
         """
-        return self.recolour(self.crop(x, generator), generator)
+        return self.recolor(self.crop(x, generator), generator)
 
     def crop(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return crops, turned and flipped, of the colours of ``x``; arguments as for a call."""
+        """Return crops of ``x``, rotated and flipped; arguments as for a call."""
         batch, channels, height, width = x.shape
         r = uniform((7, batch), generator, x.device)
         area = self.scale[0] + r[0] * (self.scale[1] - self.scale[0])
@@ -96,8 +96,8 @@ class RandomView:
         y = grid_sample(x.float(), grid, padding_mode="reflection", align_corners=False)
         return y.to(x.dtype)
 
-    def recolour(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``x`` with other contrast, brightness and colours; arguments as for a call."""
+    def recolor(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return ``x`` with other contrast, brightness and colors; arguments as for a call."""
         batch, channels = x.shape[:2]
         r = 2 * uniform((batch, channels + 2, 1, 1), generator, x.device) - 1
         mean = x.mean((2, 3), keepdim=True)

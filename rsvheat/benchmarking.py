@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the operators and encoders are on this machine, and what identifies it."""
+"""Timing of operators and encoders, and the description of this machine."""
 
 import csv
 import ctypes
@@ -28,8 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import rsvheat.ops
 from rsvheat._library import build_info
-from rsvheat.models import create_model
-from rsvheat.models.registry import VARIANTS
+from rsvheat.models import VARIANTS, create_model
 from rsvheat.ops import reference
 
 MODES = ("inference", "training")
@@ -44,24 +43,24 @@ class Measurement:
     """
 
     case: str
-    """What the rows of a case have in common."""
+    """Name of the case."""
     row: str
-    """Which operator or model."""
+    """Operator or model."""
     mode: str
     """``inference``, or ``training``: forward and backward, without a step of an optimizer."""
     dtype: str
-    """Of an operator's features; of the autocast that a model runs under."""
+    """Type of an operator's features, or of the autocast that a model runs under."""
     batch: int
     shape: str
-    """Of one sample: HxWxC of features, HxW of images of three bands."""
+    """Shape of one sample: HxWxC of features, HxW of images of three bands."""
     median_ms: float | None = None
-    """Of a call, which takes the whole batch: its latency."""
+    """Median time of a call with the whole batch: its latency."""
     low_ms: float | None = None
     """First quartile."""
     high_ms: float | None = None
     """Third quartile."""
     calls: int = 0
-    """How many were timed."""
+    """Number of timed calls."""
     images_per_s: float | None = None
     """Throughput of a model, by the median."""
     floor_ratio: float | None = None
@@ -74,10 +73,10 @@ class Measurement:
     note: str = ""
 
     def fill(self, seconds: Sequence[float]) -> None:
-        """Take what was timed.
+        """Compute the quartiles of timed calls.
 
         Args:
-            seconds: Of each call; three at least.
+            seconds: Seconds of each call, at least three.
         """
         quartiles = statistics.quantiles(seconds, method="inclusive")
         self.low_ms, self.median_ms, self.high_ms = (1e3 * value for value in quartiles)
@@ -96,18 +95,18 @@ def benchmark(
     rounds: int = 20,
     budget: float = 0.5,
 ) -> list[Callable[[], list[Measurement]]]:
-    """Return what measures heat conduction at each shape, and encoders at each size and batch.
+    """Return functions that measure heat conduction at each shape, and encoders at each size.
 
     Args:
-        shapes: Of the operator's features, (B, H, W, C).
+        shapes: Shapes (B, H, W, C) of the operator's features.
         models: Variants of rsvheat, or names of timm's.
         sizes: Sides of the models' images in pixels.
         batch_sizes: Images in a call of the models.
-        dtypes: Of the features, and what autocast computes in: float32, bfloat16 or float16.
+        dtypes: Types of the features and of autocast: float32, bfloat16 or float16.
         modes: ``inference``, ``training`` or both.
         device: cpu or cuda.
         rounds: Turns of each row.
-        budget: Seconds after which a slow row has had enough turns; it gets three at least.
+        budget: Seconds after which a slow row gets no more turns; it gets at least three.
 
     Returns:
         A function for each case, which returns the case's rows.
@@ -144,7 +143,7 @@ def measure_operator(
     rounds: int,
     budget: float,
 ) -> list[Measurement]:
-    """Time heat conduction beside the floor and beside its twin in pure torch.
+    """Time heat conduction, the floor and the reference implementation in pure torch.
 
     The floor is ``torch.mul(x, filter, out=y)``, one streaming pass over the operands, in training
     too. ``rsvheat-prepared`` is given the filter instead of k, as in encoders in evaluation.
@@ -242,7 +241,7 @@ def build_model(name: str, size: int) -> nn.Module:
         return create_model(name, modalities={"optical": 3}, num_classes=1000, img_size=size)
     import timm
 
-    # Others take any size, and no such argument.
+    # Other models take any size, and have no such argument.
     config = timm.get_pretrained_cfg(name)
     fixed = config is not None and config.fixed_input_size
     arguments: dict[str, Any] = {"img_size": size} if fixed else {}
@@ -283,15 +282,15 @@ def time_calls(
 ) -> dict[str, list[float]]:
     """Time calls side by side.
 
-    They take turns, so a busy spell of the machine falls on all of them. A turn of a call that is
-    not slow starts with an untimed one, which brings its own data into the caches, in place of its
-    predecessor's, and outlasts threads of its predecessor that still spin.
+    The calls take turns, so that other load on the machine slows all of them alike. A turn of a
+    call that is not slow starts with an untimed call, which brings its data into the caches and
+    lets idle threads of the call before it stop spinning.
 
     Args:
-        calls: What to time.
+        calls: Calls by name.
         device: cpu or cuda.
         rounds: Turns of each call.
-        budget: Seconds after which a slow call has had enough turns; it gets three at least.
+        budget: Seconds after which a slow call gets no more turns; it gets at least three.
 
     Returns:
         The seconds of each turn.
@@ -341,7 +340,7 @@ def _clock_cuda(call: Callable[[], Any], seconds: float = 5e-3) -> float:
 
 
 def keep_pages() -> None:
-    """Let this process's malloc (glibc's) never give memory back to the system.
+    """Keep this process's malloc (glibc's) from returning memory to the system.
 
     Raises:
         RuntimeError: If it refuses.
@@ -383,9 +382,9 @@ def describe(device: str, threads: int, command: str, packages: Sequence[str]) -
 
     Args:
         device: cpu or cuda.
-        threads: Of torch.
-        command: What made the table.
-        packages: Whose versions matter beside those of rsvheat and torch.
+        threads: Number of torch's threads.
+        command: Command that made the table.
+        packages: Packages whose versions are listed beside those of rsvheat and torch.
     """
     info = build_info()
     name = device_name(device)
@@ -410,7 +409,7 @@ def describe(device: str, threads: int, command: str, packages: Sequence[str]) -
 
 
 def machine_slug(device: str, threads: int) -> str:
-    """Return what the names of a machine's result files begin with."""
+    """Return the beginning of the names of a machine's result files."""
     name = device_name(device)
     if device == "cpu":
         name += f" {threads} threads"
@@ -448,7 +447,7 @@ _PRINTED: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
 
 
 def text_table(rows: Sequence[Measurement]) -> str:
-    """Return the rows of one case as aligned text, under a line that says what they are of."""
+    """Return the rows of one case as aligned text, under a line that names the case."""
     first = rows[0]
     lines = [[title for title, _ in _PRINTED]]
     lines += [[show(row) for _, show in _PRINTED] for row in rows if row.median_ms is not None]
@@ -485,9 +484,9 @@ def write_measurements(path: Path, header: Mapping[str, str], rows: Sequence[Mea
     In CSV the header's lines begin with ``#``.
 
     Args:
-        path: The file, which is overwritten.
-        header: Of :func:`describe`.
-        rows: Of any cases.
+        path: Path of the file, which is overwritten.
+        header: Header from :func:`describe`.
+        rows: Rows of any number of cases.
     """
     records = [dataclasses.asdict(row) for row in rows]
     with path.open("w", encoding="utf-8", newline="") as file:

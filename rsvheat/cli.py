@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``rsvheat``: finds its commands, runs one, and says in a line what went wrong.
+"""The command ``rsvheat``: finds its commands, runs one, and reports errors in one line.
 
 Each module of :mod:`rsvheat.commands` whose name has no leading underscore is a command. The first
-line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` does
-it and may return an exit code. What takes time to import is imported in there.
+line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` runs it
+and may return an exit code. Slow imports are inside of that function. ``EXTRA`` names the extra
+that installs the packages that it needs, if there is one.
 """
 
 import importlib
@@ -15,16 +16,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from rsvheat import commands
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
-# In the overview these come first, as they follow from each other; the others by the alphabet.
-_WORKFLOW = ("demo", "pretrain", "finetune", "evaluate", "predict", "explain", "export")
+# Commands that the overview lists first, in the order of a project; others follow by name.
+_WORKFLOW = ("demo", "pretrain", "finetune", "fit", "evaluate", "predict", "explain", "export")
 
-# Modules that are named otherwise than the distribution that has them.
+# Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {"PIL": "pillow"}
 
 # Whether ``--debug`` was given.
@@ -32,14 +34,14 @@ debugging = False
 
 
 class UsageError(Exception):
-    """The arguments of a command are wrong; the message says in one line how."""
+    """The arguments of a command are wrong; the message is one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: What follows the program's name; ``sys.argv`` by default.
+        arguments: Arguments after the program's name; those of ``sys.argv`` by default.
 
     Returns:
         Exit code: 0 when done, 1 after a failure, 2 for wrong usage, and as shells count them 130
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debugging = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    plugins, words = _plugins(words)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else USAGE
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = words[0]
     try:
+        for plugin in plugins:
+            _import_plugin(plugin)
         return _command(name).run(words[1:]) or 0
     except UsageError as error:
         return _failed(error, name, USAGE)
@@ -64,16 +69,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as end:
-        # Lightning turns the one into the other.
+        # Lightning turns a KeyboardInterrupt into a SystemExit.
         if isinstance(end.__context__, KeyboardInterrupt):
             return INTERRUPTED
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BrokenPipeError:
-        # Whoever read the output has seen enough.
+        # The reader of the output, such as head, has ended.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:
         return _failed(error, name, FAILURE)
+
+
+def _plugins(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the values of ``--plugin``, and the other words."""
+    plugins: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            others.append(word)
+        else:
+            plugins.append(value if equals else next(rest, ""))
+    return plugins, others
+
+
+def _import_plugin(name: str) -> None:
+    """Import a module, which registers its tasks; processes that read data import it, too.
+
+    Args:
+        name: Name of the module, or path of its file.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UsageError(f"--plugin: there is no file {name}")
+        sys.path.insert(0, str(path.resolve().parent))
+        name = path.stem
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UsageError(f"--plugin: there is no module and no file {name!r}") from None
 
 
 def _commands() -> list[str]:
@@ -94,7 +133,7 @@ def _overview() -> str:
     modules = {name: _command(name) for name in _commands()}
     width = max(map(len, modules))
     lines = [
-        "usage: rsvheat [--debug] COMMAND ...",
+        "usage: rsvheat [--debug] [--plugin MODULE_OR_FILE] COMMAND ...",
         "",
         "Foundation models for remote sensing by heat conduction.",
         "",
@@ -105,6 +144,7 @@ def _overview() -> str:
         "  -h, --help  This text; after a command, that command's.",
         "  --version   The version.",
         "  --debug     After an error, its traceback too.",
+        "  --plugin F  A module or Python file of your own tasks and data sets, to be imported.",
         "",
         "examples:",
         *(f"  {module.EXAMPLE}" for module in modules.values()),
@@ -120,29 +160,31 @@ def summary(module: ModuleType) -> str:
 def _failed(error: Exception, name: str, code: int) -> int:
     if debugging:
         traceback.print_exception(error)
-    print(f"rsvheat {name}: {_line(error)}", file=sys.stderr)
+    print(f"rsvheat {name}: {_line(error, name)}", file=sys.stderr)
     if not debugging and not _is_expected(error):
         print("This is unexpected; --debug shows where it happened", file=sys.stderr)
     return code
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether a message is meant for whoever runs a command."""
+    """Return whether an error's message is meant for users of the command."""
     ours = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)
     return ours or type(error).__name__ == "MisconfigurationException"
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception, command: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return _missing(error.name.partition(".")[0])
+        package = error.name.partition(".")[0]
+        if package != "rsvheat":
+            return _missing(package, command)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return text if text and _is_expected(error) else f"{type(error).__name__}: {text}"
 
 
-def _missing(module: str) -> str:
-    """Say which extra brings a module; of several the one that brings least else."""
+def _missing(module: str, command: str) -> str:
+    """Say which extra brings a module; of several the command's, or the one that brings least."""
     name = re.sub("[-_.]+", "-", _DISTRIBUTIONS.get(module, module)).lower()
     extras: dict[str, set[str]] = {}
     for requirement in importlib.metadata.requires("rsvheat") or ():
@@ -153,5 +195,7 @@ def _missing(module: str) -> str:
     bringing = [extra for extra in extras if name in extras[extra]]
     if not bringing:
         return f"{module} is not installed"
-    extra = min(bringing, key=lambda extra: len(extras[extra]))
+    extra = getattr(sys.modules.get(f"rsvheat.commands.{command}"), "EXTRA", None)
+    if extra not in bringing:
+        extra = min(bringing, key=lambda extra: len(extras[extra]))
     return f"{module} is not installed; pip install 'rsvheat[{extra}]' brings it"

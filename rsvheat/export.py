@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders for other runtimes: ONNX, torch.export programs and AOTInductor packages.
 
-Each function writes one file that takes images of one height and width and any number of them,
-compares what it computes with the model, and returns what it measured.
+Each function writes one file that takes any number of images of one height and width, compares its
+results with the model's, and returns the measured difference.
 """
 
 import importlib
@@ -37,15 +37,15 @@ _OLDEST_OPSET = 18
 
 
 class ExportError(RuntimeError):
-    """An exported file does not compute what the model does; it was not kept."""
+    """The results of an exported file differ from the model's; the file was not kept."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported file.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         images: Shape of its input ``images``; ``"batch"`` stands for any number.
         outputs: Names of its outputs: ``logits``, or ``stride4``, ``stride8`` and so on.
         error: Largest relative L2 distance of an output from the model's; None if not compared.
@@ -83,14 +83,16 @@ def export_onnx(
     than 1.5 GiB keep their weights in a second file, ``*.onnx.data``, as protobuf ends at 2 GiB.
 
     Args:
-        model: The encoder, float32, in either mode; exported as in evaluation.
-        path: The file, ``*.onnx``; an older one is replaced when all went well.
-        img_size: Height and width of the images in pixels; the model's by default.
-        task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride,
-            W / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them.
-        modality: Which stem; the model's first by default.
-        gsd: Ground sampling distance, fixed, for ``freq_embed="implicit"``.
-        batch_size: Number of images; any by default.
+        model: Encoder in float32, in either mode; exported as in evaluation.
+        path: File to write, ``*.onnx``; an older one is replaced when all went well.
+        img_size: Height and width of the images in pixels, or one number for both; the model's by
+            default.
+        task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride, W
+            / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them;
+            several outputs are a tuple.
+        modality: Modality whose stem takes the images; the model's first by default.
+        gsd: Ground sampling distance in meters per pixel, fixed, for ``freq_embed="implicit"``.
+        batch_size: Number of images, if the file shall take just that; any by default.
         opset: Version of the standard operators, 18 or newer.
         verify: Whether to run the file in onnxruntime and compare; by default if it is installed.
 
@@ -152,15 +154,18 @@ def export_torch(
     that has imported rsvheat.
 
     Args:
-        model: The encoder, in either mode; exported as in evaluation.
-        path: The file, ``*.pt2``; an older one is replaced when all went well.
-        img_size: As for :func:`export_onnx`.
-        task: As for :func:`export_onnx`; several outputs are a tuple.
-        modality: As for :func:`export_onnx`.
-        gsd: As for :func:`export_onnx`.
-        batch_size: As for :func:`export_onnx`.
-        operators: ``"native"`` holds this package's operators; ``"reference"`` only torch's, which
-            any process with torch runs, slower.
+        model: Encoder in either mode; exported as in evaluation.
+        path: File to write, ``*.pt2``; an older one is replaced when all went well.
+        img_size: Height and width of the images in pixels, or one number for both; the model's by
+            default.
+        task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride, W
+            / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them;
+            several outputs are a tuple.
+        modality: Modality whose stem takes the images; the model's first by default.
+        gsd: Ground sampling distance in meters per pixel, fixed, for ``freq_embed="implicit"``.
+        batch_size: Number of images, if the file shall take just that; any by default.
+        operators: ``"native"`` for this package's operators, or ``"reference"`` for torch's only,
+            which any process with torch runs, slower.
         verify: Whether to load the file and compare.
 
     Returns:
@@ -201,14 +206,18 @@ def export_aoti(
     operators is loaded. Compiling takes a C++ compiler and half a minute or more.
 
     Args:
-        model: The encoder, in either mode; exported as in evaluation, for the device it is on.
-        path: The file, ``*.pt2``; an older one is replaced when all went well.
-        img_size: As for :func:`export_onnx`.
-        task: As for :func:`export_onnx`.
-        modality: As for :func:`export_onnx`.
-        gsd: As for :func:`export_onnx`.
-        batch_size: As for :func:`export_onnx`.
-        operators: As for :func:`export_torch`.
+        model: Encoder in either mode; exported as in evaluation, for the device it is on.
+        path: File to write, ``*.pt2``; an older one is replaced when all went well.
+        img_size: Height and width of the images in pixels, or one number for both; the model's by
+            default.
+        task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride, W
+            / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them;
+            several outputs are a tuple.
+        modality: Modality whose stem takes the images; the model's first by default.
+        gsd: Ground sampling distance in meters per pixel, fixed, for ``freq_embed="implicit"``.
+        batch_size: Number of images, if the file shall take just that; any by default.
+        operators: ``"native"`` for this package's operators, or ``"reference"`` for torch's only,
+            which any process with torch runs, slower.
         verify: Whether to load the package and compare.
 
     Returns:
@@ -384,7 +393,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _resized(model: RSVHeat, height: int, width: int) -> Iterator[None]:
-    """Give a model tables of one image size, so that what is traced need not resize them."""
+    """Give a model tables of one image size, so that the traced program need not resize them."""
     originals: list[tuple[nn.Module, str, nn.Parameter]] = []
 
     def replace(module: nn.Module, name: str, value: Tensor) -> None:

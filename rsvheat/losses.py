@@ -22,7 +22,7 @@ def cosine_consistency(features_a: Sequence[Tensor], features_b: Sequence[Tensor
 
     Args:
         features_a: Channels-last maps (N, H, W, C) or vectors (N, C), a level each.
-        features_b: Their counterparts, of the same shapes.
+        features_b: Maps or vectors to compare with, of the same shapes.
 
     Returns:
         0-dim float32 or float64 tensor; zero, with a gradient, for N = 0.
@@ -57,9 +57,9 @@ def info_nce(embeddings: Tensor, samples: Tensor, temperature: float = 0.2) -> T
     where P(i) are the other embeddings of the same sample: augmented views, other modalities.
 
     Args:
-        embeddings: (N, D), of any length; normalised here.
-        samples: (N,) integers; embeddings with the same number are views of one sample.
-        temperature: t, above 0.
+        embeddings: Vectors (N, D) of any length; they are normalized here.
+        samples: Integers (N,); embeddings with the same number are views of one sample.
+        temperature: Temperature t, above 0.
 
     Returns:
         0-dim float32 or float64 tensor; zero, with a gradient, where no sample has two views.
@@ -90,14 +90,14 @@ def info_nce(embeddings: Tensor, samples: Tensor, temperature: float = 0.2) -> T
 
 
 def variance_hinge(features: Tensor, target: float = 1.0) -> Tensor:
-    """Penalise channels that vary less than ``target`` over the batch.
+    """Penalize channels that vary less than ``target`` over the batch.
 
     The mean over channels of ``relu(target - std)`` of the features, each sample scaled to length
     ``sqrt(D)``: constant features give ``target``, features spread over all directions 0.
 
     Args:
-        features: (N, D).
-        target: Standard deviation that is enough; 1 is that of isotropic features.
+        features: Features (N, D).
+        target: Sufficient standard deviation; 1 is that of isotropic features.
 
     Returns:
         0-dim float32 or float64 tensor; zero, with a gradient, for N < 2.
@@ -116,7 +116,7 @@ def feature_std(features: Tensor) -> Tensor:
     a large common part sit between, so its course says more than its value.
 
     Args:
-        features: (N, D); N of at least 2, or the result is 0.
+        features: Features (N, D); for N below 2 the result is 0.
     """
     if len(features) < 2:
         return torch.zeros((), device=features.device)
@@ -124,13 +124,13 @@ def feature_std(features: Tensor) -> Tensor:
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """Return how many directions the features use: the covariance's participation ratio.
+    """Return the number of directions that features use: the covariance's participation ratio.
 
     ``(sum of eigenvalues)**2 / sum of squared eigenvalues``: 1 where one direction holds all
     variance, D where all hold the same, 0 where there is none. It needs no decomposition.
 
     Args:
-        features: (N, D).
+        features: Features (N, D).
     """
     x = _precise(features.detach())
     x = x - x.mean(0) if len(x) else x
@@ -153,7 +153,7 @@ def gather_samples(x: Tensor) -> Tensor:
     call this equally often. In a single process this is ``x`` itself.
 
     Args:
-        x: (n, ...), of the same trailing shape and dtype on all ranks.
+        x: Rows (n, ...), of the same trailing shape and dtype on all ranks.
     """
     world = world_size()
     if world == 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frequency hierarchical masking: which part of an image's spectrum a view shows."""
+"""Frequency hierarchical masking: views that show a part of an image's spectrum."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Join: TypeAlias = Literal["low", "high", "either", "mosaic"]
 
 @dataclass(frozen=True)
 class FrequencyMasking:
-    """A random sector of the DCT-II spectrum of each image, and how what it splits is shown.
+    """Splits the DCT-II spectrum of each image by a random sector, and hides a part of it.
 
     The sector holds a fraction of the coefficients that is drawn for each sample. The *low* band
     are the coefficients inside, and always DC; the *high* band are the others; they add up to the
@@ -36,11 +36,11 @@ class FrequencyMasking:
         ratio: Range of the fraction of coefficients in the sector, ``0 < lowest <= highest < 1``.
             Coefficients of the same radius or direction stay together, so a fraction may miss
             the drawn one by a few of them, but not exceed the highest.
-        shape: ``"disc"`` draws the angles and solves for the radius that holds the ratio;
-            ``"wedge"`` takes every radius and solves for the angles.
+        shape: Shape of the sector: ``"disc"`` draws the angles and solves for the radius that holds
+            the ratio; ``"wedge"`` takes every radius and solves for the angles.
         angle: Range of the width in degrees of a ``"disc"`` sector, within 0 to 90; its direction
             is uniform. A sector too narrow for its ratio takes every radius and holds less.
-        join: What :meth:`hide` shows: ``"low"``; ``"high"`` and DC, which no view can do without;
+        join: Band that :meth:`hide` shows: ``"low"``; ``"high"`` and always DC;
             ``"either"``, drawn per sample; or ``"mosaic"``, drawn per patch.
         patch: Side in pixels of the patches of a mosaic.
         probability: Chance of a sample to be masked by :meth:`hide`.
@@ -87,11 +87,11 @@ class FrequencyMasking:
         """Draw a sector for each sample.
 
         Args:
-            batch: Samples.
-            height: H of the images.
-            width: W of the images.
+            batch: Number of samples.
+            height: Height H of the images.
+            width: Width W of the images.
             generator: Source of randomness; torch's own by default.
-            device: Where the sectors are wanted; the CPU for devices without float64.
+            device: Device of the result; the CPU for devices without float64.
 
         Returns:
             Radii (batch,) and angles (batch, 2) as :func:`rsvheat.ops.frequency_split` takes them,

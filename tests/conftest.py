@@ -25,6 +25,7 @@ LONGEST = (
     "test_cli.py",
     "test_distributed.py",
     "test_predict.py",
+    "test_extras.py",
 )
 
 CAPABILITIES = ("generic", "avx2", "avx512")
@@ -75,7 +76,7 @@ def one_thread() -> None:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Every device, for claims that hold for the native kernels and for the twins."""
+    """Every device, for claims that hold for native kernels and reference implementations."""
     return _device(request.param)
 
 

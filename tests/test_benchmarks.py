@@ -31,11 +31,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def report(monkeypatch):
+def operator_tables(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import report
+    import operator_tables
 
-    return report
+    return operator_tables
 
 
 @pytest.fixture
@@ -59,20 +59,20 @@ def stored(tmp_path_factory) -> tuple[Path, str]:
     return path, done.stdout
 
 
-def doctored(report, path: Path, folder: Path, factor: float) -> Path:
+def doctored(operator_tables, path: Path, folder: Path, factor: float) -> Path:
     """Store the table again, with ratios to the floor ``factor`` times as large."""
-    table = report.read_csv(path)
+    table = operator_tables.read_csv(path)
     records = [
         dataclasses.replace(r, floor_ratio=r.floor_ratio and r.floor_ratio * factor)
         for r in table.records
     ]
-    report.write_csv(folder / path.name, report.Table(table.header, records))
+    operator_tables.write_csv(folder / path.name, operator_tables.Table(table.header, records))
     return folder
 
 
-def test_every_row_is_measured_or_skipped_with_a_reason(report, stored):
+def test_every_row_is_measured_or_skipped_with_a_reason(operator_tables, stored):
     path, printed = stored
-    table = report.read_csv(path)
+    table = operator_tables.read_csv(path)
     rows = {record.row: record for record in table.records}
     assert list(rows) == [
         "floor",
@@ -100,16 +100,16 @@ def test_every_row_is_measured_or_skipped_with_a_reason(report, stored):
         assert rows[name].forward_ms is not None, rows[name].note
 
 
-def test_results_are_accurate(report, stored):
-    records = report.read_csv(stored[0]).records
+def test_results_are_accurate(operator_tables, stored):
+    records = operator_tables.read_csv(stored[0]).records
     errors = {r.row: r.relative_error for r in records if r.relative_error is not None}
     assert len(errors) >= 6
     for row, error in errors.items():
         assert 0 < error <= 2e-6, row
 
 
-def test_memory_columns_tell_the_fused_operator_from_its_twin(report, stored):
-    rows = {record.row: record for record in report.read_csv(stored[0]).records}
+def test_memory_columns_tell_the_fused_operator_from_its_twin(operator_tables, stored):
+    rows = {record.row: record for record in operator_tables.read_csv(stored[0]).records}
     x = 64 * 48 * 64 * 4
     if "extra memory is unknown" in rows["twin"].note:
         pytest.skip(rows["twin"].note)
@@ -129,8 +129,8 @@ def test_header_names_hardware_and_versions_and_no_paths(stored):
     assert str(stored[0].parent) not in text
 
 
-def test_check_fails_on_a_slower_operator(report, stored, tmp_path):
-    folder = doctored(report, stored[0], tmp_path, 1e-3)
+def test_check_fails_on_a_slower_operator(operator_tables, stored, tmp_path):
+    folder = doctored(operator_tables, stored[0], tmp_path, 1e-3)
     done = run(*RUN, "--rows", "rsvheat", "--check", "--results", str(folder))
     assert done.returncode == 1, done.stderr
     assert "1 ratios to the floor compared, 1 grew by over 5%" in done.stdout
@@ -142,26 +142,28 @@ def test_check_without_a_stored_result_is_an_error(runner, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: --check: nothing is stored for this device")
 
 
-def test_check_refuses_to_compare_two_allocators(runner, report, stored):
-    table = report.read_csv(stored[0])
+def test_check_refuses_to_compare_two_allocators(runner, operator_tables, stored):
+    table = operator_tables.read_csv(stored[0])
     command = table.header["command"] + " --keep-pages"
-    other = report.Table({**table.header, "command": command}, table.records)
+    other = operator_tables.Table({**table.header, "command": command}, table.records)
     with pytest.raises(runner.BenchmarkError, match="measured with --keep-pages"):
         runner._check(table, other, 0.05)
 
 
 @pytest.mark.parametrize(("factor", "slower"), [(0.9, 2), (0.97, 0), (1.5, 0)])
-def test_check_compares_with_a_tolerance(report, stored, tmp_path, factor, slower):
-    folder = doctored(report, stored[0], tmp_path, factor)
-    measured, committed = (report.read_csv(p) for p in (stored[0], folder / stored[0].name))
-    lines, compared = report.regressions(measured, committed, 0.05)
+def test_check_compares_with_a_tolerance(operator_tables, stored, tmp_path, factor, slower):
+    folder = doctored(operator_tables, stored[0], tmp_path, factor)
+    measured, committed = (
+        operator_tables.read_csv(p) for p in (stored[0], folder / stored[0].name)
+    )
+    lines, compared = operator_tables.regressions(measured, committed, 0.05)
     assert compared == 2
     assert len(lines) == slower
 
 
-def test_markdown_holds_every_measured_row_and_the_goals(report, stored):
-    table = report.read_csv(stored[0])
-    text = report.markdown(table)
+def test_markdown_holds_every_measured_row_and_the_goals(operator_tables, stored):
+    table = operator_tables.read_csv(stored[0])
+    text = operator_tables.markdown(table)
     titles = next(line for line in text.splitlines() if line.startswith("| shape "))
     assert "| (1, 64, 48, 64) | " in text
     for record in table.records:
@@ -172,14 +174,16 @@ def test_markdown_holds_every_measured_row_and_the_goals(report, stored):
     assert "- at most 4 x the floor: " in text
 
 
-def test_missed_goals_are_named(report):
+def test_missed_goals_are_named(operator_tables):
     records = [
-        report.Record("float32", "1x8x8x16", "floor", forward_ms=1.0),
-        report.Record("float32", "1x8x8x16", "rsvheat", forward_ms=5.0),
-        report.Record("float32", "1x8x8x16", "matmul", forward_ms=4.0),
+        operator_tables.Record("float32", "1x8x8x16", "floor", forward_ms=1.0),
+        operator_tables.Record("float32", "1x8x8x16", "rsvheat", forward_ms=5.0),
+        operator_tables.Record("float32", "1x8x8x16", "matmul", forward_ms=4.0),
     ]
-    report.relate(records)
-    lines = report.goals(report.Table({"op": "heat_conduction", "kind": "cpu"}, records))
+    operator_tables.relate(records)
+    lines = operator_tables.goals(
+        operator_tables.Table({"op": "heat_conduction", "kind": "cpu"}, records)
+    )
     assert "at most 4 x the floor: 0 of 1; missed at 1x8x8x16 float32 (5)" in lines
     assert any("0 of 1; missed at 1x8x8x16 float32 by matmul (0.8)" in line for line in lines)
 
@@ -282,16 +286,8 @@ def test_markdown_leaves_the_tables_of_other_benchmarks_alone():
 
 
 @pytest.fixture
-def classification(monkeypatch, tmp_path):
-    """The benchmark of classification, in this process, on noise of three brightnesses."""
-    pytest.importorskip("lightning")
-    pytest.importorskip("timm")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import classification
-
-    for name in ("SCRATCH", "LABELS", "FEATURES"):
-        monkeypatch.setattr(classification, name, tmp_path / f"{name}.csv")
-    monkeypatch.setattr(classification, "RUNS", tmp_path / "runs")
+def eurosat(tmp_path):
+    """Noise of three brightnesses, laid out as EuroSAT."""
     random = np.random.default_rng(0)
     for label, brightness in enumerate((40, 120, 200)):
         folder = tmp_path / "eurosat_rgb" / "abc"[label]
@@ -299,7 +295,65 @@ def classification(monkeypatch, tmp_path):
         for i in range(10):
             pixels = random.normal(brightness, 20, (64, 64, 3)).clip(0, 255).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def classification(monkeypatch, eurosat):
+    """The benchmark of classification, in this process."""
+    pytest.importorskip("lightning")
+    pytest.importorskip("timm")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import classification
+    import tables
+
+    for name in ("SCRATCH", "LABELS", "FEATURES"):
+        monkeypatch.setattr(classification, name, eurosat / f"{name}.csv")
+    monkeypatch.setattr(classification, "RUNS", eurosat / "runs")
+    monkeypatch.setattr(tables, "LOCKS", eurosat / "locks")
     return classification
+
+
+@pytest.fixture
+def pretraining(monkeypatch, eurosat):
+    """The benchmark of pretraining, in this process."""
+    pytest.importorskip("lightning")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import fitting
+    import pretraining
+    import tables
+
+    for name in ("ABLATION", "FINETUNING", "LOSSES"):
+        monkeypatch.setattr(pretraining, name, eurosat / f"{name}.csv")
+    monkeypatch.setattr(pretraining, "RUNS", eurosat / "runs")
+    monkeypatch.setattr(pretraining, "BATCH", 8)
+    monkeypatch.setattr(tables, "LOCKS", eurosat / "locks")
+    for module in (fitting, pretraining):
+        monkeypatch.setattr(module, "SCHEDULES", {0.4: (8, 2), 0.5: (8, 2)})
+    monkeypatch.setattr(pretraining, "RATES", {0.4: 1e-3, 0.5: 1e-3})
+    return pretraining
+
+
+def test_pretraining_writes_what_is_finished_and_goes_on(pretraining, eurosat):
+    names = ["image statistics", "from scratch", "spatial"]
+    for command, path, lines in (
+        (["ablation", "--epochs", "1"], pretraining.ABLATION, 3),
+        (["finetuning"], pretraining.FINETUNING, 2),
+    ):
+        rows = names[-lines:]
+        run = [*command, "--data", str(eurosat), "--seeds", "0", "--rows", *rows]
+        assert pretraining.main(run) == 0
+        before = path.stat().st_mtime_ns
+        assert pretraining.main(run) == 0
+        assert path.stat().st_mtime_ns == before, "what is finished is not done again"
+        found = pretraining.read(path)
+        assert list(dict.fromkeys(row["row"] for row in found)) == rows
+        assert all(0 <= float(r.get("accuracy") or r["knn"]) <= 1 for r in found)
+        assert str(eurosat) not in path.read_text()
+    assert [row["epoch"] for row in pretraining.read(pretraining.LOSSES)] == ["1"]
+    table = pretraining.ablation_markdown().splitlines()
+    assert len(table) == 2 + len(names)
+    assert len({line.count("|") for line in table}) == 1
 
 
 def test_classification_writes_what_is_finished_and_goes_on(classification, monkeypatch, tmp_path):

@@ -50,8 +50,9 @@ import json, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import rsvheat
+    info = rsvheat.build_info()  # loads the libraries
 warned = [str(w.message) for w in caught if "rsvheat" in str(w.message).lower()]
-print(json.dumps({"info": rsvheat.build_info(), "warned": warned}))
+print(json.dumps({"info": info, "warned": warned}))
 """
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from stand_ins import Pixels, trained
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from rsvheat import _library, export
 from rsvheat.export import ExportError, export_aoti, export_onnx, export_torch
 from rsvheat.models import RSVHeat
+from rsvheat.models.classification import Classifier
 
 # Relative L2, as for the golden vectors; measured: 1.1e-6.
 TOLERANCE = 1e-5
@@ -302,3 +304,40 @@ def test_encoder_compiles_with_inductor(training: bool) -> None:
     actual = value_and_gradients(compiled, model, images)
     for a, b in zip(actual, value_and_gradients(model, model, images), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in this process: exit code, output, errors."""
+    pytest.importorskip("jsonargparse")
+    from rsvheat import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = cli.main(["export", *map(str, words)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_exports_a_classifier(command: Any, tmp_path: Path) -> None:
+    trained(Classifier, classes=("a", "b", "c")).save(tmp_path / "a.ckpt")
+    code, out, err = command(tmp_path / "a.ckpt", tmp_path / "a.pt2", "--img_size", "[40,32]")
+    assert code == 0, err
+    assert "images (batch, 3, 40, 32) -> logits; agrees with the model" in out
+
+
+def test_the_command_exports_the_encoder_of_other_tasks_when_told(
+    command: Any, tmp_path: Path
+) -> None:
+    """Never an encoder where a whole network is expected."""
+    trained(Pixels).save(tmp_path / "a.ckpt")
+    code, _, err = command(tmp_path / "a.ckpt", tmp_path / "a.pt2")
+    assert code == 1
+    assert err == (
+        f"rsvheat export: {tmp_path}/a.ckpt is of the task stand_in_pixels, of which only the "
+        "encoder can be exported: --task features\n"
+    )
+    code, out, err = command(tmp_path / "a.ckpt", tmp_path / "a.pt2", "--task", "features")
+    assert code == 0, err
+    assert "-> stride4, stride8; agrees with the model" in out

@@ -74,6 +74,14 @@ def test_heat_conduction_and_its_gradients_match_scipy(rng, dtype, k_shape) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_infinite_diffusivity_leaves_the_mean(rng, dtype) -> None:
+    x = _normal(rng, dtype)
+    infinite = np.array(np.inf, dtype)
+    mean = x.astype(np.float64).mean((1, 2), keepdims=True)
+    _assert_close(_native.heat_conduction(x, infinite), np.broadcast_to(mean, x.shape), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_apply_heat_filter_and_its_gradients_match_scipy(rng, dtype) -> None:
     x, grad_y = _normal(rng, dtype), _normal(rng, dtype)
     heat_filter = _normal(rng, dtype, (12, 7, 5))

@@ -14,10 +14,11 @@ pytest.importorskip("PIL")
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from utils import data_module
 
-from rsvheat.data import OpticalSarDataModule
+from rsvheat.data import DataModule, DataSpec, ImageFolders
 from rsvheat.data.synthetic import write_classes, write_pairs
-from rsvheat.tasks import PretrainingTask, create_pretraining_task
+from rsvheat.tasks import PretrainingTask
 from rsvheat.training import AtomicCheckpointIO, Optimization
 
 TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
@@ -44,18 +45,18 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pair_data(pairs: Path) -> Callable[..., OpticalSarDataModule]:
+def pair_data(pairs: Path) -> Callable[..., DataModule]:
     """Make a data module of ``pairs``, 5 batches of 4."""
 
-    def make(**options: Any) -> OpticalSarDataModule:
-        return OpticalSarDataModule(
+    def make(**options: Any) -> DataModule:
+        return data_module(
+            ImageFolders,
             {"optical": str(pairs / "optical"), "sar": str(pairs / "sar")},
             **{
                 "unmatched": "keep",
                 "size": 32,
                 "window": None,
                 "batch_size": 4,
-                "num_workers": 0,
                 "val_fraction": 0.0,
                 **options,
             },
@@ -77,14 +78,14 @@ def pretraining() -> Callable[..., PretrainingTask]:
     """Make a task of a tiny model."""
 
     def make(**options: Any) -> PretrainingTask:
-        return create_pretraining_task(
+        return PretrainingTask(
+            DataSpec({"optical": 3, "sar": 1}, size=(32, 32)),
             **{
-                "img_size": 32,
                 "encoder_options": TINY,
                 "optimization": Optimization(lr=1e-3),
                 "decoder_dim": 8,
                 **options,
-            }
+            },
         )
 
     return make

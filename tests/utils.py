@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tolerances, and an independent float64 account of what each operator computes, on SciPy."""
 
+import inspect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -137,3 +139,20 @@ def diffusivity(
 ) -> Tensor:
     """Return values of k as they occur, 0 to 2 pixel**2, the same on every device."""
     return (2 * torch.rand(shape, dtype=torch.float64)).to(device, dtype)
+
+
+def data_module(reader: Any, *arguments: Any, **options: Any) -> Any:
+    """Make a data module; options are those of the crop, the loader, the module and the reader."""
+    from rsvheat.data import Crop, DataModule, LoaderOptions
+
+    values = {"num_workers": 0, **options}
+    parts = {}
+    for made in (Crop, LoaderOptions, DataModule):
+        names = [name for name in inspect.signature(made).parameters if name in values]
+        parts[made] = {name: values.pop(name) for name in names}
+    return DataModule(
+        reader(*arguments, **values),
+        crop=Crop(**parts[Crop]),
+        loader=LoaderOptions(**parts[LoaderOptions]),
+        **parts[DataModule],
+    )

@@ -12,6 +12,7 @@
 
 #include "build_config.h"
 #include "core/cpu/dispatch.h"
+#include "core/cpu/plan_cache.h"
 #include "core/dct.h"
 #include "core/frequency_split.h"
 #include "core/heat_conduction.h"

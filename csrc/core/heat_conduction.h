@@ -10,8 +10,10 @@ namespace rsvheat {
 
 // What `coefficients` holds.
 enum class Conduction : int {
-  kDiffusivity = 0,  // k; the filter exp(-k * |omega|^2) is formed on the fly
-  kFilter = 1,       // the filter itself, prepared once for inference
+  // k; the filter exp(-k * |omega|^2) is formed on the fly. For an infinite k it is the limit: 1 at
+  // omega = 0, else 0.
+  kDiffusivity = 0,
+  kFilter = 1,  // the filter itself, prepared once for inference
 };
 
 // y = HCO(x). x and y are dense NHWC and may be the same pointer.

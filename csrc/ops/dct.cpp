@@ -3,22 +3,19 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "checks.h"
+#include "operands.h"
 #include "stable_compat.h"
 
 namespace rsvheat {
 namespace {
 
-Tensor transform(const char* op, const Tensor& x_any_strides, bool channels_last, bool inverse) {
-  const Layout layout = channels_last ? Layout::kNhwc : Layout::kNchw;
-  const Shape shape = shape_of(op, "x", x_any_strides, layout);
-  const DType dtype = dtype_of(op, "x", x_any_strides);
-  const Tensor x = dense(x_any_strides);
-  Tensor y = empty_like_dense(x);
+Tensor transform(const char* op, const Tensor& x, bool channels_last, bool inverse) {
+  const TransformOperands operands(op, x, channels_last);
   run_kernel(op, [&](const ParallelFor& parallel) {
-    dct2d_cpu(x.const_data_ptr(), y.mutable_data_ptr(), dtype, shape, layout, inverse, parallel);
+    dct2d_cpu(operands.x.const_data_ptr(), operands.y.mutable_data_ptr(), operands.dtype,
+              operands.shape, operands.layout, inverse, parallel);
   });
-  return y;
+  return operands.y;
 }
 
 Tensor dct2d(const Tensor& x, bool channels_last) {

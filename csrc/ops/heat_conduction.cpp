@@ -5,60 +5,35 @@
 
 #include <tuple>
 
-#include "checks.h"
+#include "operands.h"
 #include "stable_compat.h"
 
 namespace rsvheat {
 namespace {
 
-constexpr const char* op_name(Conduction kind) {
-  return kind == Conduction::kFilter ? "apply_heat_filter" : "heat_conduction";
-}
-
-constexpr const char* coefficients_name(Conduction kind) {
-  return kind == Conduction::kFilter ? "filter" : "k";
-}
-
-Tensor forward(const Tensor& x_any_strides, const Tensor& coefficients, Conduction kind) {
-  const char* op = op_name(kind);
-  const Shape shape = shape_of(op, "x", x_any_strides, Layout::kNhwc);
-  const DType dtype = dtype_of(op, "x", x_any_strides);
-  const CoefficientTensor held =
-      coefficients_of(op, coefficients_name(kind), coefficients, x_any_strides);
-  const Tensor x = dense(x_any_strides);
-  Tensor y = empty_like_dense(x);
-  const bool valid = run_kernel(op, [&](const ParallelFor& parallel) {
-    return heat_conduction_cpu(x.const_data_ptr(), held.view(), kind, y.mutable_data_ptr(), dtype,
-                               shape, parallel);
+Tensor forward(const Tensor& x, const Tensor& coefficients, Conduction kind) {
+  const ConductionOperands operands(x, coefficients, kind);
+  const bool valid = run_kernel(operands.op, [&](const ParallelFor& parallel) {
+    return heat_conduction_cpu(operands.x.const_data_ptr(), operands.coefficients.view(), kind,
+                               operands.y.mutable_data_ptr(), operands.dtype, operands.shape,
+                               parallel);
   });
-  STD_TORCH_CHECK(valid, op, ": k holds a negative or NaN value; thermal diffusivity must be >= 0");
-  return y;
+  STD_TORCH_CHECK(valid, operands.op,
+                  ": k holds a negative or NaN value; thermal diffusivity must be >= 0");
+  return operands.y;
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad_y_any_strides, const Tensor& x_any_strides,
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_y, const Tensor& x,
                                     const Tensor& coefficients, bool need_x, bool need_coefficients,
                                     Conduction kind) {
-  const char* op = op_name(kind);
-  const Shape shape = shape_of(op, "x", x_any_strides, Layout::kNhwc);
-  const DType dtype = dtype_of(op, "x", x_any_strides);
-  check_same_shape(op, "grad_y", grad_y_any_strides, "x", x_any_strides);
-  check_dtype(op, "grad_y", grad_y_any_strides, x_any_strides.scalar_type());
-  check_same_device(op, "grad_y", grad_y_any_strides, "x", x_any_strides);
-  const CoefficientTensor held =
-      coefficients_of(op, coefficients_name(kind), coefficients, x_any_strides);
-  const Tensor grad_y = dense(grad_y_any_strides);
-  // Without grad_coefficients the values of x are not read.
-  const Tensor x = need_coefficients ? dense(x_any_strides) : x_any_strides;
-  Tensor grad_x = need_x ? empty_like_dense(grad_y) : no_tensor(grad_y);
-  Tensor grad_coefficients =
-      need_coefficients ? empty_like_dense(held.tensor) : no_tensor(held.tensor);
-  run_kernel(op, [&](const ParallelFor& parallel) {
-    heat_conduction_backward_cpu(
-        grad_y.const_data_ptr(), need_coefficients ? x.const_data_ptr() : nullptr, held.view(),
-        kind, need_x ? grad_x.mutable_data_ptr() : nullptr,
-        need_coefficients ? grad_coefficients.mutable_data_ptr() : nullptr, dtype, shape, parallel);
+  const ConductionGradients gradients(grad_y, x, coefficients, need_x, need_coefficients, kind);
+  run_kernel(gradients.op, [&](const ParallelFor& parallel) {
+    heat_conduction_backward_cpu(gradients.grad_y.const_data_ptr(), gradients.x_data(),
+                                 gradients.coefficients.view(), kind, gradients.grad_x_data(),
+                                 gradients.grad_coefficients_data(), gradients.dtype,
+                                 gradients.shape, parallel);
   });
-  return {grad_x, grad_coefficients};
+  return {gradients.grad_x, gradients.grad_coefficients};
 }
 
 Tensor heat_conduction(const Tensor& x, const Tensor& k) {

@@ -43,4 +43,5 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
   m.def(
       "_roi_align_rotated_backward(Tensor grad_y, Tensor boxes, SymInt batch, SymInt height,"
       " SymInt width, float spatial_scale, int sampling_ratio, bool channels_last) -> Tensor");
+  m.def("_fingerprint(Tensor x) -> int");
 }

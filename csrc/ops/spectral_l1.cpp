@@ -5,13 +5,11 @@
 
 #include <tuple>
 
-#include "checks.h"
+#include "operands.h"
 #include "stable_compat.h"
 
 namespace rsvheat {
 namespace {
-
-constexpr const char* kOp = "spectral_l1";
 
 Tensor scalar(double value, const Tensor& like) {
   const ScalarType type = parameter_type(like.scalar_type());
@@ -24,23 +22,15 @@ Tensor scalar(double value, const Tensor& like) {
   return result;
 }
 
-std::tuple<Tensor, Tensor, Tensor> spectral_l1(const Tensor& pred_any_strides,
-                                               const Tensor& target_any_strides, bool with_grad) {
-  const Shape shape = shape_of(kOp, "pred", pred_any_strides, Layout::kNchw);
-  const DType dtype = dtype_of(kOp, "pred", pred_any_strides);
-  check_same_shape(kOp, "target", target_any_strides, "pred", pred_any_strides);
-  check_dtype(kOp, "target", target_any_strides, pred_any_strides.scalar_type());
-  check_same_device(kOp, "target", target_any_strides, "pred", pred_any_strides);
-
-  const Tensor pred = dense(pred_any_strides);
-  const Tensor target = dense(target_any_strides);
-  Tensor grad = with_grad ? empty_like_dense(pred) : no_tensor(pred);
+std::tuple<Tensor, Tensor, Tensor> spectral_l1(const Tensor& pred, const Tensor& target,
+                                               bool with_grad) {
+  const SpectralL1Operands operands(pred, target, with_grad);
   double sums[2] = {0.0, 0.0};
-  run_kernel(kOp, [&](const ParallelFor& parallel) {
-    spectral_l1_cpu(pred.const_data_ptr(), target.const_data_ptr(), sums,
-                    with_grad ? grad.mutable_data_ptr() : nullptr, dtype, shape, parallel);
+  run_kernel(SpectralL1Operands::kOp, [&](const ParallelFor& parallel) {
+    spectral_l1_cpu(operands.pred.const_data_ptr(), operands.target.const_data_ptr(), sums,
+                    operands.grad_data(), operands.dtype, operands.shape, parallel);
   });
-  return {scalar(sums[0], pred), scalar(sums[1], pred), grad};
+  return {scalar(sums[0], operands.pred), scalar(sums[1], operands.pred), operands.grad};
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands' arguments have in common."""
+"""Parsers of the commands' arguments."""
 
 import argparse
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,16 +15,16 @@ def one_line(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
     """Report wrong arguments; an ArgumentParser's ``error``."""
     if not self.exit_on_error:
         # A parser of nested arguments: the command's says whose they are.
-        raise argparse.ArgumentError(None, condense(message)) from ex
+        raise argparse.ArgumentError(None, message) from ex
     program = self.prog.replace(" [options]", "")
-    raise UsageError(f"{condense(message)} (see {program} --help)") from ex
+    raise UsageError(f"{condense(message, ex)} (see {program} --help)") from ex
 
 
 class PlainParser(argparse.ArgumentParser):
-    """For commands that need nothing but Python.
+    """Parses the arguments of commands that need nothing but Python.
 
     Args:
-        name: Of the command's module.
+        name: Name of the command's module.
     """
 
     error = one_line
@@ -34,39 +33,33 @@ class PlainParser(argparse.ArgumentParser):
         super().__init__(**texts(name))
 
 
-def condense(message: str) -> str:
-    """Return the part of jsonargparse's many lines that says what is wrong.
+def condense(message: str, error: BaseException | None = None) -> str:
+    """Return in one line what is wrong with the arguments.
 
-    It nests what went wrong with each type that a value might have had. The innermost key and the
-    first complaint about it are what matters.
+    jsonargparse nests what went wrong with each type that a value might have had in many lines. The
+    exceptions behind them are chained: the last one has the reason, those before it name the keys.
+
+    Args:
+        message: Message of the parser.
+        error: Exception behind the message.
     """
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    begin = "Expected|Problem|Does not|Option"
-    complaint = [i for i, line in enumerate(lines) if re.match(begin, line)]
-    # What a nested parser said has been through here already.
-    nested = re.search(r"^[ -]*--([\w.]+): (.+)$", message, re.MULTILINE)
-    if keys and nested:
-        return f"--{'.'.join((*dict.fromkeys(keys), nested[1]))}: {nested[2]}"
-    required = re.search(r"the following arguments are required: ([\w.]+)", message)
-    if keys and required:
-        return f"--{'.'.join((*dict.fromkeys(keys), required[1]))} is required"
-    if not keys or not complaint:
-        return " ".join(lines)
-    last = max(i for i, line in enumerate(lines) if "Parser key" in line)
-    found = next((i for i in complaint if i >= last and "Union" not in lines[i]), complaint[0])
-    text = lines[found]
-    if text.endswith(":") and found + 1 < len(lines):
-        text = f"{text} {lines[found + 1]}"
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("Got value:", "got")
-    return f"--{'.'.join(dict.fromkeys(keys))}: {text}"
+    keys: list[str] = []
+    while error is not None:
+        message = str(error)
+        if message.startswith('Parser key "'):
+            key = message.split('"')[1]
+            keys += [] if keys[-1:] == [key] else [key]
+        error = error.__cause__ or error.__context__
+    reason = " ".join(message.split("\n")[0].split())
+    reason = reason.replace("<class '", "").replace("'>", "")
+    return f"--{'.'.join(keys)}: {reason}" if keys else " ".join(message.split())
 
 
 def texts(name: str) -> dict[str, Any]:
-    """Return what an ArgumentParser says of a command.
+    """Return the texts of a command's ArgumentParser.
 
     Args:
-        name: Of its module.
+        name: Name of the command's module.
     """
     module = sys.modules[name]
     return {
@@ -80,9 +73,9 @@ def flag(arguments: list[str], option: str, *, text: bool = False) -> list[str]:
     """Give an option that stands alone the value true.
 
     Args:
-        arguments: The command line's.
-        option: Of the values true and false, with its dashes.
-        text: Whether it takes texts too: then what follows is its value unless it is an option.
+        arguments: Arguments from the command line.
+        option: Name of an option with the values true and false, with its dashes.
+        text: Whether it takes texts, too: then the next word is its value unless it is an option.
     """
 
     def is_value(word: str) -> bool:
@@ -95,24 +88,16 @@ def flag(arguments: list[str], option: str, *, text: bool = False) -> list[str]:
     ]
 
 
-def run_function(
-    function: Callable[..., Any],
-    arguments: list[str],
-    name: str,
-    defaults: dict[str, Any] | None = None,
-    positional: bool = True,
-) -> Any:
+def run_function(function: Callable[..., Any], arguments: list[str], name: str) -> Any:
     """Call a function with arguments from the command line and configuration files.
 
     Args:
-        function: Its annotations and docstring say what there is.
-        arguments: The command line's.
-        name: Of the command's module.
-        defaults: Instead of the function's.
-        positional: Whether what is required has no ``--name``.
+        function: Function whose annotations and docstring describe the arguments.
+        arguments: Arguments from the command line; required ones have no ``--name``.
+        name: Name of the command's module.
 
     Returns:
-        What the function does.
+        Result of the function.
     """
     import jsonargparse
 
@@ -124,10 +109,5 @@ def run_function(
         error = one_line
 
     return jsonargparse.auto_cli(
-        function,
-        with_recipes(arguments),
-        set_defaults=defaults,
-        as_positional=positional,
-        parser_class=Parser,
-        **texts(name),
+        function, with_recipes(arguments), parser_class=Parser, **texts(name)
     )

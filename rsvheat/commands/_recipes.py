@@ -14,7 +14,7 @@ def recipe_paths() -> dict[str, Path]:
 
 
 def description(path: Path) -> str:
-    """Return what a recipe says of itself in the comment it begins with, but for its licence."""
+    """Return the first comment of a recipe after its license."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
     return next((line for line in comments if not line.startswith("SPDX")), "")
@@ -24,7 +24,8 @@ def with_recipes(arguments: list[str]) -> list[str]:
     """Replace names of recipes by their paths.
 
     Args:
-        arguments: In which ``--config`` (``-c``) may be followed by a recipe's name.
+        arguments: Arguments from the command line; a recipe's name may follow ``--config`` or
+            ``-c``.
 
     Raises:
         UsageError: If there is neither a file nor a recipe of a name.

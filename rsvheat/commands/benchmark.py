@@ -80,7 +80,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         type=_shape,
         default=[(8, 56, 56, 128), (8, 14, 14, 512), (1, 128, 128, 256)],
         metavar="BxHxWxC",
-        help="Of the operators' features; 8x56x56x128, 8x14x14x512 and 1x128x128x256 by default.",
+        help="Shapes of features; 8x56x56x128, 8x14x14x512 and 1x128x128x256 by default.",
     )
     add(
         "--models",
@@ -103,7 +103,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         type=_positive,
         default=[1, 4],
         metavar="IMAGES",
-        help="In a call of a model; 1 and 4 by default.",
+        help="Images in a call of a model; 1 and 4 by default.",
     )
     add(
         "--dtypes",
@@ -111,7 +111,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         choices=dtypes,
         default=["float32", "bfloat16"],
         metavar="DTYPE",
-        help="float32, bfloat16 and float16; the first two by default.",
+        help="Types: float32, bfloat16 and float16; the first two by default.",
     )
     add(
         "--modes",
@@ -125,16 +125,18 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="A GPU by default, if there is one.",
+        help="Device; a GPU by default, if there is one.",
     )
-    add("--threads", type=_positive, metavar="N", help="As torch has it by default.")
+    add(
+        "--threads", type=_positive, metavar="N", help="CPU threads; by default torch's own choice."
+    )
     add("--rounds", type=_rounds, default=20, metavar="N", help="Calls of each row, 3 or more.")
     add(
         "--seconds",
         type=float,
         default=0.5,
         metavar="S",
-        help="After which a slow row has been called often enough, thrice at least.",
+        help="Seconds after which a slow row is not called again; it is called at least thrice.",
     )
     add("--output", type=_table, metavar="FILE", help="Write the table, .csv or .json.")
     return parser.parse_args(arguments)

@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a classifier, or an encoder by nearest neighbours and a linear probe."""
+"""Score a trained network, or an encoder by nearest neighbors and a linear probe."""
 
-from rsvheat.commands._parser import run_function
+from rsvheat.commands._parser import one_line, texts
+from rsvheat.commands._recipes import with_recipes
 
-EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.root images"
+EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.dataset.root images"
 
 
 def run(arguments: list[str]) -> None:
     """Run the command."""
+    import jsonargparse
+
     from rsvheat import cli
-    from rsvheat.evaluation.evaluate import evaluate
+    from rsvheat.data.datamodule import DataModule
+    from rsvheat.tasks.evaluation import evaluate
     from rsvheat.training.console import quieten
 
     if not cli.debugging:
         quieten()
-    data = {"class_path": "rsvheat.data.ImageFolderDataModule"}
-    scores = run_function(evaluate, arguments, __name__, {"data": data}, positional=False)
-    for method, score in scores.items():
-        print(f"{method}: overall accuracy {score.accuracy:.4f}, mean F1 {score.mean_f1:.4f}")
+
+    class Parser(jsonargparse.ArgumentParser):
+        error = one_line
+
+    parser = Parser(**texts(__name__))
+    parser.add_argument("-c", "--config", action="config", help="Path or name of a recipe.")
+    parser.add_class_arguments(DataModule, "data")
+    parser.add_function_arguments(evaluate, skip={"data"})
+    parser.set_defaults(
+        {"data.dataset": {"class_path": "rsvheat.data.ClassFolders"}, "data.crop.size": 64}
+    )
+    parser.link_arguments("seed", "data.seed")
+    config = parser.parse_args(with_recipes(arguments))
+    values = vars(parser.instantiate(config))
+    values.pop("config")
+    for method, scores in evaluate(**values).items():
+        print(f"{method}: {scores}")

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw what the heat conduction of a model does to an image, on one page."""
+"""Draw the effect of a model's heat conduction on an image, on one page."""
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from rsvheat.commands._parser import run_function
 
+if TYPE_CHECKING:
+    from rsvheat.data import Normalizer
+
 EXAMPLE = "rsvheat explain image.tif --checkpoint runs/mine/last.ckpt --point 512,300"
+EXTRA = "explain"
 
 _LISTS = ("--point", "--window", "--bands", "--rgb", "--mean", "--std", "--stages")
 
@@ -41,62 +46,60 @@ def explain(
 ) -> None:
     """Write a page with pictures of heat.
 
-    Images are normalised as in the checkpoint's training; where that is not known, as for the
-    weights that come with the package, by mean and standard deviation.
+    Images are normalized as in the checkpoint's training; where that is unknown, as for the bundled
+    weights, by mean and standard deviation.
 
     Args:
-        image: GeoTIFF, PNG, JPEG and the like, of any size.
-        checkpoint: Of training with rsvheat, or published weights with their variant; without one
-            the weights that come with the package.
-        variant: Name of the model, where the checkpoint does not say how it is built; without a
-            checkpoint rsvheat_nano by default.
-        pretrained: Without a checkpoint, take the weights that come with the package; else random
-            ones.
-        modalities: Bands by stem, for a variant.
-        modality: Which stem takes the image; by default the first for as many bands.
-        bands: Which bands of the file the model gets, from 1, such as 4,3,2; all by default.
-        rgb: Which bands of the file are shown, from 1.
-        window: Part of the image, as row,column,height,width in pixels.
-        size: Side in pixels of the part that is taken, around the point, without a window.
-        point: Where heat is put, as row,column in pixels of the file; by default in the middle.
-        mean: Of each band, in the file's unit, for models without; by default the part's own.
-        std: Standard deviations, likewise.
-        stages: Which stages, from 0; all by default.
-        block: Which block of each stage, from 0, negative from the end; or all.
-        gsd: Ground sampling distance of the image in metres per pixel, of models that take one.
+        image: Image file of any size: GeoTIFF, PNG, JPEG and the like.
+        checkpoint: Checkpoint of training with rsvheat, or published weights with their variant;
+            the bundled weights by default.
+        variant: Name of the model, such as vheat_tiny, for weights without a description of it;
+            without a checkpoint rsvheat_nano by default.
+        pretrained: Whether the bundled weights are taken without a checkpoint; if not, random ones.
+        modalities: Bands by stem, such as {optical: 3}, for a variant.
+        modality: Stem that takes the image; by default the first for as many bands.
+        bands: Bands of the file that the model gets, counted from 1, such as 4,3,2; all by default.
+        rgb: Bands of the file that are shown, counted from 1, such as 4,3,2.
+        window: Part of the image as row,column,height,width in pixels, such as 0,0,256,256.
+        size: Side in pixels of the part around the point that is taken without a window.
+        point: Place where heat is put, as row,column in pixels of the file; its middle by default.
+        mean: Mean of each band in the file's unit, if the checkpoint does not say how images were
+            normalized; by default that of the part.
+        std: Standard deviation of each band, together with mean.
+        stages: Numbers of the stages, from 0 on, such as 0,1; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; or all.
+        gsd: Ground sampling distance of the image in meters per pixel, for models that take one.
         output: Folder for report.html.
-        figures: Write each figure as PNG, too.
-        arrays: Write what the figures show as arrays.npz, too.
-        seed: Of random weights, and of what receptive fields draw at random.
-        device: Such as cpu, cuda or cuda:1; auto is a GPU if there is one.
+        figures: Write each figure as a PNG file, too.
+        arrays: Write the arrays that the figures show as arrays.npz, too.
+        seed: Seed of random weights, and of the random probes of receptive fields.
+        device: Device to compute on, such as cpu, cuda or cuda:1; auto is a GPU if there is one.
     """
     import torch
 
-    from rsvheat.explain import read_scene, write_report
+    from rsvheat.checkpoint import Checkpoint, load_encoder
+    from rsvheat.explain import read_window, write_report
     from rsvheat.models import CheckpointError, RSVHeat, create_model
 
     given: dict[str, Any] = {} if modalities is None else {"modalities": modalities}
-    normalizers = {}
+    normalizers: Mapping[str, Normalizer] = {}
     missing: list[str] = []
-    if checkpoint is None:
-        name = variant or "rsvheat_nano"
-        weights = f"{name}, as it comes with rsvheat" if pretrained else f"{name}, random"
-        with torch.random.fork_rng():
-            torch.manual_seed(seed + 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        if checkpoint is None:
+            name = variant or "rsvheat_nano"
+            weights = f"{name}, as it comes with rsvheat" if pretrained else f"{name}, random"
             encoder = create_model(name, pretrained=pretrained, num_classes=0, **given)
             baseline = create_model(
                 name, num_classes=0, modalities=encoder.modalities, img_size=encoder.img_size
             )
-    else:
-        from rsvheat.tasks.encoders import encoder_arguments, load_encoder, saved_normalizers
-
-        weights = checkpoint
-        with torch.random.fork_rng():
-            torch.manual_seed(seed + 1)
-            encoder, loaded = load_encoder(checkpoint, variant, **given)
-            baseline = RSVHeat(**encoder_arguments(encoder))
-        normalizers, missing = saved_normalizers(checkpoint), loaded.missing
-    scene = read_scene(
+        else:
+            weights = checkpoint
+            saved = Checkpoint.read(checkpoint)
+            encoder, loaded = load_encoder(saved, variant, **given)
+            baseline = RSVHeat(**encoder.config)
+            normalizers, missing = saved.normalizers, loaded.missing
+    part = read_window(
         image,
         encoder.modalities,
         modality,
@@ -109,32 +112,32 @@ def explain(
         mean=mean,
         std=std,
     )
-    if any(name.startswith(f"stems.{scene.modality}.") for name in missing):
-        raise CheckpointError(f"{checkpoint} has no stem for modality {scene.modality!r}")
+    if any(name.startswith(f"stems.{part.modality}.") for name in missing):
+        raise CheckpointError(f"{checkpoint} has no stem for modality {part.modality!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    row, column, height, width = scene.window
+    row, column, height, width = part.window
     page = write_report(
         output,
         encoder.to(device),
-        scene.image,
-        scene.modality,
-        background=scene.picture,
-        point=scene.point,
+        part.image,
+        part.modality,
+        background=part.picture,
+        point=part.point,
         stages=stages,
         block=block,
         baseline=baseline.to(device) if checkpoint is not None or pretrained else None,
-        rgb=scene.rgb,
+        rgb=part.rgb,
         gsd=gsd,
         seed=seed,
         title=f"Pictures of heat: {image.replace(chr(92), '/').rpartition('/')[2]}",
         about={
-            "image": f"{image}, {scene.size[0]} x {scene.size[1]} pixels",
+            "image": f"{image}, {part.size[0]} x {part.size[1]} pixels",
             "window": f"{height} x {width} pixels from row {row}, column {column}, at full detail",
-            "bands": f"{', '.join(map(str, scene.bands))}, as {scene.modality}",
-            "normalised": scene.normalisation,
-            "without data": f"{scene.missing:.1%}",
-            "point": f"row {row + scene.point[0]}, column {column + scene.point[1]}",
+            "bands": f"{', '.join(map(str, part.bands))}, as {part.modality}",
+            "normalized": part.normalization,
+            "without data": f"{part.missing:.1%}",
+            "point": f"row {row + part.point[0]}, column {column + part.point[1]}",
             "weights": weights,
         },
         figures=figures,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rsvheat.commands._parser import run_function
 
 EXAMPLE = "rsvheat export runs/classes/best.ckpt classes.onnx"
+EXTRA = "export"
 
 
 def run(arguments: list[str]) -> None:
@@ -32,26 +33,33 @@ def export(
     """Write a file that runs without the training code, and compare it with the model.
 
     Args:
-        checkpoint: Of training with rsvheat, or published weights with their variant.
-        output: The file, .onnx or .pt2.
-        kind: What it is; auto goes by the suffix, where .pt2 is a torch.export program.
-        variant: Name of the model, where the checkpoint does not say how it is built.
-        modalities: Bands by stem, for a variant.
-        num_classes: Classes, for a variant.
-        img_size: Side of the images in pixels, or [height, width]; the model's by default.
-        task: Logits, or the feature maps of all stages; auto takes logits of what has classes.
-        modality: Which stem; the model's first by default.
-        gsd: Ground sampling distance of the images in metres per pixel, of models that take one.
-        batch_size: Number of images; any by default.
-        operators: Of torch.export programs and packages, rsvheat's or only torch's.
-        device: What a package is compiled for.
+        checkpoint: Checkpoint of training with rsvheat, or published weights with their variant.
+        output: File to write, .onnx or .pt2.
+        kind: Kind of the file; auto takes ONNX for .onnx and a torch.export program for .pt2.
+        variant: Name of the model, such as vheat_tiny, for weights without a description of it.
+        modalities: Bands by stem, such as {optical: 3}, for a variant.
+        num_classes: Number of classes, for a variant.
+        img_size: Side of the images in pixels, such as 256, or [height, width]; by default the
+            model's.
+        task: Logits, or feature maps of all stages; auto takes logits of a model with classes.
+        modality: Stem that takes the images; by default the model's first.
+        gsd: Ground sampling distance of the images in meters per pixel, for models that take one.
+        batch_size: Number of images, if the file shall take just that; any by default.
+        operators: Operators of programs and packages; reference needs no rsvheat, and is slower.
+        device: Device that a package is compiled for, cpu or cuda.
     """
+    from rsvheat.checkpoint import Checkpoint, load_encoder
     from rsvheat.export import export_aoti, export_onnx, export_torch
-    from rsvheat.tasks.encoders import load_encoder
 
+    saved = Checkpoint.read(checkpoint)
     given: dict[str, Any] = {"modalities": modalities, "num_classes": num_classes}
     given = {name: value for name, value in given.items() if value is not None}
-    model, report = load_encoder(checkpoint, variant, **given)
+    model, report = load_encoder(saved, variant, **given)
+    if saved.task not in (None, "pretraining", "classification") and task != "features":
+        raise ValueError(
+            f"{checkpoint} is of the task {saved.task}, of which only the encoder can be exported: "
+            "--task features"
+        )
     if task == "auto":
         task = "logits" if model.num_classes else "features"
     if task == "logits" and any(name.startswith("head.") for name in report.missing):
@@ -65,7 +73,7 @@ def export(
         "batch_size": batch_size,
     }
     if kind == "onnx":
-        # It tells of every operation that it leaves as it is.
+        # At lower levels it reports every operation that it leaves as it is.
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         print(export_onnx(model, output, img_size, **options))
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is built, loaded and installed, for reports of problems."""
+"""Print versions and libraries in use, for reports of problems."""
 
 import importlib.metadata
 import json
@@ -9,7 +9,7 @@ from rsvheat.commands._parser import PlainParser
 
 EXAMPLE = "rsvheat info"
 
-# What results or errors may depend on.
+# Packages that results or errors may depend on.
 _PACKAGES = (
     *("torch", "numpy", "timm", "safetensors", "lightning", "jsonargparse", "torchmetrics"),
     *("rasterio", "torchgeo", "mmengine", "onnx", "onnxruntime"),

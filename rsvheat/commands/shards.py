@@ -28,18 +28,19 @@ def shards(
     on_error: Literal["skip", "raise"] = "skip",
     part: tuple[int, int] = (0, 1),
 ) -> None:
-    """Write shards; what an interrupted call wrote is kept by the next.
+    """Write shards; those that an interrupted call completed are kept.
 
     Args:
         output: Folder for the shards.
-        folders: Folder of images by modality, one at least.
+        folders: Folder of images by modality, at least one.
         paired: Whether files of the same name show the same ground.
-        stem_map: A regular expression and its replacement by modality, for names that differ.
+        stem_map: Regular expression and its replacement by modality, for names that differ.
         unmatched: Whether files without a partner are left out or kept.
-        tile: Cut larger images to tiles of that side in pixels.
-        samples_per_shard: Samples in a shard.
-        on_error: Whether damaged files are left out, or an error.
-        part: [i, n] writes every n-th shard from the i-th on, so that n processes share the work.
+        tile: Side in pixels of the tiles that larger images are cut into.
+        samples_per_shard: Number of samples in a shard.
+        on_error: Whether damaged files are left out, or stop the command.
+        part: Share [i, n] of the work: every n-th shard from the i-th on is written, so that n
+            processes work side by side.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 

@@ -1,14 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optical and radar images from folders, GeoTIFF, shards and TorchGeo, for training.
+"""Images and annotations from folders, GeoTIFF, shards and TorchGeo, for training.
 
-A *source* lists samples, an :class:`ImageDataset` makes tensors of them, a collate function makes
-batches; the data modules put these together for Lightning. What cannot be used is left out, named
-and counted (:class:`SkipReport`), or an error, as one likes.
+A :class:`Source` lists samples, a :class:`DatasetReader` finds and splits those of a data set, an
+:class:`ImageDataset` makes tensors of them, :func:`collate` makes batches; a :class:`DataModule`
+puts these together for Lightning. Files that cannot be used are left out, named and counted
+(:class:`SkipReport`), or an error, as the user chooses.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from rsvheat.data.datasets import ImageDataset, collate_labelled, collate_modalities
+from rsvheat.data.datasets import (
+    AID,
+    ISAID,
+    RESISC45,
+    AirPolSARSeg,
+    ChangeFolders,
+    ClassFolders,
+    DatasetReader,
+    ImageFolders,
+    LevirCD,
+    LoveDA,
+    MaskFolders,
+    Potsdam,
+    Scan,
+    Split,
+    TorchGeoClasses,
+    WhuOptSar,
+)
+from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import (
     Normalize,
     Normalizer,
@@ -19,10 +38,12 @@ from rsvheat.data.normalize import (
     save_statistics,
 )
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
-from rsvheat.data.report import DataError, SampleError, Skip, SkipReport
+from rsvheat.data.sample import Boxes, ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
 from rsvheat.data.shards import ShardSource, write_shards
+from rsvheat.data.skip_report import DataError, SampleError, Skip, SkipReport
 from rsvheat.data.sources import ArraySource, ConcatSource, FileSource, FolderSource, Source
+from rsvheat.data.spec import IGNORE_INDEX, IGNORE_LABEL, DataSpec, Target
 from rsvheat.data.splits import (
     label_subset,
     load_split,
@@ -34,53 +55,68 @@ from rsvheat.data.torchgeo_sources import SEN12MSSource, SSL4EOS12Source
 from rsvheat.data.transforms import Crop
 
 if TYPE_CHECKING:
-    from rsvheat.data.datamodules import (
-        ImageFolderDataModule,
-        OpticalSarDataModule,
-        TorchGeoDataModule,
-    )
-
-_NEED_LIGHTNING = ("ImageFolderDataModule", "OpticalSarDataModule", "TorchGeoDataModule")
+    from rsvheat.data.datamodule import DataModule, LoaderOptions
 
 
 def __getattr__(name: str) -> Any:
-    """Import the data modules, which need Lightning, when they are asked for."""
-    if name in _NEED_LIGHTNING:
-        from rsvheat.data import datamodules
+    """Import the data module, which needs Lightning, when it is asked for."""
+    if name in ("DataModule", "LoaderOptions"):
+        from rsvheat.data import datamodule
 
-        return getattr(datamodules, name)
+        return getattr(datamodule, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
+    "AID",
+    "IGNORE_INDEX",
+    "IGNORE_LABEL",
+    "ISAID",
+    "RESISC45",
+    "AirPolSARSeg",
     "ArraySource",
+    "Boxes",
+    "ChangeFolders",
+    "ClassFolders",
     "ConcatSource",
     "Crop",
     "DataError",
+    "DataModule",
+    "DataSpec",
+    "DatasetReader",
     "FileSource",
     "FolderSource",
     "ImageDataset",
-    "ImageFolderDataModule",
+    "ImageFolders",
     "ImageReader",
+    "LevirCD",
+    "LoaderOptions",
+    "LoveDA",
+    "MaskCodes",
+    "MaskFolders",
+    "MaskSource",
     "Normalize",
     "Normalizer",
-    "OpticalSarDataModule",
     "Pixels",
+    "Potsdam",
     "ResumableSampler",
     "SEN12MSSource",
     "SSL4EOS12Source",
     "SampleError",
     "SampleIndex",
+    "Scan",
     "Sensor",
     "ShardSource",
     "Skip",
     "SkipReport",
     "Source",
+    "Split",
     "Statistics",
-    "TorchGeoDataModule",
+    "Target",
+    "TorchGeoClasses",
+    "WhuOptSar",
     "Window",
-    "collate_labelled",
-    "collate_modalities",
+    "collate",
     "compute_statistics",
     "label_subset",
     "load_split",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From values of a file to what a network takes, by sensor."""
+"""Normalization of a sensor's values, and the statistics for it."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rsvheat._files import complete_file
 from rsvheat.data.readers import ImageReader, Pixels, Window
-from rsvheat.data.report import DataError, SampleError
+from rsvheat.data.skip_report import DataError, SampleError
 
 if TYPE_CHECKING:
     from rsvheat.data.sources import Indices, Source
@@ -35,7 +35,7 @@ _DEVIATIONS = 5.0
 
 @dataclass(frozen=True)
 class Normalize:
-    """How the values of a sensor are normalised.
+    """Method by which the values of a sensor are normalized.
 
     First decibels, if asked for, then ``(value - center) / scale`` for each band:
 
@@ -43,25 +43,25 @@ class Normalize:
     ``method``      center and scale                   with ``clip``
     ==============  =================================  ===============================
     ``fixed``       ``low`` becomes -1, ``high`` 1      to [-1, 1]
-    ``percentile``  likewise, from statistics          to [-1, 1]
+    ``percentile``  the same, at two percentiles       to [-1, 1]
     ``mean_std``    mean and standard deviation        to 5 deviations on either side
     ==============  =================================  ===============================
 
     Pixels without data (nodata, masked, NaN, infinite, and not above 0 where decibels are taken)
-    become ``fill``; the default 0 is the centre of each method.
+    become ``fill``; the default 0 is the center of each method.
 
     Args:
-        method: See the table.
-        low: For ``fixed``: the value that becomes -1, one for all bands or one for each. For
-            ``percentile``: the percentile, 2 by default.
-        high: Likewise; 98 by default.
-        mean: For ``mean_std``: the mean of each band; None takes the statistics'.
-        std: Likewise the standard deviation.
-        decibels: What is done before: ``"power"`` takes 10 log10 of the file's values,
+        method: Method, see the table.
+        low: Value that becomes -1: for ``fixed`` one for all bands or one for each, for
+            ``percentile`` a percentile, 2 by default.
+        high: Value that becomes 1, in the same form; for ``percentile`` 98 by default.
+        mean: Mean of each band for ``mean_std``; None takes that of the statistics.
+        std: Standard deviation of each band for ``mean_std``; None takes that of the statistics.
+        decibels: Conversion before that: ``"power"`` takes 10 log10 of the file's values,
             ``"amplitude"`` 20 log10, ``"none"`` nothing: for optical images, and for SAR that is in
-            decibels already. All other arguments and statistics are about what this gives.
-        clip: See the table.
-        fill: What pixels without data become, in normalised units.
+            decibels already. All other arguments and statistics refer to the result.
+        clip: Whether values are clipped, see the table.
+        fill: Value of pixels without data, in normalized units.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -113,11 +113,11 @@ class Normalize:
         return self.method == "percentile" or (self.method == "mean_std" and self.mean is None)
 
     def resolve(self, bands: int, statistics: "Statistics | None" = None) -> "Normalizer":
-        """Return what normalises images of a sensor.
+        """Return the normalizer of a sensor's images.
 
         Args:
             bands: Number of bands.
-            statistics: Of the sensor's values, in decibels if ``decibels`` is set.
+            statistics: Statistics of the sensor's values, in decibels if ``decibels`` is set.
 
         Returns:
             The normalizer.
@@ -143,8 +143,8 @@ class Normalize:
         scale = np.where((scale == 0) & self.needs_statistics, 1.0, scale)
         if not (np.isfinite(center) & np.isfinite(scale) & (scale > 0)).all():
             raise ValueError(
-                f"normalisation by {self.method} must have finite values and a positive scale for "
-                f"each band, got centres {center.tolist()} and scales {scale.tolist()}"
+                f"normalization by {self.method} must have finite values and a positive scale for "
+                f"each band, got centers {center.tolist()} and scales {scale.tolist()}"
             )
         return Normalizer(
             tuple(center.tolist()),
@@ -175,14 +175,14 @@ def _per_band(name: str, value: float | Sequence[float], bands: int) -> NDArray[
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Normalises images: ``(value - center) / scale``, clipped to ``limit`` on either side.
+    """Normalizes images: ``(value - center) / scale``, clipped to ``limit`` on either side.
 
     Attributes:
-        center: One for each band.
-        scale: One for each band.
-        limit: In normalised units; infinite for none.
-        decibels: What comes before, see :class:`Normalize`.
-        fill: What pixels without data become.
+        center: Value of each band that becomes 0.
+        scale: Difference in each band that becomes 1.
+        limit: Bound of clipping in normalized units; infinite for none.
+        decibels: Conversion before that, see :class:`Normalize`.
+        fill: Value of pixels without data, in normalized units.
     """
 
     center: tuple[float, ...]
@@ -192,13 +192,13 @@ class Normalizer:
     fill: float = 0.0
 
     def __call__(self, pixels: Pixels) -> Tensor:
-        """Normalise an image.
+        """Normalize an image.
 
         Args:
-            pixels: Values (C, H, W) as they are in the file, and where they are valid.
+            pixels: Values (C, H, W) as they are in the file, and the mask of valid pixels.
 
         Returns:
-            (C, H, W) in float32, finite.
+            Image (C, H, W), float32, finite.
 
         Raises:
             ValueError: If the number of bands differs.
@@ -221,10 +221,10 @@ class Normalizer:
         """Return values in the file's unit, in decibels where they were taken.
 
         Args:
-            image: (..., C, H, W), normalised.
+            image: Normalized image (..., C, H, W).
 
         Returns:
-            Of the same shape and dtype; what was clipped stays so.
+            Image of the same shape and dtype; clipped values stay clipped.
         """
         scale = torch.as_tensor(self.scale, dtype=image.dtype, device=image.device)
         center = torch.as_tensor(self.center, dtype=image.dtype, device=image.device)
@@ -245,7 +245,7 @@ class Normalizer:
         """Return the normalizer of :meth:`to_dict`.
 
         Args:
-            content: What that gave.
+            content: Result of :meth:`to_dict`.
 
         Raises:
             ValueError: If it is something else.
@@ -267,11 +267,11 @@ def to_decibels(pixels: Pixels, decibels: Decibels) -> Pixels:
     """Return an image in decibels.
 
     Args:
-        pixels: (C, H, W), and where it is valid.
-        decibels: See :class:`Normalize`; ``"none"`` returns the image as it is.
+        pixels: Values (C, H, W), and the mask of valid pixels.
+        decibels: Conversion, see :class:`Normalize`; ``"none"`` returns the image as it is.
 
     Returns:
-        Values in decibels, and where they are valid: what is not above 0 has none.
+        Values in decibels, and the mask of valid pixels: values must be above 0.
     """
     if decibels == "none":
         return pixels
@@ -286,15 +286,15 @@ def to_decibels(pixels: Pixels, decibels: Decibels) -> Pixels:
 
 @dataclass(frozen=True)
 class Sensor:
-    """What a modality's files hold, and how it is normalised.
+    """Bands of a modality's files, and their normalization.
 
     Args:
         bands: Number of bands that the model takes.
-        select: Which bands of a file those are, counted from 1: ``[1]`` for gray images saved as
-            RGB, ``[4, 3, 2]`` for the natural colours of a Sentinel-2 stack. None takes all, and
+        select: Bands of a file that the model takes, from 1 on: ``[1]`` for gray images saved as
+            RGB, ``[4, 3, 2]`` for the natural colors of a Sentinel-2 stack. None takes all, and
             files must have just ``bands``, where an alpha channel counts if it has to.
-        normalize: How values are normalised.
-        nodata: A value that stands for no data in files that do not say so themselves.
+        normalize: Normalization of the values.
+        nodata: Value that stands for no data in files that do not say so themselves.
 
     Raises:
         ValueError: If ``bands`` is below 1, or ``select`` is not that many bands.
@@ -318,11 +318,11 @@ class Sensor:
         """Read the sensor's bands.
 
         Args:
-            reader: An image of the sensor.
-            window: Which part; None for all.
+            reader: Reader of an image of the sensor.
+            window: Part of the image; None for all of it.
 
         Returns:
-            The values and where they are valid.
+            The values and the mask of valid pixels.
 
         Raises:
             SampleError: If the file is damaged or has another number of bands.
@@ -347,12 +347,12 @@ class Statistics:
     """Statistics of a sensor's valid pixels.
 
     Attributes:
-        mean: One for each band.
-        std: Standard deviations.
-        percentiles: (bands, 25): those of ``PERCENTILES``.
-        decibels: The unit, see :class:`Normalize`.
-        images: How many images were sampled.
-        pixels: How many valid pixels of each band.
+        mean: Mean of each band.
+        std: Standard deviation of each band.
+        percentiles: Values (bands, 25) at the percentiles ``PERCENTILES``.
+        decibels: Unit of the values, see :class:`Normalize`.
+        images: Number of images that were sampled.
+        pixels: Number of valid pixels of each band.
     """
 
     mean: tuple[float, ...]
@@ -366,7 +366,7 @@ class Statistics:
         """Return a percentile of each band, interpolated between those that are kept.
 
         Args:
-            percent: From 0 to 100.
+            percent: Percentage from 0 to 100.
         """
         return np.array([np.interp(percent, PERCENTILES, band) for band in self.percentiles])
 
@@ -386,7 +386,7 @@ class Statistics:
         """Return the statistics of :meth:`to_dict`.
 
         Args:
-            content: What that gave.
+            content: Result of :meth:`to_dict`.
 
         Raises:
             ValueError: If it is something else.
@@ -423,14 +423,14 @@ def compute_statistics(
     are taken. Files that cannot be read are left out, as in training.
 
     Args:
-        source: The data.
-        sensors: By modality; decibels are taken as their normalisation says.
-        indices: Which samples of the source; None for all.
-        images: How many samples at most, by modality.
-        pixels: How many pixels of an image at most, from a window of up to 1024 pixels a side.
-        seed: Of the sampling.
-        cache: A JSON file. If it holds statistics of the same samples and arguments, they are
-            returned; if not, it is written.
+        source: Source of the images.
+        sensors: Sensors by modality; their normalization tells whether decibels are taken.
+        indices: Samples of the source; None for all.
+        images: Largest number of samples of a modality.
+        pixels: Largest number of pixels of an image, from a window of up to 1024 pixels a side.
+        seed: Seed of the sampling.
+        cache: Path of a JSON file. If it holds statistics of the same samples and arguments,
+            they are returned; if not, it is written.
 
     Returns:
         Statistics by modality, of those that the source has.
@@ -471,7 +471,7 @@ def compute_statistics(
                 f"no {modality} image of {source} can be read"
                 + (f"; the last of them: {problem}" if problem else ": there is none")
             )
-        result[modality] = _summarise(taken, sensors[modality].normalize.decibels, modality, source)
+        result[modality] = _summarize(taken, sensors[modality].normalize.decibels, modality, source)
     if cache is not None:
         save_statistics(result, cache, fingerprint)
     return result
@@ -500,7 +500,7 @@ def _sample_pixels(
     return flat
 
 
-def _summarise(
+def _summarize(
     taken: list[NDArray[Any]], decibels: Decibels, modality: str, source: "Source"
 ) -> Statistics:
     values = np.concatenate(taken, axis=1)
@@ -525,7 +525,7 @@ def _fingerprint(
     pixels: int,
     seed: int,
 ) -> str:
-    """Return what identifies the samples and arguments that statistics depend on."""
+    """Return a digest of the samples and arguments that statistics depend on."""
     digest = hashlib.sha256()
     for modality in source.modalities:
         sensor = sensors[modality]
@@ -546,9 +546,9 @@ def save_statistics(
     """Write statistics as JSON, whole or not at all.
 
     Args:
-        statistics: By modality.
-        path: The file.
-        fingerprint: Of the data that they are from.
+        statistics: Statistics by modality.
+        path: Path of the file.
+        fingerprint: Digest of the data that they were computed from.
     """
     content = {
         "format": "rsvheat statistics 1",
@@ -563,7 +563,7 @@ def load_statistics(path: str | os.PathLike[str]) -> dict[str, Statistics]:
     """Read statistics that :func:`save_statistics` wrote.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
         Statistics by modality.

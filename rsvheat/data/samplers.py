@@ -11,46 +11,47 @@ from torch.utils.data import DistributedSampler
 
 
 class SampleIndex(NamedTuple):
-    """What a dataset is asked for. Its randomness depends on nothing else but its seed.
+    """Index of a sample in an epoch; with the seed it determines the sample's randomness.
 
-    The epoch travels with the index since workers that live on never see what is set in the main
-    process.
+    The epoch is part of the index since persistent workers do not see values that are set in the
+    main process.
     """
 
     epoch: int
     sample: int
-    repeated: bool = False  # to fill a step: another process, or batch, has the sample already
+    repeated: bool = False  # fills a step; another process or batch has the sample, too
 
 
 class ResumableSampler(DistributedSampler[Any]):
-    """Batches of one order for all processes, which can start within an epoch.
+    """Yields one order of samples for all processes; it can start within an epoch.
 
     Rank r of W takes every W-th sample, so the batches that W processes see in a step together are
     the batch that one process with a W times larger batch sees. Each has the same number of
-    steps: training leaves out what does not fill them, evaluation repeats the first samples, and
-    says so of each.
+    steps: training leaves out samples that do not fill a step, evaluation repeats the first samples
+    and marks them as repeated.
 
     It yields :class:`SampleIndex`; give it to a ``DataLoader`` as ``sampler`` with the same
     ``batch_size`` and ``drop_last``. Being a ``DistributedSampler`` it is left in place by
     Lightning, which calls :meth:`set_epoch`.
 
-    What was used of an epoch is known to the loop that uses it only, since workers read ahead. So
-    the loop says it when it asks for the state::
+    Only the training loop knows how many batches of an epoch were used, since workers read ahead.
+    So it passes that number when it asks for the state::
 
         torch.save(sampler.state_dict(batches_done), ...)
 
     Args:
         length: Number of samples.
         batch_size: Samples in a batch of one process.
-        shuffle: Draw a new order in each epoch.
-        drop_last: Leave out the last samples where they do not fill a batch on each process.
-        seed: Of the order.
+        shuffle: Whether a new order is drawn in each epoch.
+        drop_last: Whether the last samples are left out where they do not fill a batch on each
+            process.
+        seed: Seed of the order.
         blocks: Numbers of consecutive samples that lie together in storage, see
             :attr:`Source.blocks`. Shuffling then draws the order of blocks and mixes
             ``mix_blocks`` of them at a time, so that reading stays near.
-        mix_blocks: See ``blocks``.
+        mix_blocks: Number of blocks that are mixed, see ``blocks``.
         num_replicas: Number of processes; by default ``torch.distributed``'s, or 1.
-        rank: Of this process; by default likewise.
+        rank: Rank of this process; by default ``torch.distributed``'s, or 0.
 
     Raises:
         ValueError: If an argument is not as above, or ``drop_last`` leaves out everything.
@@ -135,7 +136,7 @@ class ResumableSampler(DistributedSampler[Any]):
         """Return a place in an epoch, the same for all processes.
 
         Args:
-            batches_done: How many batches of the epoch each process has used.
+            batches_done: Number of batches of the epoch that each process has used.
         """
         done = batches_done * self.step
         if done >= self.total_size:
@@ -146,10 +147,10 @@ class ResumableSampler(DistributedSampler[Any]):
         """Start at a place in an epoch; those after it begin at their first sample.
 
         Args:
-            state_dict: From :meth:`state_dict`, of any number of processes.
+            state_dict: Result of :meth:`state_dict`, of any number of processes.
 
         Raises:
-            ValueError: If the place is none where a batch of these processes begins.
+            ValueError: If no batch of these processes begins there.
         """
         epoch, samples = int(state_dict["epoch"]), int(state_dict["samples"])
         if epoch < 0 or samples < 0 or samples % self.step:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where samples come from: what there is, and readers for its images."""
+"""Sources of samples: lists of the images there are, and readers for them."""
 
 import bisect
 import itertools
@@ -7,13 +7,14 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsvheat.data.places import Places
 from rsvheat.data.readers import (
     EXTENSIONS,
     ArrayReader,
@@ -22,15 +23,21 @@ from rsvheat.data.readers import (
     WindowReader,
     open_image,
 )
-from rsvheat.data.report import DataError, SampleError, Skip
+from rsvheat.data.skip_report import DataError, SampleError, Skip, is_unicode, printable
+from rsvheat.data.spec import Target
 
 Unmatched: TypeAlias = Literal["skip", "keep"]
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
 
 _TILE = "#"  # stands between the key of an image and that of a tile in it
-_RESERVED = ("key", "label", "skipped")
+_TILE_PART = re.compile(_TILE + r"\d+(_\d+)?$")
+# Folders that archives and systems add, with copies of the images or none.
+NO_IMAGES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
+_SPLITS = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
+)
 
-# Key, files by modality, and the tile of them.
+# Key, files by modality, and the tile of them that is the sample.
 _Files: TypeAlias = tuple[str, dict[str, str], Window | None]
 
 
@@ -41,16 +48,20 @@ class Source(ABC):
 
     Attributes:
         modalities: Names of the modalities that samples may have.
+        target: Kind of the annotation, see :class:`~rsvheat.data.DataSpec`.
+        classes: Class names by label; known after :meth:`scan`.
     """
 
     modalities: tuple[str, ...]
+    target: Target = "none"
+    classes: tuple[str, ...] = ()
 
     @abstractmethod
     def scan(self) -> list[Skip]:
         """Find the samples; again if that was done before.
 
         Returns:
-            What is there and cannot be used.
+            The files that cannot be used, with reasons.
 
         Raises:
             DataError: If there is no sample at all.
@@ -62,7 +73,7 @@ class Source(ABC):
 
     @abstractmethod
     def key(self, index: int) -> str:
-        """Return a sample's name, which no other sample has."""
+        """Return the name of a sample, which no other sample has."""
 
     @abstractmethod
     def present(self, index: int) -> tuple[str, ...]:
@@ -73,8 +84,8 @@ class Source(ABC):
         """Open an image.
 
         Args:
-            index: The sample.
-            modality: One that it has.
+            index: Position of the sample.
+            modality: Name of a modality that it has.
 
         Returns:
             The reader.
@@ -82,6 +93,23 @@ class Source(ABC):
         Raises:
             SampleError: If the file is missing or damaged.
         """
+
+    def read_target(self, index: int, window: Window) -> Any:
+        """Read the annotation of a sample.
+
+        Args:
+            index: Index of the sample.
+            window: Pixels of the image that the sample shows.
+
+        Returns:
+            For target ``"label"`` the class number; for ``"mask"`` class numbers as an integer
+            array (H, W) of the window, ``IGNORE_INDEX`` where there is none; for boxes a
+            :class:`~rsvheat.data.Boxes`.
+
+        Raises:
+            SampleError: If a file is missing or damaged.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no target")
 
     def file(self, index: int, modality: str) -> str | None:
         """Return the path of a file that holds the image and nothing else, if there is one."""
@@ -93,19 +121,20 @@ class Source(ABC):
         return ()
 
     def group(self, index: int, pattern: str | None = None) -> str:
-        """Return what a sample is a part of, and should not be split from.
+        """Return the name of the whole that a sample is a part of, and should not be split from.
 
         Args:
-            index: The sample.
-            pattern: A regular expression that is searched in the key; what its groups match is the
-                name, or all that it matches if it has none. None is the image of a tile.
+            index: Position of the sample.
+            pattern: Regular expression that is searched in the key. The name of the group is the
+                text that the expression's groups match or, without groups, all that it matches.
+                None for the image that a tile is a part of.
 
         Raises:
             DataError: If the key has no match.
         """
         key = self.key(index)
         if pattern is None:
-            return key.partition(_TILE)[0]
+            return without_tile(key)
         match = re.search(pattern, key)
         if match is None:
             raise DataError(f"the group pattern {pattern!r} is not found in the sample {key!r}")
@@ -113,21 +142,36 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """Image files by name.
+    """Image files by name, optionally with a class label each.
 
     Args:
-        files: For each sample its key and its files by modality.
+        files: Key and files by modality of each sample.
+        labels: Class number of each sample.
+        classes: Class names by label.
 
     Raises:
-        ValueError: If two samples have the same key, or a modality has no usable name.
+        ValueError: If two samples have the same key, a modality has no usable name, or labels are
+            not as many as samples.
     """
 
-    def __init__(self, files: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    labels: NDArray[np.int64] | None = None
+
+    def __init__(
+        self,
+        files: Sequence[tuple[str, Mapping[str, str]]],
+        labels: Indices | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.modalities = tuple(sorted({name for _, paths in files for name in paths}))
         check_modalities(self.modalities)
         if len({key for key, _ in files}) != len(files):
             raise ValueError("samples must have different keys")
         self._samples: Sequence[_Files] = [(key, dict(paths), None) for key, paths in files]
+        self.classes = tuple(classes)
+        if labels is not None:
+            if len(labels) != len(files):
+                raise ValueError(f"{len(labels)} labels for {len(files)} samples")
+            self.target, self.labels = "label", np.asarray(labels, np.int64)
 
     def __str__(self) -> str:
         """Return the number of samples."""
@@ -153,28 +197,45 @@ class FileSource(Source):
         """See :meth:`Source.open`."""
         return _open(self._samples[index][1][modality])
 
+    def read_target(self, index: int, window: Window) -> Any:
+        """See :meth:`Source.read_target`."""
+        return super().read_target(index, window) if self.labels is None else self.labels[index]
+
     def file(self, index: int, modality: str) -> str | None:
         """See :meth:`Source.file`."""
         return self._samples[index][1][modality]
+
+    def group(self, index: int, pattern: str | None = None) -> str:
+        """See :meth:`Source.group`."""
+        if pattern is not None:
+            return super().group(index, pattern)
+        key, _, window = self._samples[index]
+        return key if window is None else without_tile(key)
 
 
 class FolderSource(FileSource):
     """Image files in a folder for each modality.
 
     Files that have the same path within their folders, without the suffix, are a pair. Where names
-    differ, ``stem_map`` maps them to one: ``{"sar": ("_s1_", "_s2_")}`` for SEN1-2.
+    differ, ``stem_map`` maps them to one: ``{"sar": ("_s1_", "_s2_")}`` for SEN1-2. Pairs that are
+    georeferenced must show the same ground: same size, and corners at most half a pixel apart.
+    Links to folders are followed; hidden files and folders are left out.
 
     Args:
-        folders: By modality; searched with all folders below them.
+        folders: Folder by modality; searched with all folders below it.
         paired: Whether files of the same name show the same ground. If not, each is a sample.
-        stem_map: A regular expression and its replacement by modality, applied to paths as above.
-        unmatched: What becomes of files without a partner: reported and left out, or kept as
-            samples of one modality.
-        tile: Make a sample of each tile of that many pixels a side, where images are larger; those
-            at the right and lower edge overlap their neighbours. Only the tile is read of GeoTIFF,
-            but all of PNG and JPEG; for many of them, let :func:`~rsvheat.data.write_shards` cut
-            the tiles once.
+        stem_map: Regular expression and its replacement by modality, applied to paths as above.
+        unmatched: Treatment of files without a partner: ``"skip"`` reports them and leaves them
+            out, ``"keep"`` makes them samples of one modality.
+        tile: Side of tiles in pixels, each of which becomes a sample of an image that is larger;
+            those at the right and lower edge overlap their neighbors. Only the tile is read of
+            GeoTIFF, but all of PNG and JPEG; for many of them, let
+            :func:`~rsvheat.data.write_shards` cut the tiles once.
         cache: MiB of decoded PNG and JPEG that each process keeps for their next tile.
+        extensions: Suffixes of the files to search for. Of files that differ in suffix alone, such
+            as a scene and its preview, the one whose suffix comes first is used; the others are
+            reported.
+        compare_places: Whether georeferenced pairs are compared, as above.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -189,8 +250,14 @@ class FolderSource(FileSource):
         unmatched: Unmatched = "skip",
         tile: int | None = None,
         cache: int = 128,
+        extensions: Sequence[str] = EXTENSIONS,
+        compare_places: bool = True,
     ) -> None:
         check_modalities(folders)
+        if isinstance(extensions, str) or not all(
+            suffix.startswith(".") for suffix in extensions or [""]
+        ):
+            raise ValueError(f'extensions must be suffixes such as [".tif"], got {extensions!r}')
         unknown = set(stem_map or ()) - set(folders)
         if unknown:
             raise ValueError(f"stem_map has {sorted(unknown)}, folders only {sorted(folders)}")
@@ -214,6 +281,8 @@ class FolderSource(FileSource):
         self._unmatched, self._tile = unmatched, tile
         self._samples = []
         self._limit = cache * 2**20
+        self._extensions = tuple(suffix.lower() for suffix in extensions)
+        self._compare_places = compare_places
         self._decoded: OrderedDict[str, ArrayReader] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -226,71 +295,89 @@ class FolderSource(FileSource):
 
     def scan(self) -> list[Skip]:
         """See :meth:`Source.scan`."""
-        found = {name: self._files(name) for name in self.modalities}
         skips: list[Skip] = []
-        if not self._paired:
-            several = len(self.modalities) > 1
-            images = [
-                (f"{name}/{key}" if several else key, {name: path})
-                for name, files in found.items()
-                for key, path in files.items()
-            ]
-        else:
-            images = []
-            for key in sorted(set().union(*found.values())):
-                paths = {name: files[key] for name, files in found.items() if key in files}
-                if len(paths) == len(found) or self._unmatched == "keep":
-                    images.append((key, paths))
-                else:
-                    lacking = [name for name in found if name not in paths]
-                    skips.append(
-                        Skip(
-                            "unmatched",
-                            key,
-                            f"{', '.join(paths.values())}: no {' and no '.join(lacking)} image "
-                            "has this name",
-                        )
-                    )
-            if not images:
-                raise DataError(
-                    f"no file has the same name in {self}; {skips[0].reason}. Should stem_map "
-                    "map the names of one folder to those of the other?"
-                )
+        found = {name: self._files(name, skips) for name in self.modalities}
+        images = self._pairs(found, skips) if self._paired else self._singles(found)
+        places = Places()
         samples = []
         for key, paths in images:
             try:
+                if self._compare_places and len(paths) > 1:
+                    places.check(list(paths.values()))
                 samples += [(key + part, paths, window) for part, window in self._tiles(paths)]
             except SampleError as error:
                 skips.append(Skip(error.kind, key, error.reason))
         self._samples = samples
         if not samples:
-            raise DataError(f"no image of {self} can be read; {skips[0].reason}")
+            raise DataError(f"no image of {self} can be used; {skips[0].reason}")
         return skips
 
-    def _files(self, modality: str) -> dict[str, str]:
+    def _singles(self, found: Mapping[str, Mapping[str, str]]) -> list[tuple[str, dict[str, str]]]:
+        several = len(self.modalities) > 1
+        return [
+            (f"{name}/{key}" if several else key, {name: path})
+            for name, files in found.items()
+            for key, path in files.items()
+        ]
+
+    def _pairs(
+        self, found: Mapping[str, Mapping[str, str]], skips: list[Skip]
+    ) -> list[tuple[str, dict[str, str]]]:
+        images, unmatched = [], []
+        for key in sorted(set().union(*found.values())):
+            paths = {name: files[key] for name, files in found.items() if key in files}
+            if len(paths) == len(found) or self._unmatched == "keep":
+                images.append((key, paths))
+            else:
+                lacking = " and no ".join(name for name in found if name not in paths)
+                reason = f"{', '.join(paths.values())}: no {lacking} image has this name"
+                unmatched.append(Skip("unmatched", key, reason))
+        skips += unmatched
+        if not images:
+            raise DataError(
+                f"no file has the same name in {self}; {unmatched[0].reason}. Should stem_map "
+                "map the names of one folder to those of the other?"
+            )
+        return images
+
+    def _files(self, modality: str, skips: list[Skip]) -> dict[str, str]:
+        """Return the files of a folder by key; append those that cannot be used to ``skips``."""
         folder = self._folders[modality]
         if not folder.is_dir():
             raise DataError(f"{folder}, for the {modality} images, is not a folder")
-        files: dict[str, str] = {}
-        for parent, below, names in os.walk(folder):
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() not in EXTENSIONS or name.startswith("."):
-                    continue
-                path = os.path.join(parent, name)
-                key = Path(os.path.relpath(os.path.join(parent, stem), folder)).as_posix()
-                if modality in self._stem_map:
-                    key = re.sub(*self._stem_map[modality], key)
-                if key in files:
-                    raise DataError(f"{files[key]} and {path} are both called {key!r}")
-                files[key] = path
+        found: dict[str, list[str]] = {}
+        skipped: list[Skip] = []
+        for path, problem in _walk(str(folder), self._extensions):
+            stem = os.path.splitext(path)[0]
+            key = Path(os.path.relpath(stem, folder)).as_posix()
+            if modality in self._stem_map:
+                key = re.sub(*self._stem_map[modality], key)
+            if problem is not None:
+                skipped.append(Skip("damaged", printable(key), printable(f"{path} {problem}")))
+            elif not is_unicode(path):
+                reason = f"{printable(path)}: its name is not UTF-8; rename it"
+                skipped.append(Skip("name", printable(key), reason))
+            else:
+                found.setdefault(key, []).append(path)
+        files = {}
+        for key, paths in found.items():
+            if len({os.path.splitext(path)[0] for path in paths}) > 1:
+                raise DataError(f"stem_map gives {paths[0]} and {paths[1]} one name, {key!r}")
+            files[key], *others = sorted(paths, key=self._rank)
+            skipped += [
+                Skip("name", key, f"{path}: {files[key]} has the same name, and is used")
+                for path in others
+            ]
         if not files:
             raise DataError(
                 f"{folder}, for the {modality} images, holds no file that ends in "
-                f"{', '.join(EXTENSIONS)}"
+                f"{', '.join(self._extensions)}" + (f"; {skipped[0].reason}" if skipped else "")
             )
+        skips += skipped
         return files
+
+    def _rank(self, path: str) -> tuple[int, str]:
+        return self._extensions.index(os.path.splitext(path)[1].lower()), path
 
     def _tiles(self, paths: Mapping[str, str]) -> list[tuple[str, Window | None]]:
         if self._tile is None:
@@ -339,12 +426,98 @@ def _open(path: str) -> ImageReader:
         raise SampleError("damaged", f"{path} is not there any more") from None
 
 
+def _walk(folder: str, extensions: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Find the files of a folder and of all below it, in the order of their names.
+
+    Args:
+        folder: Path of the folder. Links in it are followed, but not to a folder that they are in.
+        extensions: Suffixes of the files.
+
+    Yields:
+        Paths of files and None, or of files and folders that cannot be read and the problem.
+    """
+    above: list[tuple[int, int]] = []  # the folder at hand, and those that it is in
+
+    def walk(path: str) -> Iterator[tuple[str, str | None]]:
+        try:
+            status = os.stat(path)
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            yield path, f"cannot be read: {error.strerror}"
+            return
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        above.append(here)
+        folders = []
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in NO_IMAGES:
+                continue
+            wanted = os.path.splitext(entry.name)[1].lower() in extensions
+            try:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif wanted and entry.is_file():
+                    yield entry.path, None
+                elif wanted and entry.is_symlink() and not os.path.exists(entry.path):
+                    yield entry.path, "is a link to a file that is not there"
+                elif wanted:
+                    yield entry.path, "is a device, socket or pipe, not a file"
+            except OSError as error:  # a link to itself, or into a folder without permission
+                yield entry.path, f"cannot be read: {error.strerror}"
+        for folder in folders:
+            yield from walk(folder)
+        above.pop()
+
+    return walk(folder)
+
+
+def check_class_folders(root: str | os.PathLike[str]) -> None:
+    """Make sure that the folders in a folder are classes, and not sets for training and testing.
+
+    Args:
+        root: Folder that holds a folder of images for each class.
+
+    Raises:
+        DataError: If all of its folders, or two of them, have names such as ``train`` and
+            ``test``, or if the only one holds folders itself.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder")
+    folders = sorted(
+        path for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in NO_IMAGES
+    )  # fmt: skip
+    names = [path.name for path in folders]
+    splits = [path.name for path in folders if path.name.lower() in _SPLITS]
+    if splits and (len(splits) > 1 or len(names) == 1):
+        train = next((name for name in splits if name.lower().startswith("train")), splits[0])
+        others = [f"{key}={root / name}" for name in splits if (key := _root_of(name))]
+        raise DataError(
+            f"the folders of {root} would be classes, and are {', '.join(splits)}: give "
+            f"{' and '.join([f'root={root / train}', *others])}"
+        )
+    if len(folders) == 1 and any(path.is_dir() for path in folders[0].iterdir()):
+        raise DataError(
+            f"the only folder of {root} would be the only class: give root={folders[0]}, if its "
+            "folders are the classes"
+        )
+
+
+def _root_of(split: str) -> str | None:
+    """Return the argument for a set other than the training set, by the name of its folder."""
+    if split.lower().startswith("train"):
+        return None
+    return "test_root" if split.lower().startswith("test") else "val_root"
+
+
 class ArraySource(Source):
     """Images in memory.
 
     Args:
-        samples: For each sample (C, H, W) arrays by modality.
-        keys: Their names; by default they are numbered.
+        samples: Arrays (C, H, W) by modality, of each sample.
+        keys: Names of the samples; by default they are numbered.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -389,10 +562,12 @@ class ArraySource(Source):
 
 
 class ConcatSource(Source):
-    """Several sources, one after the other: pairs beside unpaired images, say.
+    """Several sources, one after the other, such as pairs and unpaired images.
+
+    Where their targets or classes differ, samples have no target.
 
     Args:
-        sources: The sources. With more than one, keys begin with their number.
+        sources: Sources to join. With more than one, keys begin with their number.
 
     Raises:
         ValueError: If there is none.
@@ -411,6 +586,8 @@ class ConcatSource(Source):
     def _add_up(self) -> None:
         names = itertools.chain.from_iterable(source.modalities for source in self._sources)
         self.modalities = tuple(dict.fromkeys(names))
+        targets = {(source.target, source.classes) for source in self._sources}
+        self.target, self.classes = targets.pop() if len(targets) == 1 else ("none", ())
         self._ends = list(itertools.accumulate(len(source) for source in self._sources))
 
     def scan(self) -> list[Skip]:
@@ -450,26 +627,47 @@ class ConcatSource(Source):
         number, index = self._find(index)
         return self._sources[number].open(index, modality)
 
+    def read_target(self, index: int, window: Window) -> Any:
+        """See :meth:`Source.read_target`."""
+        number, index = self._find(index)
+        return self._sources[number].read_target(index, window)
+
     def file(self, index: int, modality: str) -> str | None:
         """See :meth:`Source.file`."""
         number, index = self._find(index)
         return self._sources[number].file(index, modality)
 
+    def group(self, index: int, pattern: str | None = None) -> str:
+        """See :meth:`Source.group`."""
+        if pattern is not None:
+            return super().group(index, pattern)
+        number, index = self._find(index)
+        group = self._sources[number].group(index)
+        return f"{number}/{group}" if len(self._sources) > 1 else group
 
-def check_modalities(names: Mapping[str, object] | Sequence[str]) -> None:
-    """Raise where modalities have no usable names.
+
+def without_tile(key: str) -> str:
+    """Return the key of the image that a tile is a part of.
 
     Args:
-        names: The names.
+        key: Key of a tile, such as ``scene#0_256``; other keys are returned as they are.
+    """
+    return _TILE_PART.sub("", key)
+
+
+def check_modalities(names: Mapping[str, object] | Sequence[str]) -> None:
+    """Make sure that modalities have usable names.
+
+    Args:
+        names: Names of the modalities.
 
     Raises:
-        ValueError: If there are none, or one is empty, holds a dot or slash, or is used by samples
-            for something else.
+        ValueError: If there is no name, or if one is empty or holds a dot or slash.
     """
     if not names:
         raise ValueError("there must be at least one modality")
     for name in names:
-        if not re.fullmatch(r"[^\W.][^./\\]*", name) or name in _RESERVED:
+        if not re.fullmatch(r"[^\W.][^./\\]*", name):
             raise ValueError(f"{name!r} cannot be the name of a modality")
 
 
@@ -477,7 +675,7 @@ def common_size(sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
     """Return the size of images that must be of one size.
 
     Args:
-        sizes: (height, width) by name.
+        sizes: Height and width by name.
 
     Raises:
         SampleError: If they differ.
@@ -492,10 +690,10 @@ def tile_windows(height: int, width: int, tile: int) -> list[Window]:
     """Return windows that cover an image, row by row.
 
     Args:
-        height: Of the image, in pixels.
-        width: Likewise.
-        tile: Their side. Where the image is smaller they are as small; the last of a row or column
-            is moved so that it ends with the image.
+        height: Number of rows of the image.
+        width: Number of columns of the image.
+        tile: Side of the windows in pixels. Where the image is smaller they are as small; the last
+            one of a row or column is moved so that it ends with the image.
     """
     rows, columns = min(tile, height), min(tile, width)
     return [

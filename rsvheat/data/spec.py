@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set offers to a task: bands, targets, classes and sizes."""
+"""Description of a data set for a task: bands, target, classes and size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 Target: TypeAlias = Literal["none", "label", "mask", "boxes", "oriented_boxes"]
 
-# Value of mask pixels and class labels that neither losses nor metrics count: unlabeled pixels,
-# pixels without data, and samples that another process has, too.
+# Value of mask pixels that neither losses nor metrics count: unlabeled and without data.
 IGNORE_INDEX = 255
+# Label of samples that metrics do not count, since another process or batch has them, too.
+IGNORE_LABEL = -1
 
 
-@dataclass(frozen=True)
 class DataSpec:
     """Describes the samples of a data module, so that a task can build a fitting network.
 
@@ -28,19 +27,37 @@ class DataSpec:
         ValueError: If an argument is not as above.
     """
 
-    modalities: Mapping[str, int]
-    target: Target = "none"
-    classes: Sequence[str] = ()
-    size: tuple[int, int] = (224, 224)
-
-    def __post_init__(self) -> None:
-        """Check the arguments."""
-        if not self.modalities:
+    # Not a dataclass: jsonargparse would ask for its fields where a data module gives a whole one.
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        target: Target = "none",
+        classes: Sequence[str] = (),
+        size: tuple[int, int] = (224, 224),
+    ) -> None:
+        if not modalities:
             raise ValueError("modalities must name at least one modality")
-        if self.target not in get_args(Target):
-            raise ValueError(f"target must be one of {get_args(Target)}, got {self.target!r}")
-        if len(self.classes) > IGNORE_INDEX and self.target == "mask":
-            raise ValueError(f"masks hold at most {IGNORE_INDEX} classes, got {len(self.classes)}")
+        if target not in get_args(Target):
+            raise ValueError(f"target must be one of {get_args(Target)}, got {target!r}")
+        if target == "mask" and len(classes) > IGNORE_INDEX:
+            raise ValueError(f"masks hold at most {IGNORE_INDEX} classes, got {len(classes)}")
+        self.modalities = dict(modalities)
+        self.target: Target = target
+        self.classes = tuple(classes)
+        self.size = (size[0], size[1])
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another specification has the same values."""
+        return isinstance(other, DataSpec) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        """Return a hash of the values."""
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        """Return the arguments."""
+        values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"DataSpec({values})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for checkpoints."""

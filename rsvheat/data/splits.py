@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat._files import complete_file
-from rsvheat.data.report import DataError
+from rsvheat.data.skip_report import DataError
 
 _FORMAT = "rsvheat split 1"
 
@@ -25,11 +25,11 @@ def split_groups(
     """Split samples in two so that no group is in both.
 
     Args:
-        groups: The group of each sample: its scene, say.
+        groups: Group of each sample, for example its scene.
         fraction: Part of the groups that goes to the second set, rounded, but at least one if the
             fraction is above 0.
-        seed: Of the choice.
-        chosen: The groups of the second set, instead of a random choice.
+        seed: Seed of the choice.
+        chosen: Groups of the second set, instead of a random choice.
 
     Returns:
         Ascending indices of the first and of the second set.
@@ -64,9 +64,9 @@ def stratified_split(
     """Split samples so that each class has the same part in each set.
 
     Args:
-        labels: The class of each sample.
-        fractions: Part of each class by set, rounded; what is left is the set ``"train"``.
-        seed: Of the choice.
+        labels: Class of each sample.
+        fractions: Part of each class by set, rounded; the rest is the set ``"train"``.
+        seed: Seed of the choice.
 
     Returns:
         Ascending indices by set, ``"train"`` among them.
@@ -92,14 +92,14 @@ def stratified_split(
 def label_subset(
     labels: Sequence[int] | NDArray[np.int64], fraction: float, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Choose a part of the labelled samples, the same of each class.
+    """Choose a part of the labeled samples, the same of each class.
 
     With one seed, a smaller part is within each larger one.
 
     Args:
-        labels: The class of each sample.
+        labels: Class of each sample.
         fraction: Part of each class, rounded, but at least one sample.
-        seed: Of the choice.
+        seed: Seed of the choice.
 
     Returns:
         Ascending indices.
@@ -128,9 +128,9 @@ def save_split(
     """Write a split as JSON, whole or not at all.
 
     Args:
-        path: The file.
+        path: Path of the file.
         sets: Keys of the samples by set.
-        **about: What else the file should say: classes, seed.
+        **about: Further content of the file, such as classes and seed.
     """
     content = {"format": _FORMAT, **about, "sets": {name: list(sets[name]) for name in sets}}
     with complete_file(path) as temporary:
@@ -141,10 +141,10 @@ def load_split(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a split that :func:`save_split` wrote.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
-        What it says: ``"sets"``, and what else was given.
+        Its content: ``"sets"``, and the further content.
 
     Raises:
         FileNotFoundError: If there is no such file.

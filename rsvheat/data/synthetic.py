@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic scenes seen by an optical sensor and a radar, for tests, documentation and first runs.
 
-They have what makes the two sensors differ and agree: land cover that both see, colours and field
-parcels that the optical sensor sees, roughness and speckle that the radar sees, point scatterers of
-buildings and ships. They are no substitute for images: they teach nothing about the Earth.
+Both sensors see the land cover. Only the optical sensor sees colors and field parcels; only the
+radar sees roughness, speckle and the point scatterers of buildings and ships. The scenes are no
+substitute for images: they teach nothing about the Earth.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.readers import ArrayReader, ImageReader
-from rsvheat.data.report import Skip
+from rsvheat.data.skip_report import Skip
 from rsvheat.data.sources import Source
 
 Cover: TypeAlias = Literal["water", "fields", "forest", "urban"]
@@ -29,7 +29,7 @@ _SIGMA_DB = np.array([-22.0, -12.0, -8.0, -7.0])
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticScene:
     """One place, seen by both sensors.
 
     Attributes:
@@ -45,19 +45,19 @@ class Scene:
 
 def make_scene(
     size: int = 256, seed: int | tuple[int, ...] = 0, *, cover: Cover | None = None, looks: int = 4
-) -> Scene:
+) -> SyntheticScene:
     """Make a scene of about 10 m a pixel.
 
-    Land cover follows smooth random fields. Reflectance is that of the cover, with the colours of
+    Land cover follows smooth random fields. Reflectance is that of the cover, with the colors of
     parcels, shading and haze; backscatter is that of the cover, with the wetness of parcels and
     bright points in towns and on water, times the gamma-distributed speckle of ``looks``
     independent looks, which has mean 1 and variance 1 / ``looks``.
 
     Args:
         size: Side in pixels.
-        seed: The same seed and arguments give the same scene.
-        cover: Which cover has most of the scene; None for a random mixture.
-        looks: Of the radar image.
+        seed: Seed; the same seed and arguments give the same scene.
+        cover: Cover that has most of the scene; None for a random mixture.
+        looks: Number of looks of the radar image.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -101,7 +101,7 @@ def make_scene(
     speckle = rng.gamma(looks, 1 / looks, sigma_db.shape)
     sar = 10 ** ((sigma_db + rng.normal(0, 0.5)) / 10) * np.maximum(speckle, 1e-6)
     optical = np.moveaxis(optical, 2, 0).clip(0, 1)
-    return Scene(optical.astype(np.float32), sar[None].astype(np.float32), covers)
+    return SyntheticScene(optical.astype(np.float32), sar[None].astype(np.float32), covers)
 
 
 def _smooth(size: int, rng: np.random.Generator, power: float) -> NDArray[np.float64]:
@@ -133,15 +133,15 @@ class SyntheticSource(Source):
 
     Args:
         count: Number of scenes.
-        size: Their side in pixels.
-        seed: Of them all.
+        size: Side of the scenes in pixels.
+        seed: Seed of all scenes.
     """
 
     modalities = ("optical", "sar")
 
     def __init__(self, count: int, size: int = 256, seed: int = 0) -> None:
         self._count, self._size, self._seed = count, size, seed
-        self._last: tuple[int, Scene] | None = None
+        self._last: tuple[int, SyntheticScene] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the images."""
@@ -181,10 +181,10 @@ def write_pairs(folder: str | os.PathLike[str], count: int, size: int = 256, see
     Optical images show reflectance 0 to 0.4, radar images -30 to 10 dB, as 0 to 255.
 
     Args:
-        folder: Where the two folders go; made if need be.
+        folder: Folder of the two folders, which is created if it does not exist.
         count: Number of scenes.
-        size: Their side in pixels.
-        seed: Of them all.
+        size: Side of the scenes in pixels.
+        seed: Seed of all scenes.
     """
     for index in range(count):
         scene = make_scene(size, (seed, index))
@@ -199,10 +199,10 @@ def write_classes(
     """Write optical scenes as PNG, a folder for each cover that has most of the scene.
 
     Args:
-        folder: Where the folders of the classes go; made if need be.
+        folder: Folder of the classes' folders, which is created if it does not exist.
         count: Number of scenes of each class.
-        size: Their side in pixels.
-        seed: Of them all.
+        size: Side of the scenes in pixels.
+        seed: Seed of all scenes.
     """
     for number, cover in enumerate(COVERS):
         for index in range(count):

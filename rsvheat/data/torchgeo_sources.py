@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.readers import ArrayReader, ImageReader
-from rsvheat.data.report import DataError, SampleError, Skip
+from rsvheat.data.skip_report import DataError, SampleError, Skip
 from rsvheat.data.sources import Source
 
 
 class _TorchGeoSource(Source):
-    """Keeps the last sample, since its modalities are asked for one after the other."""
+    """Caches the last sample, since its modalities are read one after the other."""
 
     modalities = ("optical", "sar")
 
@@ -38,7 +38,7 @@ class _TorchGeoSource(Source):
     def open(self, index: int, modality: str) -> ImageReader:
         """See :meth:`Source.open`."""
         if self._last is None or self._last[0] != index:
-            # What TorchGeo raises of damaged or missing files is what rasterio raises: OSErrors.
+            # TorchGeo passes on rasterio's errors about damaged or missing files: OSErrors.
             try:
                 self._last = (index, self._load(index))
             except OSError as error:
@@ -58,9 +58,9 @@ class SEN12MSSource(_TorchGeoSource):
     ``group=r"(ROIs\d+_\w+?)_s2_(\d+)_"`` keeps scenes together.
 
     Args:
-        root: The dataset's folder, laid out as ``torchgeo.datasets.SEN12MS`` says.
-        split: ``"train"`` or ``"test"``.
-        optical: Names of the Sentinel-2 bands, natural colours by default.
+        root: Folder of the dataset, laid out as ``torchgeo.datasets.SEN12MS`` says.
+        split: Split, ``"train"`` or ``"test"``.
+        optical: Names of the Sentinel-2 bands, natural colors by default.
         sar: Names of the Sentinel-1 bands, ``"VV"`` and ``"VH"``.
     """
 
@@ -107,9 +107,9 @@ class SSL4EOS12Source(_TorchGeoSource):
     :func:`~rsvheat.data.write_shards` once. A part of the dataset's locations will do.
 
     Args:
-        root: The dataset's folder, laid out as ``torchgeo.datasets.SSL4EOS12`` says.
-        level: Of Sentinel-2: ``"s2c"`` (1C) or ``"s2a"`` (2A).
-        optical: Names of the Sentinel-2 bands, natural colours by default.
+        root: Folder of the dataset, laid out as ``torchgeo.datasets.SSL4EOS12`` says.
+        level: Processing level of Sentinel-2: ``"s2c"`` (1C) or ``"s2a"`` (2A).
+        optical: Names of the Sentinel-2 bands, natural colors by default.
         sar: Names of the Sentinel-1 bands, ``"VV"`` and ``"VH"``.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nothing to a pretrained and fine-tuned model, its map and a report, in minutes on a CPU."""
+"""A demo: pretraining, fine-tuning, a map and a report, in minutes on a CPU."""
 
 import errno
 import importlib.util
@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rsvheat._locks import Lock
 from rsvheat.demo.images import DemoImages, find_images, full_folder, shipped_images
 from rsvheat.demo.state import State
 
-# Each has a folder, in which others need this file.
+# Steps by name: each has a folder, and this is the file in it that other steps need.
 STEPS = {
     "pretrain": "last.ckpt",
     "finetune": "last.ckpt",
@@ -20,11 +21,11 @@ STEPS = {
     "map": "map.tif",
 }
 
-# Of the demo as it is, and of the full one.
+# Epochs of the default demo, and of the full one.
 PRETRAIN_EPOCHS = (60, 24)
 FINETUNE_EPOCHS = (40, 30)
 
-# What the steps import beside the package's own requirements, and the extras that bring it.
+# Modules that the steps import beside the package's own requirements, and the extras with them.
 _NEEDED = ("lightning", "torchmetrics", "tensorboard", "PIL", "rasterio", "matplotlib")
 _EXTRAS = "rsvheat[train,geo,explain]"
 
@@ -47,17 +48,18 @@ def run_demo(
     the same results on the same machine with as many threads.
 
     Args:
-        output: The folder.
-        data: Folder with ``eurosat_rgb`` and ``s1s2_volkov`` instead of the images that come with
-            the project.
-        full: Train longer, on the whole datasets: those in ``data`` or else in
-            ``../shared/data``, seen from the working folder or the checkout.
-        seed: Of weights, order of samples, views and splits.
-        pretrain_epochs: Of pretraining; by default as many as the demo or the full one has.
-        finetune_epochs: Of fine-tuning, and of training from scratch; likewise.
-        threads: Of torch; by default as many as it takes by itself.
-        restart: Remove what the folder holds of another demo, and begin again.
-        quiet: Leave out most of what Lightning and others say.
+        output: Folder of the demo.
+        data: Folder with ``eurosat_rgb`` and ``s1s2_volkov`` instead of the bundled images.
+        full: Whether to train longer, on the whole datasets: those in ``data`` or else in
+            ``../shared/data``, relative to the working folder or the checkout.
+        seed: Seed of weights, order of samples, views and splits.
+        pretrain_epochs: Number of epochs of pretraining; by default that of the demo or of the full
+            one.
+        finetune_epochs: Number of epochs of fine-tuning, and of training from scratch; by default
+            that of the demo or of the full one.
+        threads: Number of torch's threads; by default torch's own choice.
+        restart: Whether to remove the demo in the folder, and begin again.
+        quiet: Whether to hide most messages of Lightning and other libraries.
 
     Returns:
         The report.
@@ -66,6 +68,7 @@ def run_demo(
         ValueError: If a number is below 1, or the folder holds a demo of other settings.
         ImportError: If a package is missing.
         DataError: If images are missing.
+        InUseError: If another process makes a demo in the folder.
         OSError: If the folder cannot be written to, or its disk is full.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -91,11 +94,14 @@ def run_demo(
         "finetune_epochs": finetune_epochs or FINETUNE_EPOCHS[full],
     }
     try:
-        state = State(Path(output), settings, STEPS, restart)
-        if state.report.exists():
-            print(f"this demo is done; its report is {state.report}")
-        else:
-            _run(state, images, settings, threads, quiet)
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        with Lock(folder):
+            state = State(folder, settings, STEPS, restart)
+            if state.report.exists():
+                print(f"this demo is done; its report is {state.report}")
+            else:
+                _run(state, images, settings, threads, quiet)
     except OSError as error:
         # Writers of checkpoints know how much is free, and have no number.
         if error.errno != errno.ENOSPC and type(error).__name__ != "CheckpointWriteError":
@@ -115,7 +121,7 @@ def _run(
     threads: int | None,
     quiet: bool,
 ) -> None:
-    # Here, since they take seconds: to say that a demo is done, they are not needed.
+    # Imported here: they take seconds, and a demo that is complete does not need them.
     import torch
 
     from rsvheat.demo.running import run_steps
@@ -128,7 +134,7 @@ def _run(
         torch.set_num_threads(threads)
     epochs = (settings["pretrain_epochs"], settings["finetune_epochs"])
     demo = Demo(state.folder, images, settings["seed"], *epochs)
-    # How each parameter was loaded, which here is known.
+    # The logger that reports how each parameter was loaded, which is of no interest here.
     reports = logging.getLogger("rsvheat.tasks")
     level = reports.level
     if quiet:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsvheat.data.report import DataError
+from rsvheat.data.skip_report import DataError
 
 _PACKAGE = Path(__file__).parents[1]
 # Where wheels hold the images, and where a checkout does.
@@ -15,14 +15,15 @@ _SCENE = "046"
 
 @dataclass(frozen=True)
 class DemoImages:
-    """Where a demo's images are.
+    """Paths of a demo's images.
 
     Attributes:
-        folder: What they are in.
-        classes: Holds a folder of labelled images for each class.
-        test_classes: Likewise, those to score on; None holds out a part of ``classes``.
+        folder: Folder of all images.
+        classes: Folder that holds a folder of labeled images for each class.
+        test_classes: Folder of the same form, with the images to score on; None holds out a part of
+            ``classes``.
         pairs: Folder of pairs by modality, ``optical`` and ``sar``.
-        scene: A scene that is not trained on, a file by modality.
+        scene: Files by modality of a scene that is not trained on.
     """
 
     folder: Path
@@ -64,8 +65,9 @@ def find_images(folder: Path) -> DemoImages:
     """Return the images of the datasets in a folder.
 
     Args:
-        folder: Holds ``eurosat_rgb``, with a folder for each class, and ``s1s2_volkov/opt`` and
-            ``sar``, with files of the same names. Scene 046 is held out, or else the last one.
+        folder: Folder with ``eurosat_rgb``, which has a folder for each class, and with
+            ``s1s2_volkov/opt`` and ``sar``, which have files of the same names. Scene 046 is held
+            out, or else the last one.
 
     Raises:
         DataError: If one of them is missing, or there is a single pair.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a demo one after the other: what is complete is left, what was stopped goes on."""
+"""Runs the steps of a demo: skips complete ones and resumes the one that was stopped."""
 
 from collections.abc import Callable
 from typing import Any
 
 from rsvheat._files import remove_unfinished
-from rsvheat.demo.report import summary, write_report
+from rsvheat.demo.demo_report import summary, write_report
 from rsvheat.demo.state import State
 from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch
 from rsvheat.models import CheckpointError
@@ -14,15 +14,15 @@ from rsvheat.training.run_checkpoints import check_folder
 
 _STEPS: dict[str, tuple[str, Callable[[Demo], dict[str, Any]]]] = {
     "pretrain": ("Pretrain on optical and radar images, without labels", pretrain),
-    "finetune": ("Fine-tune on labelled images", finetune),
+    "finetune": ("Fine-tune on labeled images", finetune),
     "scratch": ("Train the same from scratch, to compare", scratch),
-    "probe": ("Look at frozen features: nearest neighbours and a linear probe", probe),
+    "probe": ("Look at frozen features: nearest neighbors and a linear probe", probe),
     "map": ("Map a scene that was not trained on", draw_map),
 }
 
 
 def run_steps(state: State, demo: Demo) -> None:
-    """Do what is not complete yet, and write the report.
+    """Run the steps that are not complete, and write the report.
 
     Raises:
         CheckpointError: If a checkpoint of a step is damaged.

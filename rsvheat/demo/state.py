@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a demo's folder says of itself: with which settings it is made, and what is complete."""
+"""State of a demo's folder: its settings and its complete steps."""
 
 import json
 import shutil
@@ -19,14 +19,14 @@ class State:
     ``result.json``, which is written last, beside the file that the others need.
 
     Args:
-        folder: Made if need be.
+        folder: Path of the folder, which is created if it does not exist.
         settings: Plain values that results depend on.
-        steps: Names of the steps, and of the file in their folder that others need, if any.
-        restart: Remove what is there of a demo, and begin again.
+        steps: Files in the steps' folders that other steps need, if any, by the steps' names.
+        restart: Whether to remove the demo in the folder, and begin again.
 
     Attributes:
-        folder: The folder.
-        report: The file that is written when all steps are complete.
+        folder: Path of the folder.
+        report: Path of the report, which is written when all steps are complete.
 
     Raises:
         ValueError: If the folder holds a demo with other settings, or a damaged one.
@@ -69,13 +69,13 @@ class State:
             )
 
     def result(self, step: str) -> dict[str, Any] | None:
-        """Return what a step found, or None if it is not complete."""
+        """Return the result of a step, or None if it is not complete."""
         path = self.folder / step / "result.json"
         there = [path.with_name(name).exists() for name in (path.name, self._steps[step]) if name]
         return _read(path) if all(there) else None
 
     def complete(self, step: str, result: Mapping[str, Any]) -> None:
-        """Keep what a step found, when all its other files are there."""
+        """Save the result of a step whose other files are complete."""
         _write(self.folder / step / "result.json", result)
 
 

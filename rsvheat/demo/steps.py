@@ -1,36 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a demo does: pretrain, fine-tune, compare, map, and say how far it is."""
+"""The steps of the demo: pretrain, fine-tune, compare, map, and report the progress."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from lightning.pytorch import (
-    Callback,
-    LightningDataModule,
-    LightningModule,
-    Trainer,
-    seed_everything,
-)
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
 from rsvheat.augmentation import RandomView
-from rsvheat.data import (
-    FolderSource,
-    ImageFolderDataModule,
-    OpticalSarDataModule,
-    Sensor,
-)
+from rsvheat.data import ClassFolders, Crop, DatasetReader, FolderSource, ImageFolders, Sensor
+from rsvheat.data.datamodule import DataModule, LoaderOptions
 from rsvheat.demo.images import DemoImages
-from rsvheat.evaluation.evaluate import evaluate
-from rsvheat.tasks import ClassificationTask, create_classification_task, create_pretraining_task
-from rsvheat.training import CSVLog, Optimization, ProgressLines, Run
+from rsvheat.evaluation import Scores
+from rsvheat.tasks import ClassificationTask, PretrainingTask
+from rsvheat.tasks.evaluation import evaluate
+from rsvheat.training import CSVLog, Optimization, ProgressLines, Run, Task
 from rsvheat.training.console import say
 
 VARIANT = "rsvheat_nano"
 SIZE = 64  # pixels: EuroSAT's images, and the windows of scenes
-HELD_OUT = 0.2  # of the labelled images, where none come apart
+HELD_OUT = 0.2  # of the labeled images, where none come apart
 TILE = 128  # scenes are cut into samples of so many pixels, of which each epoch sees a window
 VIEW = 48  # side of the views that pretraining compares
 BATCH = {"pretrain": 96, "finetune": 60}
@@ -40,19 +31,16 @@ LAYER_DECAY = 0.8
 STRIDE = 16  # pixels between the windows of the map
 
 
-_Data = TypeVar("_Data", ImageFolderDataModule, OpticalSarDataModule)
-
-
 @dataclass(frozen=True)
 class Demo:
-    """What the steps share.
+    """Settings that the steps share.
 
     Attributes:
-        folder: The demo's.
-        images: What it runs on.
-        seed: Of all that is random.
-        pretrain_epochs: Of pretraining.
-        finetune_epochs: Of fine-tuning, and of training from scratch.
+        folder: Folder of the demo.
+        images: Images that it runs on.
+        seed: Seed of all randomness.
+        pretrain_epochs: Number of epochs of pretraining.
+        finetune_epochs: Number of epochs of fine-tuning, and of training from scratch.
     """
 
     folder: Path
@@ -77,8 +65,8 @@ class Demo:
         By milliseconds per image and epoch on one core of an AMD EPYC (Zen 5), of which two do 1.6
         times as much; more help little with batches as small.
         """
-        labelled = sum(1 for path in self.images.classes.rglob("*") if path.is_file())
-        trained = labelled if self.images.test_classes else (1 - HELD_OUT) * labelled
+        labeled = sum(1 for path in self.images.classes.rglob("*") if path.is_file())
+        trained = labeled if self.images.test_classes else (1 - HELD_OUT) * labeled
         scenes = sum(1 for path in self.images.pairs["optical"].iterdir())
         tiles = scenes * (4 if self.images.test_classes else 64)
         classifier = self.finetune_epochs * trained * 2.0
@@ -86,65 +74,65 @@ class Demo:
             "pretrain": self.pretrain_epochs * (trained + tiles) * 4.2,
             "finetune": classifier,
             "scratch": classifier,
-            "probe": 3 * labelled * 1.5 + 10_000,
+            "probe": 3 * labeled * 1.5 + 10_000,
             "map": 10_000,
         }
         return costs[step] / 1000 / (1.6 if torch.get_num_threads() > 1 else 1.0)
 
-    def labelled(self) -> ImageFolderDataModule:
-        """Return the labelled images; those to score on are the ones for validation."""
+    def labeled(self) -> DataModule:
+        """Return the labeled images; those for validation are the ones to score on."""
         held_out = self.images.test_classes
-        data = ImageFolderDataModule(
+        reader = ClassFolders(
             str(self.images.classes),
             val_root=None if held_out is None else str(held_out),
             val_fraction=HELD_OUT if held_out is None else 0.0,
-            size=SIZE,
-            scale=(0.7, 1.0),
-            num_workers=0,
-            seed=self.seed,
         )
-        return _ready(data, BATCH["finetune"])
+        return _data(reader, BATCH["finetune"], self.seed, crop=Crop(SIZE, scale=(0.7, 1.0)))
 
-    def unlabelled(self) -> OpticalSarDataModule:
-        """Return pairs, and the labelled images' training part without its labels."""
-        pairs, single = FolderSource(self.images.pairs, tile=TILE), self.labelled()
+    def unlabeled(self) -> DataModule:
+        """Return pairs, and the labeled images' training part without its labels."""
+        pairs, single = FolderSource(self.images.pairs, tile=TILE), self.labeled()
         scene = self.images.held_out
-        data = OpticalSarDataModule(
+        reader = ImageFolders(
             sources=[pairs, single.datasets["train"].source],
-            # Gray images may be stored as three equal bands.
-            sensors={"optical": Sensor(3), "sar": Sensor(1, [1])},
-            size=SIZE,
-            window=SIZE,
             val_fraction=0.0,
             val_groups=None if scene is None else [f"0/{scene}"],
-            num_workers=0,
-            seed=self.seed,
         )
-        return _ready(data, BATCH["pretrain"])
+        # Gray images may be stored as three equal bands.
+        sensors = {"optical": Sensor(3), "sar": Sensor(1, [1])}
+        return _data(
+            reader,
+            BATCH["pretrain"],
+            self.seed,
+            crop=Crop(SIZE, SIZE),
+            sensors=sensors,
+            statistics_images=256,
+        )
 
 
-def _ready(data: _Data, batch: int) -> _Data:
+def _data(reader: DatasetReader, batch: int, seed: int, **options: Any) -> DataModule:
     """Set a data module up, with batches that are not larger than all there is."""
+    data = DataModule(reader, seed=seed, loader=LoaderOptions(num_workers=0), **options)
     data.setup("fit")
-    data.batch_size = min(batch, len(data.datasets["train"]))
+    size = min(batch, len(data.datasets["train"]))
+    data.loader_options = replace(data.loader_options, batch_size=size)
     return data
 
 
 def pretrain(demo: Demo) -> dict[str, Any]:
-    """Pretrain the encoder on pairs and on unlabelled images."""
+    """Pretrain the encoder on pairs and on unlabeled images."""
     seed_everything(demo.seed)
-    data = demo.unlabelled()
-    task = create_pretraining_task(
+    data = demo.unlabeled()
+    task = PretrainingTask(
+        data.spec,
         VARIANT,
-        data.modalities,
-        img_size=SIZE,
         optimization=PRETRAINING,
         seed=demo.seed,
         images_every=0,
         augmentation=RandomView(size=VIEW),
     )
     result = _fit(demo.pretrained.parent, task, data, demo.pretrain_epochs)
-    # What is read: a pair is two images.
+    # Pairs have two modalities.
     present = [data.datasets["train"].source.present(i) for i in data.datasets["train"].indices]
     return {
         **result,
@@ -165,12 +153,11 @@ def scratch(demo: Demo) -> dict[str, Any]:
 
 def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any]:
     seed_everything(demo.seed)
-    data = demo.labelled()
-    task = create_classification_task(
-        data.classes,
+    data = demo.labeled()
+    task = ClassificationTask(
+        data.spec,
         VARIANT,
-        checkpoint=checkpoint,
-        img_size=SIZE,
+        checkpoint=None if checkpoint is None else str(checkpoint),
         encoder_options={"global_pool": "moments"},
         optimization=FINETUNING,
         layer_decay=LAYER_DECAY,
@@ -178,9 +165,10 @@ def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any
     )
     folder = demo.folder / name
     result = _fit(folder, task, data, demo.finetune_epochs)
-    scores = evaluate(demo.labelled(), str(folder / "last.ckpt"), output=str(folder), device="cpu")[
-        "classifier"
+    scores = evaluate(demo.labeled(), str(folder / "last.ckpt"), output=str(folder), device="cpu")[
+        "classification"
     ]
+    assert isinstance(scores, Scores)
     return {
         **result,
         "labels": len(data.datasets["train"]),
@@ -203,29 +191,29 @@ def probe(demo: Demo) -> dict[str, Any]:
     found = {}
     for name, arguments in of.items():
         scores = evaluate(
-            demo.labelled(),
+            demo.labeled(),
             **arguments,
             methods=["knn", "linear"],
             output=str(demo.folder / "probe" / name),
             seed=demo.seed,
             device="cpu",
         )
-        found[name] = {method: score.accuracy for method, score in scores.items()}
+        found[name] = {method: score.logged()["accuracy"] for method, score in scores.items()}
     return {"accuracy": found, **began.seconds()}
 
 
 def draw_map(demo: Demo) -> dict[str, Any]:
     """Classify the scene that was not trained on, window by window."""
-    from rsvheat.raster import predict_map
+    from rsvheat.raster import predict
 
     began = _Watch()
-    result = predict_map(
+    result = predict(
         demo.images.scene["optical"],
         demo.folder / "map" / "map.tif",
         demo.finetuned,
         window=SIZE,
         stride=STRIDE,
-        # Scenes and labelled images are of one sensor, but were stretched to 8 bits in different
+        # Scenes and labeled images are of one sensor, but were stretched to 8 bits in different
         # ways: as it is, the scene would be far too bright for the classifier.
         match=True,
         overwrite=True,
@@ -235,18 +223,16 @@ def draw_map(demo: Demo) -> dict[str, Any]:
     return {"counts": counts, **began.seconds()}
 
 
-def _fit(
-    folder: Path, task: LightningModule, data: LightningDataModule, epochs: int
-) -> dict[str, Any]:
-    """Train, or go on where a run in the folder was stopped; return how long all of it took."""
-    # Nothing chooses among epochs: the last one is what is scored and shown.
-    run = Run(folder, resume=True, monitor="train/loss", keep_best=0)
+def _fit(folder: Path, task: Task, data: DataModule, epochs: int) -> dict[str, Any]:
+    """Train, or resume a run that was stopped; return how long all of it took."""
+    # The last epoch is scored and shown: nothing chooses among them.
+    run = Run(folder, resume=True, keep_best=0)
     arguments = run.trainer_arguments()
     # The report takes its curves from the CSV log.
     arguments["logger"] = [log for log in arguments["logger"] if isinstance(log, CSVLog)]
-    lines = [isinstance(callback, ProgressLines) for callback in arguments["callbacks"]]
-    if any(lines):
-        arguments["callbacks"][lines.index(True)] = _FewLines()
+    for callback in arguments["callbacks"]:
+        if isinstance(callback, ProgressLines):
+            callback.pause_s = 5.0  # the demo's epochs are short
     clock = _Clock()
     arguments["callbacks"].insert(0, clock)
     trainer = Trainer(
@@ -259,16 +245,9 @@ def _fit(
     )
     if run.checkpoint is not None:
         say(f"      goes on after step {run.step}")
-    try:
-        trainer.fit(task, data, ckpt_path=run.checkpoint)
-    except SystemExit:
-        if run.last.signal is None:
-            raise
-        say(
-            f"stopped by {run.last.signal.name} after step {trainer.global_step}; the same "
-            "command goes on from there"
-        )
-        raise SystemExit(128 + run.last.signal) from None
+    code = run.fit(trainer, task, data, "the same command goes on from there")
+    if code:
+        raise SystemExit(code)
     return {"epochs": epochs, "steps": trainer.global_step, **clock.state_dict()}
 
 
@@ -302,21 +281,3 @@ class _Watch:
             "seconds": time.perf_counter() - self._wall,
             "cpu_seconds": time.process_time() - self._cpu,
         }
-
-
-class _FewLines(ProgressLines):
-    """A line after an epoch, if there was none for some seconds: the demo's epochs are short."""
-
-    SECONDS = 5.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last = 0.0
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line, or do not."""
-        now = time.monotonic()
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if last or now - self._last >= self.SECONDS:
-            self._last = now
-            super().on_train_epoch_end(trainer, pl_module)

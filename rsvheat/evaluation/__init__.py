@@ -1,15 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of trained and untrained models, and probes of frozen features."""
+"""Scores of trained and untrained models, calibration, panels, and probes of frozen features."""
 
+from rsvheat.evaluation.calibration import (
+    Calibration,
+    ConfidenceBins,
+    fit_temperature,
+    sample_pixels,
+)
 from rsvheat.evaluation.classification_scores import Scores, classification_metrics
+from rsvheat.evaluation.confusion import ConfusionMatrix, count_confusion
+from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_panels
 from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe, standardize
+from rsvheat.evaluation.segmentation_scores import Measure, SegmentationScores
 
 __all__ = [
+    "Calibration",
+    "ConfidenceBins",
+    "ConfusionMatrix",
     "Features",
+    "Measure",
+    "Panel",
     "Scores",
+    "SegmentationScores",
+    "WorstPanels",
     "classification_metrics",
+    "count_confusion",
     "extract_features",
+    "fit_temperature",
     "knn",
     "linear_probe",
+    "panels_figure",
+    "sample_pixels",
+    "save_panels",
     "standardize",
 ]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -21,33 +20,34 @@ from torchmetrics.classification import (
 )
 
 from rsvheat._files import replacing
-from rsvheat.data.datasets import REPEATED
+from rsvheat.data.spec import IGNORE_LABEL
+from rsvheat.evaluation.confusion import confusion_figure
 
 
 def classification_metrics(classes: int) -> MetricCollection:
-    """Return what :meth:`Scores.of` takes: metrics to be fed with predictions and labels."""
-    by_class: dict[str, Any] = {"average": None, "ignore_index": REPEATED}
+    """Return the metrics that :meth:`Scores.of` takes, to be fed with predictions and labels."""
+    by_class: dict[str, Any] = {"average": None, "ignore_index": IGNORE_LABEL}
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=REPEATED),
+            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE_LABEL),
             "precision": MulticlassPrecision(classes, **by_class),
             "recall": MulticlassRecall(classes, **by_class),
             "f1": MulticlassF1Score(classes, **by_class),
-            "confusion": MulticlassConfusionMatrix(classes, ignore_index=REPEATED),
+            "confusion": MulticlassConfusionMatrix(classes, ignore_index=IGNORE_LABEL),
         }
     )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a classifier does on a set of samples.
+    """Scores of a classifier on a set of samples.
 
     Attributes:
-        classes: Their names, in the order of everything below.
+        classes: Class names, in the order of everything below.
         accuracy: Overall accuracy: the share of samples that are right.
-        precision: By class, of what is predicted as it, the share that is; 0 where nothing is.
-        recall: By class, the share of its samples that is predicted as it; 0 where there are none.
-        f1: By class, the harmonic mean of both.
+        precision: Share of the samples predicted as a class that are of it; 0 where none is.
+        recall: Share of the samples of a class that are predicted as it; 0 where there are none.
+        f1: Harmonic mean of both; 0 for classes that do not occur, which the mean leaves out.
         confusion: Numbers of samples, a row by true class, a column by predicted class.
     """
 
@@ -60,7 +60,7 @@ class Scores:
 
     @classmethod
     def of(cls, metrics: MetricCollection, classes: Sequence[str]) -> "Scores":
-        """Return what metrics of :func:`classification_metrics` have found."""
+        """Return the scores that metrics of :func:`classification_metrics` have found."""
         values: dict[str, Tensor] = metrics.compute()
         by_class = {name: tuple(values[name].tolist()) for name in ("precision", "recall", "f1")}
         confusion = tuple(tuple(int(n) for n in row) for row in values["confusion"].tolist())
@@ -79,9 +79,35 @@ class Scores:
         return tuple(sum(row) for row in self.confusion)
 
     @property
+    def _occurring(self) -> list[int]:
+        """Classes that occur in truth or prediction."""
+        predicted = [sum(column) for column in zip(*self.confusion, strict=True)]
+        return [i for i, own in enumerate(self.support) if own or predicted[i]]
+
+    @property
+    def classes_in_mean(self) -> int:
+        """Number of classes that occur in truth or prediction: those in the mean F1."""
+        return len(self._occurring)
+
+    @property
     def mean_f1(self) -> float:
-        """Mean of the classes' F1."""
-        return sum(self.f1) / len(self.f1)
+        """Mean F1 over the classes that occur in truth or prediction; 0 if none does."""
+        occurring = self._occurring
+        return sum(self.f1[i] for i in occurring) / max(len(occurring), 1)
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean recall over the classes that have samples; 0 if none has."""
+        present = [recall for recall, own in zip(self.recall, self.support, strict=True) if own]
+        return sum(present) / max(len(present), 1)
+
+    def logged(self) -> dict[str, float]:
+        """Return the values that training logs, by name."""
+        return {"accuracy": self.accuracy, "f1": self.mean_f1}
+
+    def __str__(self) -> str:
+        """Return the most important values in one line."""
+        return f"overall accuracy {self.accuracy:.4f}, mean F1 {self.mean_f1:.4f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -90,8 +116,9 @@ class Scores:
         by_class = [dict(zip(names, row, strict=True)) for row in rows]
         return {
             "overall_accuracy": self.accuracy,
-            "mean_recall": sum(self.recall) / len(self.recall),
+            "mean_recall": self.mean_recall,
             "mean_f1": self.mean_f1,
+            "classes_in_mean": self.classes_in_mean,
             "samples": sum(self.support),
             "classes": dict(zip(self.classes, by_class, strict=True)),
             "confusion": [list(row) for row in self.confusion],
@@ -106,9 +133,9 @@ class Scores:
         """Write ``<name>.json``, ``.csv`` and ``.png``, all or none.
 
         Args:
-            folder: Where they go; made if need be.
-            name: What they are called.
-            about: What else the JSON should say.
+            folder: Folder of the files; made if need be.
+            name: Name of the files without suffix.
+            about: Further entries of the JSON file.
 
         Returns:
             The files.
@@ -133,22 +160,8 @@ class Scores:
 
     def figure(self) -> Any:
         """Return the confusion matrix as a Matplotlib figure, shares of each true class."""
-        from matplotlib.figure import Figure
-
-        count = len(self.classes)
-        side = 3 + 0.45 * count
-        figure = Figure(figsize=(side, side), layout="constrained")
-        axes = figure.subplots()
-        matrix = torch.tensor(self.confusion, dtype=torch.float64)
-        shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(count), self.classes, rotation=60, ha="right")
-        axes.set_yticks(range(count), self.classes)
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.set_title(f"overall accuracy {self.accuracy:.3f}, mean F1 {self.mean_f1:.3f}")
-        for i, row in enumerate(self.confusion):
-            for j, number in enumerate(row):
-                if number:
-                    color = "white" if shares[i, j] > 0.5 else "black"
-                    axes.text(j, i, str(number), ha="center", va="center", color=color, fontsize=8)
-        return figure
+        title = (
+            f"overall accuracy {self.accuracy:.3f}, mean F1 {self.mean_f1:.3f} of "
+            f"{self.classes_in_mean} classes"
+        )
+        return confusion_figure(self.classes, self.confusion, title)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frozen features tell: nearest neighbours and a linear probe."""
+"""Scores of frozen features: nearest neighbors and a linear probe."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from torch.nn.functional import cross_entropy, normalize
 from rsvheat.data.splits import stratified_split
 from rsvheat.models import RSVHeat, pool_features
 
-# Strengths of regularisation that the linear probe chooses from.
+# Strengths of regularization that the linear probe chooses from.
 REGULARIZATION = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of labelled images.
+    """Features of labeled images.
 
     Attributes:
-        values: (N, D) float32.
-        labels: (N,) int64.
+        values: Features (N, D), float32.
+        labels: Labels (N,), int64.
     """
 
     values: Tensor
@@ -37,13 +37,13 @@ def extract_features(
     stages: Sequence[int] | None = None,
     deviation: bool = True,
 ) -> Features:
-    """Describe images by an encoder that is not trained further.
+    """Compute features of images with an encoder that is not trained further.
 
     Args:
-        encoder: With random or trained weights; it is in evaluation mode afterwards.
-        batches: With ``image`` (B, bands, H, W) and ``label`` (B,).
-        modality: Which stem the images go through; the encoder's first by default.
-        stages: Whose features are pooled, as for
+        encoder: Encoder with random or trained weights; it is in evaluation mode afterwards.
+        batches: Batches with ``images`` and ``label``, see :mod:`rsvheat.data.sample`.
+        modality: Modality of the images; the encoder's first by default.
+        stages: Stages of which features are pooled, as for
             :meth:`~rsvheat.models.RSVHeat.forward_intermediates`; None for all.
         deviation: Whether the channels' standard deviations over space follow their means.
 
@@ -55,22 +55,23 @@ def extract_features(
     """
     encoder.eval()
     device = next(encoder.parameters()).device
+    name = modality or encoder.default_modality
     values, labels = [], []
     with torch.inference_mode():
         for batch in batches:
             maps = encoder.forward_intermediates(
-                batch["image"].to(device, non_blocking=True),
+                batch["images"][name].to(device, non_blocking=True),
                 list(stages) if stages is not None else None,
                 output_fmt="NHWC",
                 intermediates_only=True,
-                modality=modality,
+                modality=name,
             )
             assert isinstance(maps, list)
             values.append(pool_features(maps, deviation=deviation).cpu())
             labels.append(batch["label"])
     if not values:
         raise ValueError("there are no images to take features of")
-    # Out of inference mode, for those who differentiate by what they do with them.
+    # A tensor made in inference mode cannot be part of a computation that is differentiated.
     return Features(torch.cat(values).clone(), torch.cat(labels))
 
 
@@ -87,14 +88,14 @@ def standardize(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def knn(train: Features, test: Tensor, k: int = 5, *, chunk: int = 1024) -> Tensor:
     """Predict by the majority of the k nearest training samples.
 
-    Near is what has a large cosine similarity after :func:`standardize`. Of labels with the same
-    number of votes, that of the larger sum of similarities wins.
+    The nearest samples have the largest cosine similarity after :func:`standardize`. Of labels with
+    the same number of votes, that of the larger sum of similarities wins.
 
     Args:
         train: Features whose labels are known.
-        test: (N, D).
-        k: From 1 to the number of training samples.
-        chunk: Test samples at a time, which bounds the memory.
+        test: Features (N, D).
+        k: Number of neighbors, from 1 to the number of training samples.
+        chunk: Number of test samples at a time, which bounds the memory.
 
     Returns:
         Labels, (N,).
@@ -118,11 +119,11 @@ def knn(train: Features, test: Tensor, k: int = 5, *, chunk: int = 1024) -> Tens
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear classifier on standardised features.
+    """A linear classifier on standardized features.
 
     Attributes:
-        weight: (classes, D).
-        bias: (classes,).
+        weight: Weights (classes, D).
+        bias: Biases (classes,).
         regularization: Factor on half the squared norm of ``weight`` beside the mean cross
             entropy.
     """
@@ -132,7 +133,7 @@ class LinearProbe:
     regularization: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) of standardised features (N, D)."""
+        """Return logits (N, classes) of standardized features (N, D)."""
         return x @ self.weight.T + self.bias
 
 
@@ -144,17 +145,17 @@ def linear_probe(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> tuple[Tensor, float]:
-    """Predict by multinomial logistic regression on standardised features.
+    """Predict by multinomial logistic regression on standardized features.
 
-    It is fitted by L-BFGS. The strength of regularisation is the one that is best on a part of the
+    It is fitted by L-BFGS. The strength of regularization is the one that is best on a part of the
     training samples that is held out while it is chosen; then all of them are used.
 
     Args:
         train: Features whose labels are known.
-        test: (N, D).
-        regularization: Strengths to choose from; of one, nothing is held out.
+        test: Features (N, D).
+        regularization: Strengths to choose from; with a single one, nothing is held out.
         held_out: Share of the training samples that is held out, the same of each class.
-        seed: Of which ones.
+        seed: Seed of the choice of held-out samples.
 
     Returns:
         Labels, (N,), and the strength chosen.

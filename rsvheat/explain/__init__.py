@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of heat: what the heat conduction operators of an encoder do to an image.
+"""Pictures of heat: the effect of an encoder's heat conduction operators on an image.
 
-Functions named after what they compute return arrays and need torch and NumPy; their twins, named
-``draw_...``, return figures and need Matplotlib (``pip install 'rsvheat[explain]'``).
+Functions named after a quantity return arrays and need torch and NumPy; those named ``draw_...``
+compute it and return a figure, those named ``plot_...`` draw computed arrays, and both need
+Matplotlib (``pip install 'rsvheat[explain]'``).
 """
 
+from rsvheat._display import display
 from rsvheat.explain.fields import (
     HeatSpread,
     TemperatureField,
@@ -13,7 +15,6 @@ from rsvheat.explain.fields import (
     temperature_fields,
 )
 from rsvheat.explain.figures import (
-    display,
     draw_bands,
     draw_diffusivity,
     draw_heat_spread,
@@ -37,19 +38,19 @@ from rsvheat.explain.frequencies import (
     spectra,
     split_bands,
 )
-from rsvheat.explain.images import Scene, read_scene
+from rsvheat.explain.heat_report import write_report
+from rsvheat.explain.image_window import ImageWindow, read_window
 from rsvheat.explain.receptive import ReceptiveField, effective_receptive_field
 from rsvheat.explain.recording import Conduction, Place, conductions, record
-from rsvheat.explain.report import write_report
 
 __all__ = [
     "Bands",
     "Conduction",
     "Diffusivity",
     "HeatSpread",
+    "ImageWindow",
     "Place",
     "ReceptiveField",
-    "Scene",
     "Spectrum",
     "TemperatureField",
     "conductions",
@@ -72,7 +73,7 @@ __all__ = [
     "plot_spectra",
     "plot_temperature",
     "radial_mean",
-    "read_scene",
+    "read_window",
     "record",
     "spectra",
     "split_bands",

@@ -23,10 +23,11 @@ class TemperatureField:
     """Temperature over the grid of a stage, before and after heat conduction.
 
     Attributes:
-        place: Where in the encoder.
-        before: (H, W) of the stage's grid, float64, in the features' own unit.
-        after: Likewise.
-        quantity: What is made of the channels, see :func:`temperature_fields`.
+        place: Block of the encoder.
+        before: Temperature before conduction (H, W) over the stage's grid, float64, in the
+            features' own unit.
+        after: Temperature after conduction, in the same form.
+        quantity: Quantity that was made of the channels, see :func:`temperature_fields`.
     """
 
     place: Place
@@ -56,13 +57,14 @@ def temperature_fields(
     - ``"mean"``: the mean of ``u`` over channels, with its sign.
 
     Args:
-        encoder: The model; it runs in evaluation mode, and is left in the mode it was in.
-        image: (bands, H, W), normalised as in the model's training.
-        modality: Which stem takes it; the model's first by default.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
-        quantity: See above.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        quantity: Quantity made of the channels, ``"contrast"`` or ``"mean"`` as above.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         One entry for each block, from first to last; see :func:`over_image` for their pixels.
@@ -95,10 +97,11 @@ class HeatSpread:
     """A unit of heat put on one position of a stage's grid, as it spreads.
 
     Attributes:
-        place: Where in the encoder.
-        point: The position, (row, column) of the grid.
-        times: In conductions: at 1 it is what one call of the operator does.
-        temperature: (times, H, W), float64, the mean over the channels; each adds up to 1.
+        place: Block of the encoder.
+        point: Row and column of the grid.
+        times: Times in conductions: 1 is one call of the operator.
+        temperature: Temperature (times, H, W), float64, the mean over the channels; each adds up
+            to 1.
     """
 
     place: Place
@@ -124,16 +127,17 @@ def heat_spread(
     from frequency to frequency is no plate's: temperatures may then fall below 0 beside the point.
 
     Args:
-        encoder: The model.
-        size: (height, width) of the image, in pixels.
-        point: (row, column) of the image; its centre by default. The heat is put on the nearest
+        encoder: Encoder that is looked at; its mode stays as it was.
+        size: Height and width of the image in pixels.
+        point: Row and column of the image; its center by default. The heat is put on the nearest
             position of each stage's grid.
-        times: At least 0.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
-        channels: Which channels the mean is over; a number for that many that conduct the most,
-            which have the largest mean k; None for all.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
+        times: Times in conductions of the model, at least 0.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        channels: Numbers of the channels that are averaged, or how many of those that conduct most
+            (with the largest mean k); all by default.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         One entry for each block, from first to last.
@@ -192,10 +196,11 @@ def over_image(
     the image's border.
 
     Args:
-        field: (H, W) of the grid.
-        size: (height, width) of the image, in pixels.
-        stride: Of the grid, see :class:`Place`.
-        smooth: Interpolate linearly; else each pixel has the value of the nearest position.
+        field: Field (H, W) over the grid of a stage.
+        size: Height and width of the image in pixels.
+        stride: Pixels of the image from one position of the grid to the next, see :class:`Place`.
+        smooth: Whether values are interpolated linearly; if not, each pixel has that of the nearest
+            position.
 
     Returns:
         (height, width).

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsvheat._display import display, limits, pick_bands, stretch
 from rsvheat.explain.fields import (
     HeatSpread,
     Quantity,
@@ -33,59 +34,14 @@ from rsvheat.models import RSVHeat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What a display shows of an image's values.
-_SHOWN = (2.0, 98.0)
-# Least of what logarithmic scales show.
+# Smallest value that logarithmic scales show.
 _LEAST = 1e-5
-_BEFORE, _AFTER = "#d55e00", "#0072b2"  # told apart by colour-blind readers, too
+_BEFORE, _AFTER = "#d55e00", "#0072b2"  # told apart by color-blind readers, too
 _OMEGA_TICKS = ([0, math.pi / 2, math.pi], ["0", "π/2", "π"])
 # The last coefficient of a coarse grid is well below π.
 _COARSE_TICKS = ([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4], ["0", "π/4", "π/2", "3π/4"])
 _OMEGA = "$|\\omega|$ (rad per position)"
 _OMEGA_H, _OMEGA_W = "$\\omega_h$ (rad per position)", "$\\omega_w$ (rad per position)"
-
-
-def display(image: Tensor | NDArray[Any], rgb: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """Return an image as people see it: each band stretched from its 2nd to its 98th percentile.
-
-    Args:
-        image: (bands, H, W), in whichever unit.
-        rgb: Which bands are red, green and blue, or which one is gray, counted from 0; by default
-            the first three, or the first where there are fewer.
-
-    Returns:
-        (H, W, 3), from 0 to 1.
-
-    Raises:
-        ValueError: If the image has no such bands.
-    """
-    return _stretch(_bands(image, rgb), *_limits(_bands(image, rgb)))
-
-
-def _bands(image: Tensor | NDArray[Any], rgb: Sequence[int] | None) -> NDArray[np.float32]:
-    values = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image, np.float32)
-    count = len(values)
-    chosen = list(range(3) if count >= 3 else range(1)) if rgb is None else list(rgb)
-    if values.ndim != 3 or len(chosen) not in (1, 3) or not all(0 <= i < count for i in chosen):
-        raise ValueError(
-            f"rgb must be one or three bands of an image of (bands, H, W), got {chosen} for "
-            f"{values.shape}"
-        )
-    return values[chosen * (4 - len(chosen)) if len(chosen) == 1 else chosen]
-
-
-def _limits(bands: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    low, high = np.nanpercentile(bands, _SHOWN, axis=(1, 2), keepdims=True)
-    return low, np.where(high > low, high - low, 1)
-
-
-def _stretch(
-    bands: NDArray[np.float32], low: NDArray[Any], span: NDArray[Any]
-) -> NDArray[np.float32]:
-    # Pixels without data are medium gray.
-    shown = np.nan_to_num(np.clip((bands - low) / span, 0, 1), nan=0.5)
-    result: NDArray[np.float32] = np.moveaxis(shown, 0, 2).astype(np.float32)
-    return result
 
 
 def draw_temperature(
@@ -105,15 +61,17 @@ def draw_temperature(
     scale, and 1 is what a position has in the mean.
 
     Args:
-        encoder: As for :func:`temperature_fields`.
-        image: Likewise.
-        modality: Likewise.
-        background: The image as people see it, (H, W, 3) in [0, 1] or of 8 bits; by default
-            :func:`display` of what the model takes.
-        stages: As for :func:`temperature_fields`.
-        block: Likewise.
-        quantity: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        background: Picture of the image (H, W, 3), in [0, 1] or of 8 bits; by default
+            :func:`display` of the image.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        quantity: Quantity made of the channels, ``"contrast"`` or ``"mean"``, as for
+            :func:`temperature_fields`.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure; notebooks show it as the value of a cell.
@@ -128,8 +86,8 @@ def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any
     """Draw temperature fields over an image, see :func:`draw_temperature`.
 
     Args:
-        fields: What :func:`temperature_fields` returned.
-        background: The image as people see it, (H, W, 3).
+        fields: Fields that :func:`temperature_fields` returned.
+        background: Picture of the image (H, W, 3).
     """
     from matplotlib.colors import Normalize
 
@@ -154,7 +112,7 @@ def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any
             (after - before, "RdBu_r", Normalize(-change, change)),
         )
         for axis, (values, palette, norm) in zip(row[1:], panels, strict=True):
-            # With little contrast: colours are to be read.
+            # Of little contrast, so that the colors over it can be read.
             axis.imshow(gray, cmap="gray", vmin=-0.5, vmax=1.5)
             axis.imshow(values, cmap=palette, norm=norm, alpha=0.7)
         titles = (
@@ -181,16 +139,16 @@ def draw_diffusivity(
 ) -> "Figure":
     """Draw :func:`diffusivity`: a row for each block.
 
-    From left to right: k in the mean over channels, on the plane of frequencies; the factor
-    ``exp(-k * |omega|**2)`` likewise; both by channel, those that conduct most on top, against
-    |omega|.
+    From left to right: the mean over channels of k and of the factor ``exp(-k * |omega|**2)``, on
+    the plane of frequencies; then both by channel, those that conduct most on top, against |omega|.
 
     Args:
-        encoder: As for :func:`diffusivity`.
-        size: Likewise.
-        stages: Likewise.
-        block: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        size: Height and width of the image in pixels.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure.
@@ -202,7 +160,7 @@ def plot_diffusivity(found: Sequence[Diffusivity]) -> "Figure":
     """Draw diffusivities, see :func:`draw_diffusivity`.
 
     Args:
-        found: What :func:`diffusivity` returned.
+        found: Diffusivities that :func:`diffusivity` returned.
     """
     from matplotlib.colors import Normalize, PowerNorm
 
@@ -271,15 +229,17 @@ def draw_heat_spread(
     """Draw :func:`heat_spread`: a row for each block, a column for each time.
 
     Args:
-        encoder: As for :func:`heat_spread`.
-        size: Likewise.
-        point: Likewise.
-        background: The image as people see it, (H, W, 3), shown with the point; None for none.
-        times: As for :func:`heat_spread`.
-        stages: Likewise.
-        block: Likewise.
-        channels: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        size: Height and width of the image in pixels.
+        point: Row and column of the image that the heat is put on; its center by default.
+        background: Picture of the image (H, W, 3), shown with the point; None for none.
+        times: Times in conductions of the model, at least 0.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        channels: Numbers of the channels that are averaged, or how many of those that conduct most
+            (with the largest mean k); all by default.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure.
@@ -296,9 +256,9 @@ def plot_heat_spread(
     """Draw heat from a point, see :func:`draw_heat_spread`.
 
     Args:
-        spreads: What :func:`heat_spread` returned.
-        size: (height, width) of the image, in pixels.
-        background: The image as people see it, (H, W, 3); None for none.
+        spreads: Temperatures that :func:`heat_spread` returned.
+        size: Height and width of the image in pixels.
+        background: Picture of the image (H, W, 3); None for none.
     """
     from matplotlib.colors import SymLogNorm
 
@@ -342,12 +302,13 @@ def draw_spectra(
     """Draw :func:`spectra`: the image's, and each block's before and after heat conduction.
 
     Args:
-        encoder: As for :func:`spectra`.
-        image: Likewise.
-        modality: Likewise.
-        stages: Likewise.
-        block: Likewise.
-        gsd: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The figure.
@@ -359,7 +320,7 @@ def plot_spectra(found: Sequence[Spectrum]) -> "Figure":
     """Draw spectra, see :func:`draw_spectra`.
 
     Args:
-        found: What :func:`spectra` returned.
+        found: Spectra that :func:`spectra` returned.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -411,9 +372,9 @@ def draw_bands(image: Tensor, ratio: float = 0.25, *, rgb: Sequence[int] | None 
     """Draw :func:`split_bands`: image, low band, high band, and the spectrum with the border.
 
     Args:
-        image: As for :func:`split_bands`.
-        ratio: Likewise.
-        rgb: As for :func:`display`.
+        image: Image (bands, H, W), normalized as in the model's training.
+        ratio: Share of the coefficients in the low band, above 0 and below 1.
+        rgb: Bands that are shown, as for :func:`display`.
 
     Returns:
         The figure.
@@ -425,17 +386,17 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     """Draw an image and its bands, see :func:`draw_bands`.
 
     Args:
-        image: (bands, H, W).
-        bands: What :func:`split_bands` returned.
-        rgb: As for :func:`display`.
+        image: Image (bands, H, W), normalized as in the model's training.
+        bands: Bands that :func:`split_bands` returned.
+        rgb: Bands that are shown, as for :func:`display`.
     """
     from matplotlib.colors import LogNorm
 
     from rsvheat.ops import dct2d
 
     height, width = image.shape[1:]
-    shown, high = _bands(image, rgb), _bands(bands.high, rgb)
-    low, span = _limits(shown)
+    shown, high = pick_bands(image, rgb), pick_bands(bands.high, rgb)
+    low, span = limits(shown)
     # Fine detail is faint: it gets as much contrast as the image has, and the title says how much.
     gain = 1 / max(2 * float(np.nanpercentile(abs(high) / span, 99.5)), 1e-6)
     power = dct2d(image.detach().cpu().double()[None])[0].square().mean(0).numpy()
@@ -443,9 +404,9 @@ def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) ->
     floor = max(float(np.percentile(power, 1)), top * 1e-12)
     figure, axes = _grid(1, 4, (height, width), header=0.35)
     row = axes[0]
-    row[0].imshow(_stretch(shown, low, span))
-    row[1].imshow(_stretch(_bands(bands.low, rgb), low, span))
-    row[2].imshow(_stretch(high * gain, -span / 2, span))
+    row[0].imshow(stretch(shown, low, span))
+    row[1].imshow(stretch(pick_bands(bands.low, rgb), low, span))
+    row[2].imshow(stretch(high * gain, -span / 2, span))
     spectrum = row[3].imshow(
         np.maximum(power, floor),
         cmap="magma",
@@ -495,14 +456,15 @@ def draw_receptive_field(
     """Draw :func:`effective_receptive_field`, a column for each stage.
 
     Args:
-        encoder: As for :func:`effective_receptive_field`.
-        images: Likewise.
-        modality: Likewise.
-        baseline: Another model for a second row, such as the same with random weights.
-        stages: As for :func:`effective_receptive_field`.
-        probes: Likewise.
-        gsd: Likewise.
-        seed: Likewise.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        images: Image (bands, H, W), or several (N, bands, H, W), normalized as in the model's
+            training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        baseline: Encoder for a second row, such as the same with random weights; None for none.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        probes: Number of backward passes for each image and stage.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
+        seed: Seed of the random signs of the probes.
 
     Returns:
         The figure.
@@ -520,7 +482,8 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
     """Draw receptive fields, see :func:`draw_receptive_field`.
 
     Args:
-        rows: What :func:`effective_receptive_field` returned, by the name of the model.
+        rows: Receptive fields that :func:`effective_receptive_field` returned, by the name of the
+            model.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Circle
@@ -538,7 +501,7 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
             for radius, style in ((half, "-"), (most, "--")):
                 axis.add_patch(
                     Circle(
-                        field.centre[::-1], radius, fill=False, edgecolor="cyan", linestyle=style
+                        field.center[::-1], radius, fill=False, edgecolor="cyan", linestyle=style
                     )
                 )
             axis.set_title(
@@ -553,12 +516,13 @@ def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
 def as_background(
     image: Tensor, background: NDArray[Any] | None, rgb: Sequence[int] | None = None
 ) -> NDArray[Any]:
-    """Return what fields are drawn over: a picture of the image's size, or one made of it.
+    """Return the picture that fields are drawn over.
 
     Args:
-        image: (bands, H, W).
-        background: (H, W, 3) or, with an alpha channel that is left out, (H, W, 4); or None.
-        rgb: As for :func:`display`, where there is none.
+        image: Image (bands, H, W), normalized as in the model's training.
+        background: Picture (H, W, 3), or (H, W, 4) with an alpha channel that is left out; None
+            makes one of the image.
+        rgb: Bands that are shown if ``background`` is None, as for :func:`display`.
 
     Raises:
         ValueError: If the background is of another size.

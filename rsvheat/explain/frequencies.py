@@ -34,12 +34,12 @@ def frequencies(height: int, width: int) -> NDArray[np.float64]:
 
 
 def radial_mean(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average what a spectrum holds over rings of equal frequency.
+    """Average the values of a spectrum over rings of equal frequency.
 
     A ring is as wide as the finer of the two axes' steps; the first holds DC alone.
 
     Args:
-        values: (H, W, ...) by frequency.
+        values: Values (H, W, ...) by frequency.
 
     Returns:
         The mean |omega| of each ring, (rings,), and the mean of the values on it, (rings, ...);
@@ -63,9 +63,9 @@ class Diffusivity:
     """Thermal diffusivity of a block's heat conduction, by frequency and channel.
 
     Attributes:
-        place: Where in the encoder.
-        k: (H, W, C), float64, in squared positions of the stage's grid, the time step folded in;
-            entry (n, m) belongs to ``omega = (n * pi / H, m * pi / W)``.
+        place: Block of the encoder.
+        k: Diffusivity (H, W, C), float64, in squared positions of the stage's grid, the time step
+            folded in; entry (n, m) belongs to ``omega = (n * pi / H, m * pi / W)``.
     """
 
     place: Place
@@ -88,14 +88,15 @@ def diffusivity(
     block: Block = -1,
     gsd: float | None = None,
 ) -> list[Diffusivity]:
-    """Return the diffusivities that an encoder has for images of a size.
+    """Return the diffusivities of an encoder for images of a size.
 
     Args:
-        encoder: The model.
-        size: (height, width) of the images, in pixels.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        size: Height and width of the image in pixels.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         One entry for each block, from first to last.
@@ -122,8 +123,8 @@ def grid_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Return rows and columns of a stage's grid.
 
     Args:
-        size: (height, width) of the image, in pixels.
-        stride: Of the grid.
+        size: Height and width of the image in pixels.
+        stride: Pixels of the image from one position of the grid to the next.
 
     Raises:
         ValueError: If the image has no pixel.
@@ -141,11 +142,11 @@ class Spectrum:
     and over channels; times the number of coefficients it adds up to the features' sum of squares.
 
     Attributes:
-        place: Where in the encoder; None for the image itself.
+        place: Block of the encoder; None for the image itself.
         omega: Mean |omega| of each ring, (rings,), in radians per position of the stage's grid; of
             the image, per pixel.
-        before: (rings,).
-        after: Likewise; the same for the image.
+        before: Mean power before conduction (rings,).
+        after: Mean power after conduction (rings,); the same for the image.
     """
 
     place: Place | None
@@ -166,12 +167,13 @@ def spectra(
     """Return the spectrum of an image, and those before and after the heat conductions on it.
 
     Args:
-        encoder: The model; it runs in evaluation mode, and is left in the mode it was in.
-        image: (bands, H, W), normalised as in the model's training.
-        modality: Which stem takes it; the model's first by default.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        image: Image (bands, H, W), normalized as in the model's training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
+            all.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
         The image's, then one entry for each block, from first to last.
@@ -197,9 +199,9 @@ class Bands:
     """Low and high band of an image; they add up to it.
 
     Attributes:
-        low: (bands, H, W): the coefficients of the quarter disc around DC.
-        high: Likewise: all others.
-        kept: (H, W), which coefficients the low band holds. The disc is one in the plane of their
+        low: Image (bands, H, W) of the coefficients in the quarter disc around DC.
+        high: Image (bands, H, W) of all other coefficients.
+        kept: Mask (H, W) of the coefficients in the low band. The disc is one in the plane of their
             numbers, as the masking's; in that of frequencies only where the image is square.
     """
 
@@ -209,10 +211,10 @@ class Bands:
 
 
 def split_bands(image: Tensor, ratio: float = 0.25) -> Bands:
-    """Split an image as pretraining does: into a low-pass and what it lacks.
+    """Split an image into a low and a high band, as pretraining does.
 
     Args:
-        image: (bands, H, W), floating point.
+        image: Image (bands, H, W), normalized as in the model's training.
         ratio: Fraction of the spectrum's coefficients in the low band, above 0 and below 1; by
             default one that :class:`rsvheat.masking.FrequencyMasking` draws by default.
 

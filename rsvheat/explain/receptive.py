@@ -16,28 +16,28 @@ from rsvheat.models import RSVHeat
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How much the features at one position of a stage depend on each pixel.
+    """Dependence of the features at one position of a stage on each pixel.
 
     Attributes:
-        stage: The stage, from 0.
-        stride: Of its grid, in pixels.
-        centre: The pixel, (row, column), that the position is centred on.
-        sensitivity: (H, W) of the image, float64, adds up to 1.
+        stage: Number of the stage, from 0 on.
+        stride: Pixels of the image from one position of the stage's grid to the next.
+        center: Row and column of the pixel that the position is centered on.
+        sensitivity: Sensitivity (H, W) to each pixel of the image, float64; adds up to 1.
     """
 
     stage: int
     stride: int
-    centre: tuple[int, int]
+    center: tuple[int, int]
     sensitivity: NDArray[np.float64]
 
     def radius(self, share: float) -> float:
-        """Return the radius in pixels, around the centre, that holds a share of the sensitivity.
+        """Return the radius in pixels, around the center, that holds a share of the sensitivity.
 
         Args:
-            share: Above 0, up to 1.
+            share: Share of the sensitivity, above 0, up to 1.
         """
         rows, columns = (
-            np.arange(n) - c for n, c in zip(self.sensitivity.shape, self.centre, strict=True)
+            np.arange(n) - c for n, c in zip(self.sensitivity.shape, self.center, strict=True)
         )
         distance = np.hypot(rows[:, None], columns).ravel()
         order = np.argsort(distance, kind="stable")
@@ -64,13 +64,14 @@ def effective_receptive_field(
     derivative is the same in the mean. Images are averaged, and so are the probes.
 
     Args:
-        encoder: The model; it runs in evaluation mode, and is left in the mode it was in.
-        images: (bands, H, W), or (N, bands, H, W), normalised as in the model's training.
-        modality: Which stem takes them; the model's first by default.
-        stages: Which stages, from 0, negative from the end; None for all.
-        probes: Backward passes per image and stage.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
-        seed: Of the signs.
+        encoder: Encoder that is looked at; its mode stays as it was.
+        images: Image (bands, H, W), or several (N, bands, H, W), normalized as in the model's
+            training.
+        modality: Modality whose stem takes the image; the model's first by default.
+        stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
+        probes: Number of backward passes for each image and stage.
+        gsd: Ground sampling distance in meters per pixel, for models that take one.
+        seed: Seed of the random signs.
 
     Returns:
         One entry for each stage, from first to last.
@@ -109,14 +110,14 @@ def effective_receptive_field(
         if not total.sum() > 0:
             raise ValueError(f"the features of stage {stage} do not depend on the images")
         stride = 4 * 2**stage
-        centre = (row * stride, column * stride)
-        fields.append(ReceptiveField(stage, stride, centre, (total / total.sum()).numpy()))
+        center = (row * stride, column * stride)
+        fields.append(ReceptiveField(stage, stride, center, (total / total.sum()).numpy()))
     return fields
 
 
 @contextmanager
 def _frozen(encoder: nn.Module) -> Iterator[None]:
-    """Compute no gradients of parameters, so that evaluation's own path is the one looked at."""
+    """Compute no gradients of parameters, so that the encoder takes its path of evaluation."""
     trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into and comes out of the heat conduction operators while an encoder computes."""
+"""Records inputs and outputs of the heat conduction operators while an encoder computes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from rsvheat.models import RSVHeat
-from rsvheat.models.freq_embed import FrequencyNetwork, FrequencyTable
-from rsvheat.models.layers import HeatBlock, HeatOperator
+from rsvheat.models.layers import HeatBlock, HeatOperator, predict_diffusivity
 
 # The blocks of a stage that are looked at: one, negative from the end, or all.
 Block: TypeAlias = int | Literal["all"]
-
-_Conduct: TypeAlias = Callable[[Tensor, FrequencyTable | FrequencyNetwork, float], Tensor]
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +24,7 @@ class Place:
         stage: Its stage, from 0.
         block: Its number in the stage, from 0.
         stride: Pixels of the image from one position of the stage's grid to the next. The position
-            (i, j) is centred on the image's pixel (i * stride, j * stride).
+            (i, j) is centered on the image's pixel (i * stride, j * stride).
     """
 
     stage: int
@@ -112,31 +109,24 @@ def record(
         ValueError: If there is no such stage or block.
     """
     found: list[Conduction] = []
-    watched = places(encoder, stages, block)
-    before = [vars(operator).get("_conduct") for _, operator in watched]
+    handles = [
+        operator.conduction.register_forward_hook(_recorder(place, found))
+        for place, operator in places(encoder, stages, block)
+    ]
     try:
-        for place, operator in watched:
-            # On the instance, where it hides the method.
-            vars(operator)["_conduct"] = _recorder(place, operator, operator._conduct, found)
         yield found
     finally:
-        for (_, operator), old in zip(watched, before, strict=True):
-            if old is None:
-                vars(operator).pop("_conduct", None)
-            else:
-                vars(operator)["_conduct"] = old
+        for handle in handles:
+            handle.remove()
 
 
-def _recorder(
-    place: Place, operator: HeatOperator, conduct: _Conduct, found: list[Conduction]
-) -> _Conduct:
-    def recorded(x: Tensor, freq_embed: FrequencyTable | FrequencyNetwork, scale: float) -> Tensor:
-        y = conduct(x, freq_embed, scale)
+def _recorder(place: Place, found: list[Conduction]) -> Callable[..., None]:
+    def recorded(module: nn.Module, arguments: tuple[Any, ...], after: Tensor) -> None:
+        before, freq_embed, to_k, scale = arguments
         with torch.no_grad():
-            k = operator.diffusivity(freq_embed, x.shape[1], x.shape[2], scale)
-        # Copies: what follows in a block may write over them.
-        found.append(Conduction(place, x.detach().clone(), y.detach().clone(), k.detach()))
-        return y
+            k = predict_diffusivity(freq_embed, to_k, before.shape[1], before.shape[2], scale)
+        # Copies: later steps of a block may write over both.
+        found.append(Conduction(place, before.detach().clone(), after.detach().clone(), k.detach()))
 
     return recorded
 
@@ -175,11 +165,11 @@ def conductions(
 
     Args:
         encoder: The model.
-        image: (bands, H, W), normalised as in the model's training.
+        image: (bands, H, W), normalized as in the model's training.
         modality: Which stem takes it; the model's first by default.
         stages: Which stages, from 0, negative from the end; None for all.
         block: Which block of each, from 0, negative from the end; or ``"all"``.
-        gsd: Ground sampling distance in metres per pixel, of models that take one.
+        gsd: Ground sampling distance in meters per pixel, of models that take one.
 
     Returns:
         One entry for each block, from first to last, with a batch of 1.

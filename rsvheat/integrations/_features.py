@@ -28,7 +28,7 @@ class FeatureMaps(nn.Module):
         inflate_stems: As for :func:`rsvheat.load_checkpoint`.
         prefix: As for :func:`rsvheat.load_checkpoint`.
         modality: Name of the stem: ``"sar"`` to start from a checkpoint's SAR stem.
-        gsd: Ground sampling distance of all images in metres per pixel, for
+        gsd: Ground sampling distance of all images in meters per pixel, for
             ``freq_embed="implicit"``.
         output_norms: Whether every map is normed, as decoders for dense tasks expect.
         **encoder: Further arguments of :class:`rsvheat.models.RSVHeat`.

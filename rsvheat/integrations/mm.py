@@ -56,7 +56,7 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
             ``prefix``, ``stems`` and ``inflate_stems`` are arguments of
             :func:`rsvheat.load_checkpoint`. The file may be any that this reads.
         modality: Name of the stem: ``"sar"`` to start from a published checkpoint's SAR stem.
-        gsd: Ground sampling distance of all images in metres per pixel, for
+        gsd: Ground sampling distance of all images in meters per pixel, for
             ``freq_embed="implicit"``.
         **encoder: Further arguments of :class:`rsvheat.models.RSVHeat`, such as ``freq_embed``.
 
@@ -141,7 +141,7 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
         if untrained:
             raise ValueError(
                 f"frozen_stages={self.frozen_stages} would freeze {len(untrained)} parameters as "
-                f"initialised, because {report.source} lacks them: {', '.join(untrained[:5])}"
+                f"initialized, because {report.source} lacks them: {', '.join(untrained[:5])}"
             )
         weights = whole.state_dict()
         self.encoder.load_state_dict({name: weights[name] for name in self.encoder.state_dict()})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoder with a feature pyramid, as torchvision's detection models take it.
 
-An example for twelve bands; torchvision's own normalisation would stop at three::
+An example for twelve bands; torchvision's own normalization would stop at three::
 
     from torchvision.models.detection import MaskRCNN
 

@@ -2,7 +2,7 @@
 """Heat filters kept between calls in evaluation mode."""
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -10,21 +10,11 @@ from torch import Tensor
 
 class _Entry(NamedTuple):
     filter: Tensor
-    sources: tuple[Tensor, ...]
-    versions: tuple[tuple[int, int], ...]
-
-
-def _version(source: Tensor) -> tuple[int, int]:
-    return source._version, source.data_ptr()
+    made_of: Hashable
 
 
 class FilterCache:
-    """Filters by owner and size, bounded in bytes, each valid while its weights are unchanged.
-
-    A weight that is replaced, moved, or changed in place by any operation that autograd sees (an
-    optimizer's step, ``load_state_dict``, ``copy_``) invalidates the filters made of it. Values
-    written through ``.data`` or another library's view of the memory are out of autograd's
-    sight; ``model.train()`` drops everything.
+    """Filters by owner and size, bounded in bytes, each valid for the weights it was made of.
 
     Args:
         max_bytes: Bound on the size of all filters together; 0 keeps none.
@@ -46,27 +36,34 @@ class FilterCache:
         return sum(entry.filter.nbytes for entry in self._entries.values())
 
     def next_pass(self) -> None:
-        """Say that a forward pass begins; what the last two did not use may make room."""
+        """Say that a forward pass begins: filters that the last two did not use may make room."""
         self._pass += 1
 
-    def get(self, key: Hashable, sources: Sequence[Tensor]) -> Tensor | None:
-        """Return the filter stored under ``key`` if ``sources`` are what it was made of."""
+    def get(self, key: Hashable, made_of: Hashable) -> Tensor | None:
+        """Return the filter stored under a key, or None if there is none made of these weights.
+
+        Args:
+            key: Owner and size.
+            made_of: Fingerprints of the weights.
+        """
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            same = len(sources) == len(entry.sources) and all(
-                a is b and _version(a) == version
-                for a, b, version in zip(sources, entry.sources, entry.versions, strict=True)
-            )
-            if not same:
+            if entry.made_of != made_of:
                 self._remove(key)
                 return None
             self._last_used[key] = self._pass
             return entry.filter
 
-    def put(self, key: Hashable, sources: Sequence[Tensor], value: Tensor) -> None:
-        """Store a filter, unless it does not fit beside those in use."""
+    def put(self, key: Hashable, made_of: Hashable, value: Tensor) -> None:
+        """Store a filter, unless it does not fit beside those in use.
+
+        Args:
+            key: Owner and size.
+            made_of: Fingerprints of the weights.
+            value: Filter.
+        """
         with self._lock:
             self._remove(key)
             # Entries of the last pass stay: in a model larger than the bound, evicting them would
@@ -77,7 +74,7 @@ class FilterCache:
                 if self._last_used[old] < self._pass - 1:
                     self._remove(old)
             if self.nbytes + value.nbytes <= self.max_bytes:
-                self._entries[key] = _Entry(value, tuple(sources), tuple(map(_version, sources)))
+                self._entries[key] = _Entry(value, made_of)
                 self._last_used[key] = self._pass
 
     def drop(self, owner: Hashable) -> None:

@@ -1,64 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading of published vHeat and RS-vHeat checkpoints and of this project's own."""
 
+import codecs
 import os
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.serialization import config as load_config
 
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
+from rsvheat.models.load_report import LoadReport
 
 
 class CheckpointError(ValueError):
     """A file is no checkpoint of the model; the model is as it was."""
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What :func:`load_checkpoint` did. All names but those of ``skipped`` are the model's.
-
-    Attributes:
-        source: Path of the file.
-        layout: ``"published"``, or ``"rsvheat"`` for this project's own names.
-        loaded: Parameters that were copied, the resized and inflated ones included.
-        resized: Frequency and spatial embeddings that were resampled: sizes (H, W) before, after.
-        inflated: Stem weights that were adapted to another number of bands: bands before, after.
-        skipped: Keys of the file that were not used, with the reason.
-        missing: Parameters that are left as initialised.
-    """
-
-    source: str
-    layout: str
-    loaded: list[str] = field(default_factory=list)
-    resized: dict[str, tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=dict)
-    inflated: dict[str, tuple[int, int]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        """Return a summary, and names of what was not simply loaded."""
-        lines = [
-            f"{self.source} ({self.layout} layout): {len(self.loaded)} parameters loaded, "
-            f"{len(self.resized)} of them resized, {len(self.inflated)} inflated; "
-            f"{len(self.skipped)} keys skipped, {len(self.missing)} parameters left as initialised"
-        ]
-        lines += [f"  resized {name}: {a} -> {b}" for name, (a, b) in self.resized.items()]
-        lines += [f"  inflated {name}: {a} -> {b} bands" for name, (a, b) in self.inflated.items()]
-        for reason in dict.fromkeys(self.skipped.values()):
-            names = [name for name, why in self.skipped.items() if why == reason]
-            more = f" and {len(names) - 1} others" if len(names) > 1 else ""
-            lines.append(f"  skipped {names[0]}{more}: {reason}")
-        lines += [f"  left as initialised {name}" for name in self.missing]
-        return "\n".join(lines)
 
 
 def load_checkpoint(
@@ -68,6 +32,8 @@ def load_checkpoint(
     stems: Mapping[str, str] | None = None,
     inflate_stems: bool = False,
     prefix: str | None = None,
+    key: str | None = None,
+    content: Any = None,
 ) -> LoadReport:
     """Load weights into an encoder, whole or not at all.
 
@@ -80,28 +46,32 @@ def load_checkpoint(
     says. A head for another number of classes, or with moments for one
     without or the other way round, is skipped, and so are stages that follow the last
     one of a model without them. Stems, head, output norms and spatial correction embeddings that
-    the file lacks are left as initialised; whatever else differs is an error. Whether norms stand
+    the file lacks are left as initialized; whatever else differs is an error. Whether norms stand
     before or after cannot be seen in a file: ``norm_position`` must be that of the trained model.
 
     Args:
-        model: The encoder, changed in place.
-        path: The file.
-        stems: Which stem of the file (``"optical"``, ``"sar"``, or the file's own modality names;
-            the only one of a vHeat file is ``"optical"``) each of the model's modalities takes.
+        model: Encoder, changed in place.
+        path: Path of the file.
+        stems: Stem of the file (``"optical"``, ``"sar"``, or the file's own modality names; the
+            only one of a vHeat file is ``"optical"``) that each of the model's modalities takes.
             By default the one of the same name; a lone stem goes to a lone modality.
-        inflate_stems: Adapt a stem's first convolution to another number of bands by
-            :func:`inflate_stem`, instead of refusing it.
-        prefix: What encoder keys of the file begin with, where it holds several encoders (a
-            student and a teacher, say).
+        inflate_stems: Whether a stem's first convolution is adapted to another number of bands by
+            :func:`inflate_stem`, instead of being refused.
+        prefix: Beginning of the encoder's keys, where a file holds several encoders (a student and
+            a teacher, say).
+        key: Entry of the file that holds the weights, such as ``"teacher"`` or
+            ``"state_dict_ema"``; see :func:`weights_of` for the default.
+        content: Result of :func:`read_checkpoint`, where the file has been read already.
 
     Returns:
-        What was loaded, resized, inflated, skipped and left as initialised.
+        Report of what was loaded, resized, inflated, skipped and left as initialized.
 
     Raises:
         TypeError: If ``model`` is not an encoder.
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is truncated, a web page, not readable as plain weights, of
-            another architecture, or of other widths, depths or bands. The model is unchanged.
+        CheckpointError: If the file is damaged, a web page, not readable as plain weights, of
+            another architecture, or of other widths, depths or bands, or if weights are not
+            finite. The model is unchanged.
     """
     if not isinstance(model, RSVHeat):
         raise TypeError(
@@ -109,13 +79,68 @@ def load_checkpoint(
             "features-only wrapper it is wrapper.model"
         )
     path = Path(path)
-    raw = _tensors(_read(path), path)
-    layout, found = _find_encoder(raw, prefix, path)
-    report = LoadReport(str(path), layout)
-    for key in raw:
+    raw = weights_of(read_checkpoint(path) if content is None else content, path, key)
+    new, report = adapt_weights(
+        model, raw, str(path), stems=stems, inflate_stems=inflate_stems, prefix=prefix
+    )
+    check_finite(new, path)
+    target = model.state_dict()
+    with torch.no_grad():
+        for name, value in new.items():
+            target[name].copy_(value)
+    return report
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Make sure that weights are finite: a network with others makes confident nonsense.
+
+    Args:
+        tensors: Weights by name.
+        path: Path of the file, for messages.
+
+    Raises:
+        CheckpointError: If one is not; the message names it.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{path}: the weights {name} hold values that are not finite, NaN or infinity; the "
+                "file is damaged, or its training diverged"
+            )
+
+
+def adapt_weights(
+    model: RSVHeat,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    *,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    prefix: str | None = None,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Return weights under an encoder's names and in its sizes, as :func:`load_checkpoint` does.
+
+    Args:
+        model: Encoder, which is left as it is.
+        tensors: Weights by the keys of a file.
+        source: Name of the file, for messages.
+        stems: Name of the file's stem by modality of the model, as for :func:`load_checkpoint`.
+        inflate_stems: Whether stems may be adapted to other numbers of bands.
+        prefix: Beginning of the encoder's keys, where ``tensors`` hold several encoders.
+
+    Returns:
+        Values by name in the model's ``state_dict()``, and the report of loading them.
+
+    Raises:
+        CheckpointError: If the weights are of another architecture, or of other widths, depths or
+            bands.
+    """
+    layout, found = _find_encoder(tensors, prefix, source)
+    report = LoadReport(source, layout)
+    for key in tensors:
         if not key.startswith(found):
             report.skipped[key] = "not part of the encoder"
-    inside = {key: value for key, value in raw.items() if key.startswith(found)}
+    inside = {key: value for key, value in tensors.items() if key.startswith(found)}
     state: dict[str, tuple[str, Tensor]] = {}
     for key, value in inside.items():
         name = key[len(found) :]
@@ -126,8 +151,8 @@ def load_checkpoint(
             if layout == "published" and re.search(r"\.mlp\.fc[12]\.weight$", mapped):
                 value = value.flatten(1)  # published as 1x1 convolutions
             state[mapped] = (key, value)
-    _choose_stems(model, state, stems, report, path)
-    _check_structure(model, state, path)
+    _choose_stems(model, state, stems, report, source)
+    _check_structure(model, state, source)
 
     target = model.state_dict()
     new: dict[str, Tensor] = {}
@@ -136,19 +161,16 @@ def load_checkpoint(
         if name.startswith("head.") and moments[0] != moments[1]:
             report.skipped[key] = "of a head that pools otherwise"
         elif name in target:
-            adapted = _adapt(model, name, value, target[name], inflate_stems, report, path)
+            adapted = _adapt(model, name, value, target[name], inflate_stems, report, source)
             if adapted is None:
                 report.skipped[key] = f"{tuple(value.shape)}, for another number of classes"
             else:
                 new[name] = adapted
         else:
             report.skipped[key] = "the model has no such part"
-    with torch.no_grad():
-        for name, value in new.items():
-            target[name].copy_(value)
     report.loaded.extend(name for name in target if name in new)
     report.missing.extend(name for name in target if name not in new)
-    return report
+    return new, report
 
 
 def inflate_stem(weight: Tensor, bands: int) -> Tensor:
@@ -185,8 +207,52 @@ class _Inert:
 _CONFIGURATIONS = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
 
 
-def _read(path: Path) -> Any:
-    """Return what a file holds, or raise a CheckpointError that says what is wrong with it."""
+def _numpy_globals() -> list[Any]:
+    """Return what numpy's scalars and arrays are pickled as, which torch names as safe."""
+    import numpy as np
+
+    rebuild = np._core.multiarray  # type: ignore[attr-defined]
+    names = [(rebuild.scalar, "scalar"), (rebuild._reconstruct, "_reconstruct")]
+    functions = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for function, name in names
+        for core in ("core", "_core")  # numpy 1 and 2
+    ]
+    types = {type(np.dtype(kind)) for kind in np.typecodes["All"] if kind not in "OV"}
+    return [*functions, *types, np.ndarray, np.dtype, codecs.encode]
+
+
+@contextmanager
+def _readable_types() -> Iterator[None]:
+    """Let the unpickler read numpy's numbers and published configurations."""
+    # torch's own context manager would also remove types that the user had allowed before.
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([*_CONFIGURATIONS, *_numpy_globals()])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read a file of weights or of a training run, without running any code of it.
+
+    Tensors of torch's files are mapped into memory and read when they are used. The checksums of
+    torch's files, which torch itself does not compare, are. Python objects are refused, except for
+    numpy's numbers and arrays and the configurations of published files, which become dictionaries.
+
+    Args:
+        path: ``.safetensors``, or any file of ``torch.save``.
+
+    Returns:
+        Content of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged, is something else, or holds Python objects.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file at {path}")
     with path.open("rb") as file:
@@ -203,53 +269,126 @@ def _read(path: Path) -> Any:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
-        )
+    zipped = start.startswith(b"PK")
+    if zipped:
+        _check_zip(path)
+    # Damaged pickles fail in whichever way their bytes suggest: each of these is the file's fault.
     try:
-        with torch.serialization.safe_globals(_CONFIGURATIONS):  # type: ignore[arg-type]
+        with (
+            _readable_types(),
+            load_config.patch({"load.mmap": zipped}),  # type: ignore[attr-defined]
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except EOFError as error:
         raise CheckpointError(f"{path} is truncated: it ends early. Download it again") from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} cannot be read as plain weights (weights_only=True): it is damaged, not a "
-            f"checkpoint, or holds Python objects, which are never loaded: {_first_line(error)}"
-        ) from error
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} {_refusal(error)}") from error
+    except Exception as error:
         raise CheckpointError(
             f"{path} is damaged or not a torch checkpoint: {_first_line(error)}"
         ) from error
 
 
+def _check_zip(path: Path) -> None:
+    """Compare the checksums of a zip archive's members."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is truncated: its zip directory, at the end, is missing. Download it again"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of its part {damaged} is wrong. Download it again"
+        )
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Say what the unpickler refused; its own text advises to let the file run code."""
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    found = match[1] if match else None
+    if found is None:
+        return "is damaged or not a checkpoint: it is not a pickle of plain weights"
+    advice = "save its weights alone, torch.save(model.state_dict(), path), where it was written"
+    if found.startswith("mmengine."):
+        advice = (
+            "save its weights alone where mmengine is installed, such as by its "
+            "tools/model_converters/publish_model.py"
+        )
+    return f"holds a Python object, {found}, which is never loaded since it may run code: {advice}"
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except Exception as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file: {_first_line(error)}"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    """Return the reason of an error in a line, without terminal codes."""
+    line = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().split("\n")[0]
+    return line or type(error).__name__
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint's content, without DDP's and compile's prefixes."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+# Names under which training scripts save weights; the first that is there is taken.
+_KEYS = ("model", "state_dict")
+_OTHER_KEYS = (
+    *("model_state_dict", "model_state", "state_dict_ema", "model_ema", "ema", "net", "network"),
+    *("module", "teacher", "student", "encoder", "backbone"),
+)
+
+
+def weights_of(
+    content: Any, path: str | os.PathLike[str], key: str | None = None
+) -> dict[str, Tensor]:
+    """Return the named weights in a checkpoint's content, without DDP's and compile's prefixes.
+
+    Args:
+        content: Result of :func:`read_checkpoint`.
+        path: Path of the file, for messages.
+        key: Entry of the file that holds the weights. By default ``model`` or ``state_dict``, else
+            the only entry with a usual name such as ``model_state_dict``, ``net`` or ``teacher``,
+            else the file itself.
+
+    Raises:
+        CheckpointError: If there are no weights, no such entry, or several usual ones.
+    """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
+    entries = [
+        str(name)
+        for name, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
+    ]
+    if key is not None:
+        if key not in entries:
+            raise CheckpointError(
+                f"{path} has no weights under key={key!r}; the entries with weights are "
+                f"{_few(entries) if entries else 'none'}"
+            )
+        content = content[key]
+    else:
+        chosen = [name for name in _KEYS if name in entries][:1]
+        if any(isinstance(value, Tensor) for value in content.values()):
+            entries = chosen
+        chosen = chosen or [name for name in entries if name in _OTHER_KEYS]
+        if len(chosen) > 1:
+            raise CheckpointError(f"{path} holds weights under {_few(chosen)}: choose by key=")
+        if chosen:
+            content = content[chosen[0]]
+        elif entries:
+            raise CheckpointError(f"{path} holds weights under {_few(entries)}: choose one by key=")
     tensors = {
-        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(key)): value
-        for key, value in content.items()
+        re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", str(name)): value
+        for name, value in content.items()
         if isinstance(value, Tensor)
     }
     if not tensors:
@@ -269,14 +408,14 @@ _MARKS = {
 }
 
 
-def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, path: Path) -> tuple[str, str]:
+def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, source: str) -> tuple[str, str]:
     """Return the layout of the keys and what the encoder's keys begin with."""
     found = set()
     for layout, mark in _MARKS.items():
         found |= {(layout, match[1]) for match in map(mark.match, raw) if match}
     if not found:
         raise CheckpointError(
-            f"{path} is of another architecture: it has no heat operators of vHeat or RS-vHeat; "
+            f"{source} is of another architecture: it has no heat operators of vHeat or RS-vHeat; "
             f"its keys are {_few(raw)}"
         )
     if prefix is not None:
@@ -284,12 +423,12 @@ def _find_encoder(raw: Mapping[str, Tensor], prefix: str | None, path: Path) -> 
         found = {(layout, start) for layout, start in found if start == prefix}
         if not found:
             raise CheckpointError(
-                f"{path} has no encoder whose keys begin with {prefix!r}; prefix= may be one of "
+                f"{source} has no encoder whose keys begin with {prefix!r}; prefix= may be one of "
                 f"{there}"
             )
     if len(found) > 1:
         names = sorted(start for _, start in found)
-        raise CheckpointError(f"{path} holds several encoders; choose one by prefix= of {names}")
+        raise CheckpointError(f"{source} holds several encoders; choose one by prefix= of {names}")
     return found.pop()
 
 
@@ -335,7 +474,7 @@ def _choose_stems(
     state: dict[str, tuple[str, Tensor]],
     stems: Mapping[str, str] | None,
     report: LoadReport,
-    path: Path,
+    source: str,
 ) -> None:
     """Rename the stems in ``state`` to the model's modalities."""
     parts: dict[str, dict[str, tuple[str, Tensor]]] = {}
@@ -352,7 +491,7 @@ def _choose_stems(
                 f"stems: the model has no modality {modality!r}, only {list(model.modalities)}"
             )
         if stem not in parts:
-            raise CheckpointError(f"stems: {path} has no stem {stem!r}, only {list(parts)}")
+            raise CheckpointError(f"stems: {source} has no stem {stem!r}, only {list(parts)}")
         for rest, entry in parts[stem].items():
             state[f"stems.{modality}.{rest}"] = entry
     for stem in parts.keys() - set(stems.values()):
@@ -369,14 +508,14 @@ def _may_lack(name: str) -> bool:
     )
 
 
-def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], path: Path) -> None:
+def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], source: str) -> None:
     """Raise unless the checkpoint's body is that of the model, widths aside."""
     depths = _depths(state)
     wanted = _depths(model.state_dict())
     # A model for features of early stages may be without the later ones.
     if depths[: len(wanted)] != wanted:
         raise CheckpointError(
-            f"{path} has other depths: {depths} blocks per stage, the model has {wanted}"
+            f"{source} has other depths: {depths} blocks per stage, the model has {wanted}"
         )
     later = tuple(f"stages.{stage}." for stage in range(len(wanted), len(depths)))
     names = set(model.state_dict())
@@ -391,7 +530,7 @@ def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], pa
         for part, (what, argument) in hints.items():
             if part in name:
                 raise CheckpointError(
-                    f"{path} has {what} ({state[name][0]}), which the model has not: build it "
+                    f"{source} has {what} ({state[name][0]}), which the model has not: build it "
                     f"with the matching {argument}"
                 )
     lacking = sorted(name for name in names - set(state) if not _may_lack(name))
@@ -399,11 +538,11 @@ def _check_structure(model: RSVHeat, state: Mapping[str, tuple[str, Tensor]], pa
         for part, (what, argument) in hints.items():
             if part in name:
                 raise CheckpointError(
-                    f"{path} lacks {what} of the model ({name}): build it with the matching "
+                    f"{source} lacks {what} of the model ({name}): build it with the matching "
                     f"{argument}"
                 )
     if lacking:
-        raise CheckpointError(f"{path} is incomplete: it lacks {_few(lacking)}")
+        raise CheckpointError(f"{source} is incomplete: it lacks {_few(lacking)}")
 
 
 def _depths(names: Mapping[str, Any]) -> tuple[int, ...]:
@@ -422,7 +561,7 @@ def _adapt(
     target: Tensor,
     inflate_stems: bool,
     report: LoadReport,
-    path: Path,
+    source: str,
 ) -> Tensor | None:
     """Return ``value`` in the shape of ``target``; None for a head of other classes."""
     shape, wanted = tuple(value.shape), tuple(target.shape)
@@ -439,13 +578,13 @@ def _adapt(
     if is_first and len(shape) == 4 and (shape[0], *shape[2:]) == (wanted[0], *wanted[2:]):
         if not inflate_stems:
             raise CheckpointError(
-                f"{path} has a stem for {shape[1]} bands, the model's modality "
+                f"{source} has a stem for {shape[1]} bands, the model's modality "
                 f"{name.split('.')[1]!r} takes {wanted[1]}: inflate_stems=True adapts it, keeping "
-                "the response to the mean of the bands; stems={} leaves stems as initialised"
+                "the response to the mean of the bands; stems={} leaves stems as initialized"
             )
         report.inflated[name] = shape[1], wanted[1]
         return inflate_stem(value.float(), wanted[1])
     raise CheckpointError(
-        f"{path} has other widths than the model, whose dims are {model.dims}: {name} has shape "
+        f"{source} has other widths than the model, whose dims are {model.dims}: {name} has shape "
         f"{shape} in the file and {wanted} in the model"
     )

@@ -2,8 +2,8 @@
 """The RS-vHeat and vHeat encoder: four stages of heat conduction for images of any size."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,16 @@ from torch.utils.checkpoint import checkpoint
 
 from rsvheat.models._filter_cache import FilterCache
 from rsvheat.models.freq_embed import (
+    Embedding,
     FreqResize,
     FrequencyNetwork,
     FrequencyTable,
     check_freq_resize,
     resize_map,
 )
-from rsvheat.models.hub import HubMixin
 from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem, pool_features
+from rsvheat.models.load_report import LoadReport
+from rsvheat.models.parameter_groups import parameter_groups
 
 NormPosition: TypeAlias = Literal["post", "pre"]
 FreqEmbed: TypeAlias = Literal["table", "implicit"]
@@ -63,7 +65,7 @@ class Stage(nn.Module):
         self.freq_resize = freq_resize
         self.grad_checkpointing = False
         self.downsample = None if in_dim is None else Downsample(in_dim, dim)
-        self.freq_embed: FrequencyTable | FrequencyNetwork
+        self.freq_embed: Embedding
         if freq_embed == "table":
             self.freq_embed = FrequencyTable(*size, dim, freq_resize)
         else:
@@ -120,7 +122,7 @@ class Head(nn.Module):
 
     @property
     def dim(self) -> int:
-        """How many channels the classifier takes."""
+        """Number of channels that the classifier takes."""
         return 2 * sum(self.dims) if self.global_pool == "moments" else self.dims[-1]
 
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -132,8 +134,8 @@ class Head(nn.Module):
                 raise ValueError(f"global_pool must be 'avg', 'moments' or '', got {global_pool!r}")
             before, self.global_pool = self.global_pool, global_pool
             if before is None or (before == "moments") != (global_pool == "moments"):
-                # Moments have all scales. They are standardised by the batch, as probes of frozen
-                # features standardise them by the training images.
+                # Moments have all scales. They are standardized by the batch, as probes of frozen
+                # features standardize them by the training images.
                 self.norm = (
                     nn.BatchNorm1d(self.dim, affine=False)
                     if global_pool == "moments"
@@ -150,7 +152,7 @@ class Head(nn.Module):
         """Return logits (B, num_classes), or pooled features, of features (B, H, W, C).
 
         Args:
-            x: Of the last stage, or for moments those of every stage.
+            x: Features of the last stage, or for moments those of every stage.
             pre_logits: Leave out the classifier.
         """
         y: Tensor = self.norm(x if isinstance(x, Tensor) else pool_features(x))
@@ -162,7 +164,7 @@ class Head(nn.Module):
         return y.permute(0, 3, 1, 2) if y.dim() == 4 else y
 
 
-class RSVHeat(HubMixin, nn.Module):
+class RSVHeat(nn.Module):
     """The encoder of RS-vHeat, and of vHeat with ``spatial_correction=False``.
 
     Takes images of any height and width, another one at each call. Every convolution of stride 2
@@ -171,9 +173,10 @@ class RSVHeat(HubMixin, nn.Module):
     padding; published encoders do the same. Features are channels-last inside, and NCHW tensors
     with channels-last strides where they leave.
 
-    In evaluation mode, and where no gradient reaches the frequency embeddings, diffusivities and
-    their filters are computed once per size and kept in ``filter_cache`` (512 MiB at most, see its
-    ``max_bytes``) until the weights change or training resumes.
+    On the CPU, in evaluation mode and where no gradient reaches the frequency embeddings,
+    diffusivities and their filters are computed once per size and kept in ``filter_cache`` (512 MiB
+    at most, see its ``max_bytes``) until the weights change, in whatever way they are written, or
+    training resumes. On other devices they are computed in each call.
 
     Args:
         dims: Channels of each stage, even.
@@ -183,8 +186,8 @@ class RSVHeat(HubMixin, nn.Module):
             ``{"optical": 3, "sar": 1}``, or ``{"optical": in_chans}``.
         num_classes: Classes of the head; 0 for a backbone.
         norm_position: Norms after the operator and the MLP (``"post"``) or before (``"pre"``).
-        layer_scale: First value of learnt factors on the residual branches; None for no factors.
-        spatial_correction: Whether positions have learnt embeddings (SCE), one table per stage.
+        layer_scale: First value of learned factors on the residual branches; None for no factors.
+        spatial_correction: Whether positions have learned embeddings (SCE), one table per stage.
         freq_embed: k from a ``"table"`` of frequency value embeddings per stage, or ``"implicit"``
             from a small network over frequency and ground sampling distance.
         freq_resize: How tables follow another size: see
@@ -194,12 +197,12 @@ class RSVHeat(HubMixin, nn.Module):
             as published backbones for dense tasks do.
         drop_path: Largest rate of stochastic depth; it grows linearly over the blocks.
         in_chans: Bands of the only stem; instead of ``modalities``.
-        reference_gsd: Ground sampling distance, in metres per pixel, at which the network of
+        reference_gsd: Ground sampling distance, in meters per pixel, at which the network of
             ``freq_embed="implicit"`` gives k in pixel**2, and what a call without ``gsd`` means.
         mlp_ratio: Hidden channels of the MLPs per channel.
         drop_rate: Rate of dropout before the classifier.
         global_pool: What the head sees. ``"avg"``: the mean of the last stage's normed features;
-            ``"moments"``: mean and deviation over space of every stage's channels, standardised
+            ``"moments"``: mean and deviation over space of every stage's channels, standardized
             by the batch in training, see :func:`~rsvheat.models.pool_features`, which tells small
             images of textures apart much sooner; ``""``: every position of the last stage by
             itself, for logits at each.
@@ -209,6 +212,14 @@ class RSVHeat(HubMixin, nn.Module):
 
     Source: RS-vHeat (arXiv 2411.17984), vHeat (arXiv 2405.16555).
     """
+
+    load_report: LoadReport | None = None
+    """Report of the loading, if the model was built with pretrained weights."""
+
+    # rsvheat.models.hub, which imports this file, sets them.
+    from_pretrained: ClassVar[Callable[..., "RSVHeat"]]
+    save_pretrained: Callable[..., str | None]
+    push_to_hub: Callable[..., str]
 
     def __init__(
         self,
@@ -292,8 +303,30 @@ class RSVHeat(HubMixin, nn.Module):
         self.head = Head(dims, num_classes, global_pool, drop_rate)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Arguments that build this encoder: numbers, strings, tuples and dictionaries."""
+        return {
+            "dims": self.dims,
+            "depths": self.depths,
+            "img_size": self.img_size,
+            "modalities": dict(self.modalities),
+            "num_classes": self.num_classes,
+            "norm_position": self.norm_position,
+            "layer_scale": self.layer_scale,
+            "spatial_correction": self.spatial_correction,
+            "freq_embed": self.freq_embed,
+            "freq_resize": self.freq_resize,
+            "output_norms": self.output_norms is not None,
+            "drop_path": self.drop_path,
+            "reference_gsd": self.reference_gsd,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_rate": self.head.drop_rate,
+            "global_pool": self.head.global_pool,
+        }
+
+    @property
     def head_hidden_size(self) -> int:
-        """How many features the classifier takes."""
+        """Number of features that the classifier takes."""
         return self.head.dim
 
     @property
@@ -307,7 +340,7 @@ class RSVHeat(HubMixin, nn.Module):
         Args:
             x: (B, bands, H, W), floating point, H and W from 1 on.
             modality: Name of the stem; the first one by default.
-            gsd: Ground sampling distance of the images in metres per pixel, for
+            gsd: Ground sampling distance of the images in meters per pixel, for
                 ``freq_embed="implicit"``; ``reference_gsd`` by default.
 
         Returns:
@@ -508,53 +541,28 @@ class RSVHeat(HubMixin, nn.Module):
     def get_parameter_groups(
         self, lr: float | None = None, weight_decay: float = 0.05, layer_decay: float = 1.0
     ) -> list[dict[str, Any]]:
-        """Return the trainable parameters in groups for an optimizer.
+        """Return the trainable parameters in groups, with their names.
 
         Args:
-            lr: Learning rate of the head; deeper groups get it times their ``lr_scale``. None
-                leaves ``lr`` out, for schedulers that read ``lr_scale``.
-            weight_decay: For parameters of two dimensions or more that
+            lr: Learning rate of the head, as for
+                :func:`~rsvheat.models.parameter_groups.parameter_groups`.
+            weight_decay: Weight decay of parameters of two dimensions or more that
                 :meth:`no_weight_decay` does not name; 0 for the others.
             layer_decay: Factor on the learning rate for each block between a parameter and the
                 head, above 0 and at most 1.
 
         Returns:
-            Dictionaries with ``params``, ``param_names``, ``weight_decay``, ``lr_scale`` and, if
-            given, ``lr``, from the stems to the head.
+            Groups of :func:`~rsvheat.models.parameter_groups.parameter_groups`, each with
+            ``param_names``, too.
 
         Raises:
             ValueError: If ``layer_decay`` is not as above.
         """
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
-        exempt = self.no_weight_decay()
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        last = sum(self.depths[: len(self.stages)]) + 1
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            layer = self._layer(name, last)
-            decays = parameter.dim() >= 2 and name not in exempt
-            if (layer, decays) not in groups:
-                scale = layer_decay ** (last - layer)
-                group = {"params": [], "param_names": [], "lr_scale": scale}
-                group["weight_decay"] = weight_decay if decays else 0.0
-                if lr is not None:
-                    group["lr"] = lr * scale
-                groups[layer, decays] = group
-            groups[layer, decays]["params"].append(parameter)
-            groups[layer, decays]["param_names"].append(name)
-        return [groups[key] for key in sorted(groups)]
-
-    def _layer(self, name: str, last: int) -> int:
-        """Return a parameter's depth: 0 for stems, 1 on for blocks, ``last`` for the head."""
-        parts = name.split(".")
-        if parts[0] == "stems":
-            return 0
-        if parts[0] != "stages":
-            return last
-        block = int(parts[3]) if parts[2] == "blocks" else 0
-        return sum(self.depths[: int(parts[1])]) + block + 1
+        groups = parameter_groups(self, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        for group in groups:
+            group["param_names"] = [names[parameter] for parameter in group["params"]]
+        return groups
 
     def _stage_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.stages)

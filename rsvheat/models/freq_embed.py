@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables over frequency or space that follow the input's size, and a network in their place."""
 
+import functools
 import math
 from typing import Literal, TypeAlias, get_args
 
@@ -82,19 +83,44 @@ def _resize_image(table: Tensor, height: int, width: int, mode: str) -> Tensor:
 
 def _frequency_weights(size: int, new_size: int, like: Tensor) -> Tensor:
     """Return the (new_size, size) matrix that evaluates ``size`` bins at those of ``new_size``."""
-    nodes = torch.arange(-2, size + 2, dtype=torch.float32, device=like.device)
-    bins = torch.arange(new_size, dtype=torch.float32, device=like.device)
+    # Tensors that a mode or a compiler makes belong to its run.
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or type(like) not in (Tensor, nn.Parameter)
+    ):
+        return _evaluation_matrix(size, new_size).to(like.device, like.dtype)
+    weights = _kept_evaluation_matrix(size, new_size, like.device, like.dtype)
+    if weights.is_cuda:
+        # Its memory is not given to others before this stream has used it.
+        weights.record_stream(torch.cuda.current_stream(weights.device))
+    return weights
+
+
+@functools.lru_cache(maxsize=128)
+def _kept_evaluation_matrix(
+    size: int, new_size: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    # Training must be able to save it for its backward pass.
+    with torch.inference_mode(False):
+        return _evaluation_matrix(size, new_size).to(device, dtype)
+
+
+def _evaluation_matrix(size: int, new_size: int) -> Tensor:
+    nodes = torch.arange(-2, size + 2, dtype=torch.float32, device="cpu")
+    bins = torch.arange(new_size, dtype=torch.float32, device="cpu")
     distance = ((bins * (size / new_size))[:, None] - nodes).abs()
     # Cubic convolution with a = -1/2: exact for parabolas between the bins.
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    return (weights @ _continuation(size).to(like.device)).to(like.dtype)
+    return weights @ _continuation(size)
 
 
 def _continuation(size: int) -> Tensor:
     """Return the (size + 4, size) matrix that continues ``size`` bins by two at either end."""
-    matrix = torch.zeros(size + 4, size)
+    matrix = torch.zeros(size + 4, size, device="cpu")
     last = size - 1
     for row, node in enumerate(range(-2, size + 2)):
         if node <= last:
@@ -106,7 +132,7 @@ def _continuation(size: int) -> Tensor:
 
 
 class FrequencyTable(nn.Module):
-    """A learnt frequency value embedding (FVE) per bin, resampled where the size differs.
+    """A learned frequency value embedding (FVE) per bin, resampled where the size differs.
 
     Args:
         height: H of the table.
@@ -140,9 +166,9 @@ class FrequencyTable(nn.Module):
 class FrequencyNetwork(nn.Module):
     """A small network over (omega_h, omega_w, log ground sampling distance) instead of a table.
 
-    It sees frequencies per metre, relative to the reference sampling distance, so that one scene
-    at two resolutions has one diffusivity per metre. The log sampling distance starts with weight
-    0: what depends on resolution beyond that is learnt.
+    It sees frequencies per meter, relative to the reference sampling distance, so that one scene
+    at two resolutions has one diffusivity per meter. The log sampling distance starts with weight
+    0: what depends on resolution beyond that is learned.
 
     Args:
         channels: C.
@@ -179,3 +205,6 @@ class FrequencyNetwork(nn.Module):
         x = torch.stack((omega_h, omega_w, log_scale), dim=-1)
         y: Tensor = self.fc3(self.act(self.fc2(self.act(self.fc1(x)))))
         return y
+
+
+Embedding: TypeAlias = FrequencyTable | FrequencyNetwork

@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders in folders and on the Hugging Face hub: ``config.json`` and ``model.safetensors``."""
+"""Encoders in folders and on the Hugging Face hub: ``config.json`` and ``model.safetensors``.
+
+Files, names and arguments are those of huggingface_hub's ``PyTorchModelHubMixin``, which writes and
+uploads them. It is not a base class of the encoder: it would make ``import rsvheat.models`` import
+an HTTP client, it reads other bands or classes only as errors, and its saving begins with deleting
+what is there.
+
+Importing this module makes its functions methods of :class:`~rsvheat.models.RSVHeat`.
+"""
 
 import functools
 import inspect
@@ -7,20 +15,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from rsvheat._files import replacing
 from rsvheat._library import package_version
+from rsvheat.models.checkpoints import CheckpointError, load_checkpoint
+from rsvheat.models.encoder import RSVHeat
+from rsvheat.models.variants import variant_name
 
 if TYPE_CHECKING:
     from huggingface_hub import PyTorchModelHubMixin
-
-    from rsvheat.models.checkpoints import LoadReport
-    from rsvheat.models.encoder import RSVHeat
-
-_Encoder = TypeVar("_Encoder", bound="RSVHeat")
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _LIBRARY = "rsvheat"
@@ -43,194 +49,152 @@ model = rsvheat.models.RSVHeat.from_pretrained("{{ repo_id | default("folder", t
 """
 
 
-class HubMixin:
-    """Saving and loading for :class:`~rsvheat.models.RSVHeat`, as huggingface_hub's mixin does.
+def save_pretrained(
+    model: RSVHeat,
+    /,
+    save_directory: str | os.PathLike[str],
+    *,
+    repo_id: str | None = None,
+    push_to_hub: bool = False,
+    model_card_kwargs: dict[str, Any] | None = None,
+    **push_to_hub_kwargs: Any,
+) -> str | None:
+    """Write ``config.json``, ``model.safetensors`` and, if there is none yet, a ``README.md``.
 
-    Files, names and arguments are those of ``PyTorchModelHubMixin``, which writes and uploads
-    them. It is not a base class: it would make ``import rsvheat`` import an HTTP client, it reads
-    other bands or classes only as errors, and its saving begins with deleting what is there.
+    All are complete before the first replaces an older one, so an interrupted or failed call
+    leaves the folder as it was.
+
+    Args:
+        model: Encoder to save.
+        save_directory: The folder; made if need be.
+        repo_id: ``"owner/name"`` for ``push_to_hub``; the folder's name by default.
+        push_to_hub: Whether to call :meth:`push_to_hub` as well.
+        model_card_kwargs: For the template of the README.
+        **push_to_hub_kwargs: For :meth:`push_to_hub`.
+
+    Returns:
+        Address of the commit on the hub, with ``push_to_hub``.
+
+    Raises:
+        ValueError: If stages were pruned off the encoder, as for features of early ones.
     """
+    folder = Path(save_directory)
+    adapter, config = _adapter(model), _described(model)
+    with replacing(folder) as temporary:
+        adapter.save_pretrained(temporary, config=config, model_card_kwargs=model_card_kwargs)
+        if (folder / CARD).exists():  # somebody may have written into it
+            (temporary / CARD).unlink()
+    if not push_to_hub:
+        return None
+    repo_id = folder.resolve().name if repo_id is None else repo_id
+    return model.push_to_hub(repo_id, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
 
-    load_report: "LoadReport | None" = None
-    """What became of each parameter of the model in loading pretrained weights, if it was."""
 
-    @property
-    def config(self: "RSVHeat") -> dict[str, Any]:  # type: ignore[misc]
-        """The arguments that build this encoder: numbers, strings, tuples and dictionaries."""
-        return {
-            "dims": self.dims,
-            "depths": self.depths,
-            "img_size": self.img_size,
-            "modalities": dict(self.modalities),
-            "num_classes": self.num_classes,
-            "norm_position": self.norm_position,
-            "layer_scale": self.layer_scale,
-            "spatial_correction": self.spatial_correction,
-            "freq_embed": self.freq_embed,
-            "freq_resize": self.freq_resize,
-            "output_norms": self.output_norms is not None,
-            "drop_path": self.drop_path,
-            "reference_gsd": self.reference_gsd,
-            "mlp_ratio": self.mlp_ratio,
-            "drop_rate": self.head.drop_rate,
-            "global_pool": self.head.global_pool,
-        }
+def push_to_hub(model: RSVHeat, /, repo_id: str, **kwargs: Any) -> str:
+    """Upload what :meth:`save_pretrained` writes to the Hugging Face hub in one commit.
 
-    def save_pretrained(  # type: ignore[misc]
-        self: "RSVHeat",
-        save_directory: str | os.PathLike[str],
-        *,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        model_card_kwargs: dict[str, Any] | None = None,
-        **push_to_hub_kwargs: Any,
-    ) -> str | None:
-        """Write ``config.json``, ``model.safetensors`` and, if there is none yet, a ``README.md``.
+    Args:
+        model: Encoder to upload.
+        repo_id: ``"owner/name"``; the repository is made if need be.
+        **kwargs: Arguments of ``PyTorchModelHubMixin.push_to_hub``: ``commit_message``,
+            ``private``, ``token``, ``branch``, ``create_pr``, patterns, ``model_card_kwargs``.
 
-        All are complete before the first replaces an older one, so an interrupted or failed call
-        leaves the folder as it was.
+    Returns:
+        Address of the commit.
 
-        Args:
-            save_directory: The folder; made if need be.
-            repo_id: ``"owner/name"`` for ``push_to_hub``; the folder's name by default.
-            push_to_hub: Whether to call :meth:`push_to_hub` as well.
-            model_card_kwargs: For the template of the README.
-            **push_to_hub_kwargs: For :meth:`push_to_hub`.
+    Raises:
+        ValueError: As for :meth:`save_pretrained`.
+    """
+    card = {"repo_id": repo_id, **(kwargs.pop("model_card_kwargs", None) or {})}
+    config = _described(model)
+    return _adapter(model).push_to_hub(repo_id, config=config, model_card_kwargs=card, **kwargs)
 
-        Returns:
-            Address of the commit on the hub, with ``push_to_hub``.
 
-        Raises:
-            ValueError: If stages were pruned off the encoder, as for features of early ones.
-        """
-        folder = Path(save_directory)
-        adapter, config = _adapter(self), _described(self)
-        with replacing(folder) as temporary:
-            adapter.save_pretrained(temporary, config=config, model_card_kwargs=model_card_kwargs)
-            if (folder / CARD).exists():  # somebody may have written into it
-                (temporary / CARD).unlink()
-        if not push_to_hub:
-            return None
-        repo_id = folder.resolve().name if repo_id is None else repo_id
-        return self.push_to_hub(repo_id, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
+def from_pretrained(
+    cls: type[RSVHeat],
+    /,
+    pretrained_model_name_or_path: str | os.PathLike[str],
+    *,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    force_download: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    revision: str | None = None,
+    **overrides: Any,
+) -> RSVHeat:
+    """Build an encoder from a folder of :meth:`save_pretrained` or a repository on the hub.
 
-    def push_to_hub(self: "RSVHeat", repo_id: str, **kwargs: Any) -> str:  # type: ignore[misc]
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub in one commit.
+    Args:
+        cls: Class to build: the encoder, or a subclass.
+        pretrained_model_name_or_path: The folder, or ``"owner/name"``.
+        stems: Which stem of the file each modality takes, as for
+            :func:`~rsvheat.load_checkpoint`.
+        inflate_stems: Whether a stem may be adapted to another number of bands by
+            :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
+        force_download: Download although the files are cached.
+        token: For private repositories.
+        cache_dir: Folder of downloaded files.
+        local_files_only: Use cached files only.
+        revision: Branch, tag or commit.
+        **overrides: Arguments of :class:`~rsvheat.models.RSVHeat` that replace the saved ones.
+            Tables are resized to another ``img_size``, another ``num_classes`` gets a new
+            head, ``in_chans`` or ``modalities`` get the saved stems of the same names (see
+            ``stems`` and ``inflate_stems``).
 
-        Args:
-            repo_id: ``"owner/name"``; the repository is made if need be.
-            **kwargs: As for ``PyTorchModelHubMixin.push_to_hub``: ``commit_message``, ``private``,
-                ``token``, ``branch``, ``create_pr``, patterns, ``model_card_kwargs``.
+    Returns:
+        The encoder in evaluation mode. ``load_report`` says what became of each parameter.
 
-        Returns:
-            Address of the commit.
-
-        Raises:
-            ValueError: As for :meth:`save_pretrained`.
-        """
-        card = {"repo_id": repo_id, **(kwargs.pop("model_card_kwargs", None) or {})}
-        config = _described(self)
-        return _adapter(self).push_to_hub(repo_id, config=config, model_card_kwargs=card, **kwargs)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[misc]
-        cls: type[_Encoder],
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        stems: Mapping[str, str] | None = None,
-        inflate_stems: bool = False,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-        **overrides: Any,
-    ) -> _Encoder:
-        """Build an encoder from a folder of :meth:`save_pretrained` or a repository on the hub.
-
-        Args:
-            pretrained_model_name_or_path: The folder, or ``"owner/name"``.
-            stems: Which stem of the file each modality takes, as for
-                :func:`~rsvheat.load_checkpoint`.
-            inflate_stems: Whether a stem may be adapted to another number of bands by
-                :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
-            force_download: Download although the files are cached.
-            token: For private repositories.
-            cache_dir: Folder of downloaded files.
-            local_files_only: Use cached files only.
-            revision: Branch, tag or commit.
-            **overrides: Arguments of :class:`~rsvheat.models.RSVHeat` that replace the saved ones.
-                Tables are resized to another ``img_size``, another ``num_classes`` gets a new
-                head, ``in_chans`` or ``modalities`` get the saved stems of the same names (see
-                ``stems`` and ``inflate_stems``).
-
-        Returns:
-            The encoder in evaluation mode. ``load_report`` says what became of each parameter.
-
-        Raises:
-            TypeError: If an override is no argument of the encoder.
-            FileNotFoundError: If there is neither such a folder nor such a repository.
-            CheckpointError: If the folder is incomplete, a file is damaged or truncated, another
-                library's, or does not fit the overrides.
-        """
-        from rsvheat.models.checkpoints import CheckpointError, load_checkpoint
-        from rsvheat.models.encoder import RSVHeat
-
-        known = set(inspect.signature(RSVHeat.__init__).parameters) - {"self"}
-        if not overrides.keys() <= known:
-            raise TypeError(
-                f"from_pretrained() got arguments that RSVHeat has not: "
-                f"{', '.join(sorted(overrides.keys() - known))}; it has {', '.join(sorted(known))}"
-            )
-        find = functools.partial(
-            _find,
-            pretrained_model_name_or_path,
-            force_download=force_download,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            revision=revision,
+    Raises:
+        TypeError: If an override is no argument of the encoder.
+        FileNotFoundError: If there is neither such a folder nor such a repository.
+        CheckpointError: If the folder is incomplete, a file is damaged or truncated, another
+            library's, or does not fit the overrides.
+    """
+    known = set(inspect.signature(RSVHeat.__init__).parameters) - {"self"}
+    if not overrides.keys() <= known:
+        raise TypeError(
+            f"from_pretrained() got arguments that RSVHeat has not: "
+            f"{', '.join(sorted(overrides.keys() - known))}; it has {', '.join(sorted(known))}"
         )
-        path = find(CONFIG)
-        arguments = _read_config(path, known)
-        if overrides.get("in_chans") is not None:
-            arguments.pop("modalities", None)
-        try:
-            model = cls(**{**arguments, **overrides})
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"no encoder can be built from the arguments in {path} and those given: {error}"
-            ) from error
-        weights = find(WEIGHTS)
-        report = load_checkpoint(model, weights, stems=stems, inflate_stems=inflate_stems)
-        # Features-only models of timm have no norm in their heads.
-        missing = [name for name in report.missing if not name.startswith("head.norm.")]
-        if missing and not overrides.keys() & _ADDING:
-            raise CheckpointError(f"{weights} is incomplete: it lacks {', '.join(missing)}")
-        if stems is None and not any(name.startswith("stems.") for name in report.loaded):
-            raise CheckpointError(
-                f"{weights} has no stem for any of {list(model.modalities)}: name one by stems="
-            )
-        model.load_report = report
-        return model.eval()
+    find = functools.partial(
+        _find,
+        pretrained_model_name_or_path,
+        force_download=force_download,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        revision=revision,
+    )
+    path = find(CONFIG)
+    arguments = _read_config(path, known)
+    if overrides.get("in_chans") is not None:
+        arguments.pop("modalities", None)
+    try:
+        model = cls(**{**arguments, **overrides})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"no encoder can be built from the arguments in {path} and those given: {error}"
+        ) from error
+    weights = find(WEIGHTS)
+    report = load_checkpoint(model, weights, stems=stems, inflate_stems=inflate_stems)
+    # Features-only models of timm have no norm in their heads.
+    missing = [name for name in report.missing if not name.startswith("head.norm.")]
+    if missing and not overrides.keys() & _ADDING:
+        raise CheckpointError(f"{weights} is incomplete: it lacks {', '.join(missing)}")
+    if stems is None and not any(name.startswith("stems.") for name in report.loaded):
+        raise CheckpointError(
+            f"{weights} has no stem for any of {list(model.modalities)}: name one by stems="
+        )
+    model.load_report = report
+    return model.eval()
 
-    def load_pretrained(self: "RSVHeat", path: str | os.PathLike[str]) -> None:  # type: ignore[misc]
-        """Load a file as ``timm.create_model(..., pretrained=True)`` has it loaded.
 
-        Stems of the same names are taken, and adapted to other numbers of bands, as timm does for
-        every model; see :func:`~rsvheat.load_checkpoint` for the rest. ``load_report`` says what
-        became of each parameter.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If it is damaged or of another architecture.
-        """
-        from rsvheat.models.checkpoints import load_checkpoint
-
-        self.load_report = load_checkpoint(self, path, inflate_stems=True)
+# Above the encoder, whose file knows nothing of checkpoints.
+RSVHeat.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
+RSVHeat.save_pretrained = save_pretrained
+RSVHeat.push_to_hub = push_to_hub
 
 
 @functools.cache
@@ -253,31 +217,19 @@ def _adapter(model: nn.Module) -> "PyTorchModelHubMixin":
     return _adapter_class()(model)
 
 
-def _described(model: "RSVHeat") -> dict[str, Any]:
+def _described(model: RSVHeat) -> dict[str, Any]:
     """Return a model's configuration with what tells people and other programs what it is."""
     if len(model.stages) != len(model.dims):
         raise ValueError(
             f"the encoder has only {len(model.stages)} of its {len(model.dims)} stages left; save "
             "one that was not pruned (in timm, one whose out_indices include the last stage)"
         )
-    about = (_LIBRARY, package_version(), _variant(model.config))
+    about = (_LIBRARY, package_version(), variant_name(model.config))
     return {**dict(zip(_ABOUT, about, strict=True)), **model.config}
-
-
-def _variant(config: Mapping[str, Any]) -> str | None:
-    """Return the name of the variant with this architecture."""
-    from rsvheat.models.registry import VARIANTS
-
-    for name, arguments in VARIANTS.items():
-        if all(config[key] == value for key, value in arguments.items()):
-            return name
-    return None
 
 
 def _find(source: str | os.PathLike[str], name: str, **download: Any) -> Path:
     """Return the path of one file of a folder, or of the hub's copy of a repository."""
-    from rsvheat.models.checkpoints import CheckpointError
-
     folder = Path(source)
     if folder.is_dir():
         if not (folder / name).is_file():
@@ -311,8 +263,6 @@ def _find(source: str | os.PathLike[str], name: str, **download: Any) -> Path:
 
 def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
     """Return the encoder's arguments in a configuration."""
-    from rsvheat.models.checkpoints import CheckpointError
-
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building blocks of the encoder. Features are (B, H, W, C) throughout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, relu
 
 from rsvheat.models._filter_cache import FilterCache
-from rsvheat.models.freq_embed import FrequencyNetwork, FrequencyTable
+from rsvheat.models.freq_embed import Embedding, FrequencyNetwork, FrequencyTable
 from rsvheat.ops import (
     _autocast,
-    _checks,
     add_layer_norm,
     apply_heat_filter,
     gated_layer_norm,
@@ -19,6 +18,8 @@ from rsvheat.ops import (
     heat_filter,
     spatial_correction_conv,
 )
+from rsvheat.ops._backend import is_jit_tracing
+from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
 
 # As in the published encoders: the stem's norms differ from all others.
@@ -66,6 +67,9 @@ def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tens
 
 class DropPath(nn.Module):
     """Stochastic depth: in training, zero whole samples and scale up the others.
+
+    timm and torchvision have the same layer, but importing either takes longer than torch, and
+    their random numbers differ from those of runs that go on from a checkpoint.
 
     Args:
         rate: Probability of zeroing, 0 to below 1.
@@ -149,11 +153,23 @@ class Mlp(nn.Module):
         """Return features of the shape of ``x``, (..., C)."""
         if not _is_exact_gelu(self.act) or not is_unchanged(self.fc1, Linear):
             y: Tensor = self.fc2(self.act(self.fc1(x)))
-        elif torch.is_grad_enabled() and is_unchanged(self.fc2, Linear):
+        elif torch.is_grad_enabled() and not is_jit_tracing() and is_unchanged(self.fc2, Linear):
             y = self.fc2.of_gelu(self.fc1(x))
         else:
             y = self.fc2(self.fc1.slices(x, activation="gelu")[0])
         return y
+
+    def prepared(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the MLP, its products prepared for parts of ``x`` where they can be.
+
+        Args:
+            x: Features, (..., C).
+        """
+        first = self.fc1.prepared(x, "gelu") if _is_exact_gelu(self.act) else None
+        if first is None:
+            return self
+        second = self.fc2.prepared(first(x.view(-1, x.shape[-1])[:1]))
+        return self if second is None else lambda part: second(first(part))
 
 
 def _is_exact_gelu(act: nn.Module) -> bool:
@@ -168,8 +184,100 @@ def _norm_parameters(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
     return norm.weight, norm.bias, norm.eps
 
 
+class HeatConduction(nn.Module):
+    """Heat conduction of features, whose diffusivity k is predicted from a frequency embedding.
+
+    A module of its own, so that ``register_forward_hook`` shows what is conducted. It has no
+    parameters: the layer that predicts k is the operator's, under the name that checkpoints have.
+
+    Args:
+        cache: Where evaluation keeps filters, shared by the blocks of a model.
+    """
+
+    def __init__(self, cache: FilterCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def train(self, mode: bool = True) -> "HeatConduction":
+        """Set the mode; training frees the filters kept for evaluation."""
+        if mode:
+            self.cache.drop(id(self))
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        self.cache.drop(id(self))
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor, freq_embed: Embedding, to_k: nn.Linear, scale: float) -> Tensor:
+        """Return features of the shape of ``x``.
+
+        Args:
+            x: Features, (B, H, W, C).
+            freq_embed: Frequency embedding of the stage.
+            to_k: Layer that predicts k from the embedding.
+            scale: Ground sampling distance over the reference one.
+        """
+        height, width = x.shape[1], x.shape[2]
+        sources = (*freq_embed.parameters(), *to_k.parameters())
+        if not (self._may_cache(x, sources) and _depends_on_parameters(freq_embed, to_k)):
+            return heat_conduction(x, predict_diffusivity(freq_embed, to_k, height, width, scale))
+        # k depends on how a table is resized, which users may switch on a built model.
+        resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
+        key = (id(self), height, width, scale, resize)
+        made_of = tuple(map(fingerprint, sources))
+        kept = self.cache.get(key, made_of)
+        if kept is None:
+            # Outside inference mode: its tensors could not take part in a later backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                k = predict_diffusivity(freq_embed, to_k, height, width, scale)
+                kept = heat_filter(k, height, width)
+            self.cache.put(key, made_of, kept)
+        return apply_heat_filter(x, kept)
+
+    def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
+        if self.training or not AVAILABLE or not has_values((x, *sources)):
+            return False
+        recorded = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if recorded:
+            self.cache.drop(id(self))  # the next step changes the weights
+        return not recorded
+
+
+def _depends_on_parameters(freq_embed: Embedding, to_k: nn.Linear) -> bool:
+    """Return whether k follows from parameters alone: not from hooks, masks or other modules."""
+    parts = [module for module in freq_embed.modules() if module is not freq_embed]
+    return (
+        is_unchanged(to_k, Linear)
+        and (is_unchanged(freq_embed, FrequencyTable) or is_unchanged(freq_embed, FrequencyNetwork))
+        and all(is_unchanged(part, nn.Linear) or _is_exact_gelu(part) for part in parts)
+    )
+
+
+def predict_diffusivity(
+    freq_embed: Embedding, to_k: nn.Linear, height: int, width: int, scale: float = 1.0
+) -> Tensor:
+    """Return k in pixel**2 of the features, (height, width, C), float32 or float64.
+
+    Args:
+        freq_embed: Frequency embedding of the stage.
+        to_k: Layer that predicts k from the embedding.
+        height: H of the features.
+        width: W of the features.
+        scale: Ground sampling distance over the reference one: k in pixels shrinks by its square.
+    """
+    weight = to_k.weight
+    # float32 also under autocast: half types would move k by up to half a percent.
+    with _autocast.disabled(weight):
+        embedding = freq_embed(height, width, scale)
+        if weight.dtype in (torch.float32, torch.float64):
+            k = relu(to_k(embedding))
+        else:
+            k = relu(linear(embedding.float(), weight.float(), to_k.bias.float()))
+        return k if scale == 1.0 else k / scale**2
+
+
 class HeatOperator(nn.Module):
-    """Gated heat conduction whose diffusivity k is predicted from a frequency embedding.
+    """Gated heat conduction with a spatial correction, between two linear layers.
 
     Args:
         dim: Channels.
@@ -186,84 +294,28 @@ class HeatOperator(nn.Module):
         self.dwconv = Conv2dNHWC(dim, dim, 3, padding=1, groups=dim)
         self.linear = Linear(dim, 2 * dim)
         self.to_k = Linear(dim, dim)
+        self.conduction = HeatConduction(cache)
         self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.SiLU()
         self.out_linear = Linear(dim, dim)
-        self.cache = cache
-
-    def train(self, mode: bool = True) -> "HeatOperator":
-        """Set the mode; training drops the filters kept for evaluation."""
-        if mode:
-            self.cache.drop(id(self))
-        return super().train(mode)
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # A move or a change of dtype may restore both address and version with other values.
-        self.cache.drop(id(self))
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def diffusivity(
-        self,
-        freq_embed: FrequencyTable | FrequencyNetwork,
-        height: int,
-        width: int,
-        scale: float = 1.0,
+        self, freq_embed: Embedding, height: int, width: int, scale: float = 1.0
     ) -> Tensor:
-        """Return k in pixel**2 of the features, (height, width, C), float32 or float64.
+        """Return k as :func:`predict_diffusivity` does.
 
         Args:
-            freq_embed: The stage's frequency embedding.
+            freq_embed: Frequency embedding of the stage.
             height: H of the features.
             width: W of the features.
-            scale: Ground sampling distance over the reference one: k in pixels shrinks by its
-                square.
+            scale: Ground sampling distance over the reference one.
         """
-        weight = self.to_k.weight
-        # float32 also under autocast: half types would move k by up to half a percent.
-        with _autocast.disabled(weight):
-            embedding = freq_embed(height, width, scale)
-            if weight.dtype in (torch.float32, torch.float64):
-                k = relu(self.to_k(embedding))
-            else:
-                bias = self.to_k.bias
-                k = relu(linear(embedding.float(), weight.float(), bias.float()))
-            return k if scale == 1.0 else k / scale**2
-
-    def _conduct(
-        self, x: Tensor, freq_embed: FrequencyTable | FrequencyNetwork, scale: float
-    ) -> Tensor:
-        height, width = x.shape[1], x.shape[2]
-        sources = (*freq_embed.parameters(), *self.to_k.parameters())
-        if not self._may_cache(x, sources):
-            return heat_conduction(x, self.diffusivity(freq_embed, height, width, scale))
-        # k depends on how a table is resized, which users may switch on a built model.
-        resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
-        key = (id(self), height, width, scale, resize, x.device)
-        kept = self.cache.get(key, sources)
-        if kept is None:
-            # Outside inference mode: its tensors could not take part in a later backward pass.
-            with torch.inference_mode(False), torch.no_grad():
-                k = self.diffusivity(freq_embed, height, width, scale)
-                kept = heat_filter(k, height, width)
-            self.cache.put(key, sources, kept)
-        return apply_heat_filter(x, kept)
-
-    def _may_cache(self, x: Tensor, sources: tuple[Tensor, ...]) -> bool:
-        if self.training or torch.compiler.is_compiling():
-            return False
-        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
-            # A step may follow, and those of fused optimizers are out of autograd's sight.
-            self.cache.drop(id(self))
-            return False
-        # Inference tensors have no versions, and what is made of fake ones is fake.
-        if any(source.is_inference() for source in sources):
-            return False
-        return not any(_checks.is_fake(tensor) for tensor in (x, *sources))
+        return predict_diffusivity(freq_embed, self.to_k, height, width, scale)
 
     def forward(
         self,
         x: Tensor,
-        freq_embed: FrequencyTable | FrequencyNetwork,
+        freq_embed: Embedding,
         spatial_correction_embed: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
@@ -280,7 +332,7 @@ class HeatOperator(nn.Module):
             x, gate = self.linear.slices(x, 2)
         else:
             x, gate = self.linear(x).chunk(2, dim=-1)
-        x = self._conduct(x, freq_embed, scale)
+        x = self.conduction(x, freq_embed, self.to_k, scale)
         if _is_affine_norm(self.out_norm) and is_unchanged(self.act, nn.SiLU):
             x = gated_layer_norm(x, gate, *_norm_parameters(self.out_norm))
         else:
@@ -339,7 +391,7 @@ class HeatBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        freq_embed: FrequencyTable | FrequencyNetwork,
+        freq_embed: Embedding,
         spatial_correction_embed: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
@@ -352,14 +404,16 @@ class HeatBlock(nn.Module):
         rows = self._mlp_rows(x)
         if rows is None:
             return self._add_mlp(x)
+        mlp = self.mlp.prepared(x)
         for part in torch.split(x.view(-1, x.shape[-1]), rows):
-            part.copy_(self._add_mlp(part))
+            part.copy_(self._add_mlp(part, mlp))
         return x
 
-    def _add_mlp(self, x: Tensor) -> Tensor:
+    def _add_mlp(self, x: Tensor, mlp: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        mlp = self.mlp if mlp is None else mlp
         if self.norm_position == "pre":
-            return self._add(x, self.mlp(self.norm2(x)), self.gamma2)
-        return self._add_normed(x, self.mlp(x), self.norm2, self.gamma2)
+            return self._add(x, mlp(self.norm2(x)), self.gamma2)
+        return self._add_normed(x, mlp(x), self.norm2, self.gamma2)
 
     def _mlp_rows(self, x: Tensor) -> int | None:
         """Return how many pixels the MLP should take at a time; None for all.
@@ -373,6 +427,7 @@ class HeatBlock(nn.Module):
             or torch.is_grad_enabled()
             or self.drop_path.drops()
             or torch.compiler.is_compiling()
+            or is_jit_tracing()
             or not x.is_contiguous()
         ):
             return None

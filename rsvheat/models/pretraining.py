@@ -29,27 +29,28 @@ from rsvheat.ops import spectral_l1_loss
 
 Objective: TypeAlias = Literal["contrastive", "paper"]
 
-# What the contrastive objective hides: from every fourth view 20 to 30 % of the coefficients, by
-# direction. Measured on EuroSAT's images: from every other view it costs 1 to 2 points of kNN
+# Masking of the contrastive objective: every fourth view lacks 20 to 30 % of its coefficients, by
+# direction. Measured on EuroSAT's images: masking every other view costs 1 to 2 points of kNN
 # accuracy, and dropping high bands of every other 2 more, since textures tell classes apart.
 VIEW_MASKING = (FrequencyMasking(shape="wedge", join="high", probability=0.25),)
 
 
 @dataclass
 class PretrainingOutput:
-    """What a step of pretraining computes.
+    """Output of a pretraining step.
 
     Attributes:
         loss: Weighted sum of ``losses``, 0-dim; the value to differentiate.
         losses: Unweighted parts, 0-dim: ``spatial``, ``frequency``, ``contrastive`` and, if asked
             for, ``variance``. Parts of weight 0 are left out. In several processes spatial and
             frequency are those of the local images, and their mean over the processes that of all.
-        statistics: What tells collapse, of the pooled features of all processes: ``feature_std``
+        statistics: Signs of collapse in the pooled features of all processes: ``feature_std``
             and ``effective_rank``, see :mod:`rsvheat.losses`.
-        target: By modality, the images to be reconstructed, (N, C, H, W): the input, or its views.
-        low: By modality, what the encoder saw of them: with the paper's objective their low band.
-        high: The rest: ``target - low``; with the paper's objective the encoder sees both.
-        reconstruction: By modality, the spatial decoder's images. These four are filled with
+        target: Images to be reconstructed, (N, C, H, W), by modality: the input, or its views.
+        low: Images that the encoder saw, by modality; with the paper's objective the low bands.
+        high: Remainders ``target - low``, by modality; with the paper's objective the encoder sees
+            these, too.
+        reconstruction: Images of the spatial decoder, by modality. These four are filled with
             ``with_images`` only, and detached.
     """
 
@@ -63,11 +64,11 @@ class PretrainingOutput:
 
 
 class Decoder(nn.Module):
-    """Images from the features of the last two stages, through a bottleneck.
+    """Decodes images from the features of the last two stages, through a bottleneck.
 
     Both are brought to the same channels and added at the finer stage's size. Two pixel shuffles
-    with a convolution between them lead to the input's size, so that what a position of stride 16
-    says is spread over its neighbours.
+    with a convolution between them lead to the input's size, so that a position of stride 16 also
+    contributes to its neighbors.
 
     Args:
         dims: Channels of the two stages, the finer first.
@@ -100,8 +101,8 @@ class Decoder(nn.Module):
 
         Args:
             features: Channels-last maps of the two stages, the finer first.
-            modality: Which images.
-            size: (H, W).
+            modality: Modality of the images.
+            size: Size (H, W) of the images.
         """
         fine, coarse = features
         coarse = self.coarse(coarse).permute(0, 3, 1, 2)
@@ -120,9 +121,9 @@ class Projector(nn.Module):
     its parameters.
 
     Args:
-        in_dim: Pooled features.
-        hidden: Hidden channels.
-        out_dim: Channels of the embeddings.
+        in_dim: Number of pooled features.
+        hidden: Number of hidden channels.
+        out_dim: Number of channels of the embeddings.
     """
 
     def __init__(self, in_dim: int, hidden: int, out_dim: int) -> None:
@@ -140,7 +141,7 @@ class Projector(nn.Module):
 
 
 class RSVHeatPretraining(nn.Module):
-    """The encoder with what pretrains it without labels; afterwards keep ``model.encoder``.
+    """Pretrains an encoder without labels; afterwards keep ``model.encoder``.
 
     A batch may hold any of the encoder's modalities, and aligned images of one sample in several
     of them. For a modality that it does not hold nothing is computed; its parameters get zero
@@ -156,33 +157,33 @@ class RSVHeatPretraining(nn.Module):
     ``variance_weight`` answers a collapse.
 
     ``objective="contrastive"``, the default: of each image ``views`` crops are taken, and parts of
-    their spectra hidden. The encoder sees what is left; the decoders reconstruct the whole
-    crop from it. The contrastive term is InfoNCE between the views of a sample, those of all
+    their spectra are hidden. From the rest, the encoder's input, the decoders reconstruct the whole
+    crop. The contrastive term is InfoNCE between the views of a sample, those of all
     modalities, with every other image in the batch, on all processes, as a negative.
 
     Args:
-        encoder: What is pretrained; two stages or more. Its classifier is not used.
+        encoder: Encoder to pretrain, with at least two stages. Its classifier is not used.
         objective: ``"contrastive"`` or ``"paper"``.
-        masking: How a view hides parts of its spectrum: for the paper's objective one, for the
-            contrastive one any number, applied one after the other.
-        augmentation: The views of the contrastive objective, ``RandomView()`` by default; the
+        masking: Masking of the views' spectra: one for the paper's objective, for the contrastive
+            one any number, applied one after the other.
+        augmentation: Random views for the contrastive objective, ``RandomView()`` by default; the
             paper's has none.
-        views: Views of each image in a step, at least 1; with 1, only samples in several modalities
-            have positives. Of the contrastive objective only.
-        weights: Of the spatial, frequency and contrastive terms, at least 0. Parts of weight 0 are
-            not computed.
-        variance_weight: Of a hinge on the deviation of the pooled features over the batch,
+        views: Number of views of each image in a step, at least 1, for the contrastive objective;
+            with 1, only samples in several modalities have positives.
+        weights: Weights of the spatial, frequency and contrastive terms, at least 0. Terms of
+            weight 0 are not computed.
+        variance_weight: Weight of a hinge on the deviation of the pooled features over the batch,
             :func:`rsvheat.losses.variance_hinge`.
-        temperature: Of InfoNCE.
+        temperature: Temperature of InfoNCE.
         heads: Groups of stages. Each group's features, pooled as :func:`pool_features` does, have
             a projector and an InfoNCE of their own, whose mean is the contrastive term. By default
             all stages together, the last two together, and the last. With one head over all
-            stages the early ones, which see textures and colours, solve the task, and the last
+            stages the early ones, which see textures and colors, solve the task, and the last
             ones learn less.
-        projection: Hidden and output channels of the projectors.
-        decoder_dim: Channels of the decoders.
-        fusion: How low- and high-band features become one: ``"sum"``, or ``"linear"``, a learnt
-            layer over both.
+        projection: Numbers of hidden and output channels of the projectors.
+        decoder_dim: Number of channels of the decoders.
+        fusion: Fusion of low- and high-band features: ``"sum"``, or ``"linear"``, a learned layer
+            over both.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -280,12 +281,12 @@ class RSVHeatPretraining(nn.Module):
         """Compute the objective of a batch.
 
         Args:
-            images: By modality, normalised images (N, bands, H, W), N from 0 on; H and W may differ
+            images: Normalized images (N, bands, H, W) by modality, N from 0 on; H and W may differ
                 between modalities. With the paper's objective those of a pair must agree.
-            index: By modality, int64 (N,): which sample of the batch each image shows, each at most
-                once. None if every modality holds the same samples in the same order.
+            index: Sample of the batch that each image shows, int64 (N,), by modality; each sample
+                at most once. None if every modality holds the same samples in the same order.
             generator: Source of all randomness but stochastic depth; torch's own by default.
-            with_images: Return images too.
+            with_images: Whether images are returned, too.
 
         Returns:
             The loss, its parts, statistics and images.
@@ -334,7 +335,7 @@ class RSVHeatPretraining(nn.Module):
         return output
 
     def _see(self, modality: str, x: Tensor, generator: torch.Generator | None) -> "_Seen":
-        """Pass what the objective shows of the images through the encoder."""
+        """Pass the visible part of the images through the encoder."""
         if self.augmentation is None:
             low, high = self.maskings[0].split(x, generator)
             features = self._encode(torch.cat((low, high)), modality)
@@ -351,7 +352,7 @@ class RSVHeatPretraining(nn.Module):
         return list(features[1])
 
     def _pool(self, seen: Mapping[str, "_Seen"]) -> Tensor:
-        """Return the pooled features of all images, (N, D), the mean of what bands give."""
+        """Return the pooled features of all images, (N, D), the mean over their bands."""
         pooled = [self._zeros(0, 2 * sum(self.encoder.dims))]
         for view in seen.values():
             each = [pool_features(maps) for maps in view.bands]
@@ -361,7 +362,7 @@ class RSVHeatPretraining(nn.Module):
     def _reconstruct(
         self, seen: Mapping[str, "_Seen"], total: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the terms on images, and what the spatial decoder made of them."""
+        """Return the terms on images, and the images of the spatial decoder."""
         terms: dict[str, list[Tensor]] = {name: [] for name in self.decoders}
         pictures = {}
         for modality, view in seen.items():
@@ -475,9 +476,9 @@ class _Seen:
     """Images of one modality and their features.
 
     Attributes:
-        target: What is to be reconstructed, (N, C, H, W).
-        low: What was shown of it, or its low band.
-        bands: Channels-last maps of all stages, of the image shown or of low and high band.
+        target: Images to be reconstructed, (N, C, H, W).
+        low: Their visible part, or their low band.
+        bands: Channels-last feature maps of all stages, of the image shown or of low and high band.
     """
 
     target: Tensor
@@ -488,7 +489,7 @@ class _Seen:
 class _AttachParameters(torch.autograd.Function):
     """A loss that gives each parameter a gradient, zero where nothing else does.
 
-    Without it DDP waits for ever for the gradients of a modality that a process did not see.
+    Without it DDP waits forever for the gradients of a modality that a process did not see.
     """
 
     @staticmethod
@@ -513,11 +514,11 @@ def create_pretraining_model(
     encoder_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RSVHeatPretraining:
-    """Build a variant's encoder and what pretrains it, with fresh weights.
+    """Build a pretraining model around a new encoder, with random weights.
 
     Args:
-        variant: As for :func:`rsvheat.create_model`.
-        modalities: Bands by name; by default ``{"optical": 3, "sar": 1}``.
+        variant: Name of the encoder, as for :func:`rsvheat.create_model`.
+        modalities: Numbers of bands by modality; by default ``{"optical": 3, "sar": 1}``.
         img_size: Side in pixels, or (height, width), of the images.
         encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
         **options: Arguments of :class:`RSVHeatPretraining`.

@@ -1,91 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named variants, here and in timm."""
+"""Building of encoders and task models by name."""
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 from rsvheat.models.checkpoints import load_checkpoint
 from rsvheat.models.encoder import RSVHeat
-
-# Tiny is published with norms before and without layer scale, small and base with norms after and
-# layer scale; nano follows tiny, large follows base.
-_PRE: dict[str, Any] = {"norm_position": "pre", "layer_scale": None}
-_POST: dict[str, Any] = {"norm_position": "post", "layer_scale": 1e-5}
-_SIZES: dict[str, dict[str, Any]] = {
-    "nano": {"width": 32, "depths": (1, 1, 3, 1), **_PRE},
-    "tiny": {"width": 96, "depths": (2, 2, 6, 2), **_PRE},
-    "small": {"width": 96, "depths": (2, 2, 18, 2), **_POST},
-    "base": {"width": 128, "depths": (2, 2, 18, 2), **_POST},
-    "large": {"width": 192, "depths": (2, 2, 18, 2), **_POST},
-}
+from rsvheat.models.task_model import TaskModel, find_task_model
+from rsvheat.models.variants import PRETRAINED, VARIANTS, WEIGHTS
 
 
-def _arguments(size: str, spatial_correction: bool) -> dict[str, Any]:
-    arguments = dict(_SIZES[size])
-    width = arguments.pop("width")
-    dims = tuple(width * 2**i for i in range(len(arguments["depths"])))
-    return {"dims": dims, "spatial_correction": spatial_correction, **arguments}
+@overload
+def create_model(
+    name: str,
+    *,
+    task: None = None,
+    classes: None = None,
+    pretrained: bool = False,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    **options: Any,
+) -> RSVHeat: ...
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    **{f"rsvheat_{size}": _arguments(size, True) for size in _SIZES},
-    **{f"vheat_{size}": _arguments(size, False) for size in ("tiny", "small", "base")},
-}
-
-
-# Weights that come with the package, each with a card beside it, and what they were trained for
-# beside their stems, which the file tells.
-WEIGHTS = Path(__file__).parents[1] / "weights"
-PRETRAINED: dict[str, dict[str, Any]] = {"rsvheat_nano": {"img_size": 64, "num_classes": 0}}
+@overload
+def create_model(
+    name: str,
+    *,
+    task: str,
+    classes: Sequence[str],
+    pretrained: bool = False,
+    stems: Mapping[str, str] | None = None,
+    inflate_stems: bool = False,
+    **options: Any,
+) -> TaskModel: ...
 
 
 def create_model(
     name: str,
     *,
+    task: str | None = None,
+    classes: Sequence[str] | None = None,
     pretrained: bool = False,
     stems: Mapping[str, str] | None = None,
     inflate_stems: bool = False,
-    **kwargs: Any,
-) -> RSVHeat:
-    """Build a variant with fresh weights, or with those that come with the package.
+    **options: Any,
+) -> RSVHeat | TaskModel:
+    """Build a variant, or with ``task`` a complete network for a task on its encoder.
 
     Args:
         name: One of ``rsvheat_nano|tiny|small|base|large``, ``vheat_tiny|small|base``.
-        pretrained: Load ``rsvheat/weights/<name>.safetensors``; there is one for ``rsvheat_nano``.
-            The card beside it says what it was trained on and how images are normalised. By
-            default the encoder then has the file's stems and size, and no classifier; with other
-            arguments the file is loaded as by :func:`rsvheat.load_checkpoint`, and what it lacks,
-            such as a classifier, is fresh; ``load_report`` of the model says which.
-        stems: Which pretrained stem, ``"optical"`` or ``"sar"``, each modality takes, as for
+        task: Name of a task, such as ``"segmentation"``; None for the encoder alone.
+        classes: Names of the task's classes, in the order of their numbers.
+        pretrained: Whether the encoder starts from ``rsvheat/weights/<name>.safetensors``; there is
+            one for ``rsvheat_nano``. The card beside it says what it was trained on and how images
+            are normalized. By default the encoder then has the file's stems and size, and no
+            classifier; with other arguments the file is loaded as by
+            :func:`rsvheat.load_checkpoint`, and parameters that it lacks, such as a classifier's,
+            are fresh; ``load_report`` of the encoder says which.
+        stems: Name of the pretrained stem, ``"optical"`` or ``"sar"``, by modality, as for
             :func:`rsvheat.load_checkpoint`.
         inflate_stems: Whether a pretrained stem may be adapted to another number of bands by
             :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
-        **kwargs: Arguments of :class:`~rsvheat.models.RSVHeat`; they go before the variant's.
+        **options: Arguments of :class:`~rsvheat.models.RSVHeat`, which replace the variant's, and
+            with ``task`` those of the task's network.
 
     Returns:
-        The encoder, in training mode.
+        The encoder or the task's network, in training mode.
 
     Raises:
-        ValueError: If there is no such variant, an argument has a wrong value, or there are no
-            weights of the variant, or none that fit.
+        TypeError: If there is no such option.
+        ValueError: If there is no such variant or task, an argument has a wrong value, or there are
+            no weights of the variant, or none that fit.
     """
     if name not in VARIANTS:
         raise ValueError(f"no model is named {name!r}; there are {', '.join(VARIANTS)}")
+    if task is None:
+        if classes is not None:
+            raise ValueError("classes are a task's: give task, too, or num_classes instead")
+        return _create_encoder(name, pretrained, stems, inflate_stems, options)
+    network = find_task_model(task)
+    if (
+        isinstance(classes, str)
+        or not classes
+        or not all(isinstance(label, str) for label in classes)
+        or len(set(classes)) < len(classes)
+    ):
+        raise ValueError(f"classes must be different names, one or more, got {classes!r}")
+    if "num_classes" in options:
+        raise ValueError("num_classes follows from classes: leave it out")
+    own, shared = _arguments(network), _arguments(RSVHeat)
+    for_encoder = {k: v for k, v in options.items() if k in shared and k not in own}
+    for_network = {k: v for k, v in options.items() if k not in for_encoder}
+    for_encoder |= network.encoder_arguments(len(classes))
+    encoder = _create_encoder(name, pretrained, stems, inflate_stems, for_encoder)
+    return network(encoder, len(classes), **for_network)
+
+
+def _arguments(cls: type) -> set[str]:
+    return set(inspect.signature(cls).parameters)
+
+
+def _create_encoder(
+    name: str,
+    pretrained: bool,
+    stems: Mapping[str, str] | None,
+    inflate_stems: bool,
+    options: Mapping[str, Any],
+) -> RSVHeat:
     if not pretrained:
-        return RSVHeat(**{**VARIANTS[name], **kwargs})
+        return RSVHeat(**{**VARIANTS[name], **options})
     if name not in PRETRAINED:
         raise ValueError(
             f"no weights of {name} come with the package, only of {', '.join(PRETRAINED)}: load a "
             "file with rsvheat.load_checkpoint"
         )
     path = WEIGHTS / f"{name}.safetensors"
-    arguments = {**VARIANTS[name], **PRETRAINED[name], **kwargs}
+    arguments = {**VARIANTS[name], **PRETRAINED[name], **options}
     if arguments.get("modalities") is None and arguments.get("in_chans") is None:
         arguments["modalities"] = _stems(path)
     model = RSVHeat(**arguments)
@@ -109,37 +142,3 @@ def _stems(path: Path) -> dict[str, int]:
             for key in sorted(file.keys())
             if key.startswith("stems.") and key.endswith(".conv1.weight")
         }
-
-
-class _RegisterAfterTimm(importlib.abc.MetaPathFinder):
-    """Registers the variants as soon as timm has been imported by someone else.
-
-    timm takes twice as long to import as torch, and ``import rsvheat`` shall stay quick for those
-    who do not use it.
-    """
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "timm":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            register_with_timm()
-
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
-        return spec
-
-
-def register_with_timm() -> None:
-    """Make ``timm.create_model`` know the variants, now or as soon as timm is imported."""
-    if "timm" in sys.modules:
-        importlib.import_module("rsvheat.models._timm")
-    elif not any(isinstance(finder, _RegisterAfterTimm) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _RegisterAfterTimm())

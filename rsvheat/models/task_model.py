@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base class of networks that solve a task, and the registry of them."""
 
+import importlib
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -9,11 +11,45 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from rsvheat.models.encoder import RSVHeat
+from rsvheat.models.parameter_groups import nested_matcher
 
 Output: TypeAlias = Literal["class", "mask", "boxes", "oriented_boxes"]
 
 # Network classes by the name of their task; checkpoints name a task, never a class to import.
 TASK_MODELS: dict[str, type["TaskModel"]] = {}
+
+# Tasks of this package, each in a module of its name that is imported when it is asked for: some
+# need torchvision, which takes seconds to import.
+_BUILT_IN = (
+    "classification",
+    "segmentation",
+    "change_detection",
+    "detection",
+    "oriented_detection",
+)
+
+
+def find_task_model(task: str) -> type["TaskModel"]:
+    """Return the network class of a task.
+
+    Args:
+        task: Name of a task of this package, or of a plug-in whose module has been imported.
+
+    Raises:
+        ValueError: If there is no such task.
+    """
+    built_in = [
+        name for name in _BUILT_IN if importlib.util.find_spec(f"{__package__}.{name}") is not None
+    ]
+    if task not in TASK_MODELS and task in built_in:
+        importlib.import_module(f"{__package__}.{task}")
+    if task not in TASK_MODELS:
+        known = ", ".join(dict.fromkeys([*built_in, *TASK_MODELS])) or "none"
+        raise ValueError(
+            f"there is no task {task!r}; there are: {known}. A plug-in's task is there once its "
+            "module is imported"
+        )
+    return TASK_MODELS[task]
 
 
 class TaskModel(nn.Module, ABC):
@@ -70,12 +106,37 @@ class TaskModel(nn.Module, ABC):
         encoder = RSVHeat(**config["encoder"])
         return cls(encoder, config["num_classes"], **config["options"])
 
+    @classmethod
+    def encoder_arguments(cls, num_classes: int) -> dict[str, Any]:
+        """Return arguments of the encoder that the task needs: by default it has no head.
+
+        Args:
+            num_classes: Number of classes.
+        """
+        return {"num_classes": 0}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that order the encoder's parameters by depth, in timm's format.
+
+        All other parameters come after them.
+
+        Args:
+            coarse: Whether to group by stage instead of by block.
+        """
+        if hasattr(self.encoder, "group_matcher"):
+            return nested_matcher(self.encoder.group_matcher(coarse), "encoder")
+        return {"encoder": r"^encoder\."}
+
     @abstractmethod
-    def forward(self, images: Mapping[str, Tensor]) -> Any:
+    def forward(
+        self, images: Mapping[str, Tensor], index: Mapping[str, Tensor] | None = None
+    ) -> Any:
         """Return what the loss takes, logits for example.
 
         Args:
-            images: By modality (B, bands, H, W), normalized.
+            images: By modality (n, bands, H, W), normalized.
+            index: By modality int64 (n,), positions in the batch of the samples that have it; None
+                where all samples have every modality. Networks for one modality ignore it.
         """
 
     @abstractmethod

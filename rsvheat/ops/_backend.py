@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that decides whether native kernels or the pure-torch twins serve a tensor."""
+"""The choice between native kernels and reference implementations for a tensor."""
 
 import os
 import threading
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rsvheat import _library
 
@@ -44,7 +45,7 @@ def constant_in_traces(function: _Function) -> _Function:
     return function
 
 
-_twins_only: ContextVar[bool] = ContextVar("rsvheat_use_reference", default=False)
+_reference_only: ContextVar[bool] = ContextVar("rsvheat_use_reference", default=False)
 # Whether any thread is in use_reference: a global, because torch.compile guards on it. Up to torch
 # 2.11 it cannot trace a context variable, and it would bake in a threading.local.
 _in_use = False
@@ -54,29 +55,30 @@ _users_lock = threading.Lock()
 
 @constant_in_traces
 def _here() -> bool:
-    return _twins_only.get()
+    return _reference_only.get()
 
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """Serve the operators by their pure-torch twins, for any device, within this context.
+    """Run the reference implementations of the operators, on any device, within this context.
 
-    What is traced or exported in it holds operators of torch alone, which ONNX and processes
-    without rsvheat can run. It holds for the calling thread or asyncio task only; functions
-    compiled by ``torch.compile`` follow it when they are called in it. It cannot be entered
-    inside of compiled code. ``RSVHEAT_REQUIRE_NATIVE`` concerns fallbacks and does not forbid it.
+    A model that is traced or exported in it holds operators of torch alone, which processes
+    without rsvheat can run; ``torch.onnx.export`` needs no such context. It applies to the calling
+    thread or asyncio task only, and to functions compiled by ``torch.compile`` that are called in
+    it. It cannot be entered inside of compiled code. ``RSVHEAT_REQUIRE_NATIVE`` concerns fallbacks
+    and does not forbid it.
 
     Example:
         >>> with rsvheat.ops.use_reference():
         ...     program = torch.export.export(model.eval(), (images,))
     """
-    token = _twins_only.set(True)
+    token = _reference_only.set(True)
     _count(1)
     try:
         yield
     finally:
         _count(-1)
-        _twins_only.reset(token)
+        _reference_only.reset(token)
 
 
 def _count(change: int) -> None:
@@ -86,13 +88,30 @@ def _count(change: int) -> None:
         _in_use = _users > 0
 
 
+def is_jit_tracing() -> bool:
+    """Return whether ``torch.jit.trace`` or an exporter built on it records what runs now."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
+@constant_in_traces
+def _for_torch_alone() -> bool:
+    """Return whether the graph being recorded can only hold operators of torch."""
+    # A compiled graph enters the levels of torch.autograd.forward_ad unseen by the native ops.
+    in_dual_level = forward_ad._current_level >= 0
+    if in_dual_level and not torch._C._are_functorch_transforms_active():
+        return True
+    return torch.onnx.is_in_onnx_export()
+
+
 def use_native(x: Tensor) -> bool:
-    """Return whether the ops of ``torch.ops.rsvheat`` serve the device of ``x``.
+    """Return whether to call the ops of ``torch.ops.rsvheat`` for ``x``.
 
     Raises:
-        RuntimeError: If they do not and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
+        RuntimeError: If its device has none and ``RSVHEAT_REQUIRE_NATIVE=1`` forbids the fallback.
     """
     if _in_use and _here():
+        return False
+    if (torch.compiler.is_compiling() or is_jit_tracing()) and _for_torch_alone():
         return False
     device = x.device.type
     if device in NATIVE_DEVICES:

@@ -6,14 +6,17 @@ The checks look at metadata only, so they cost nothing on an accelerator and hol
 live on the CPU and are not being traced.
 """
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
+from rsvheat.ops._backend import constant_in_traces, is_jit_tracing
 from rsvheat.ops._types import Angles, Features, PerSample
 
 # Largest extent of a transformed axis; kMaxTransformSize in csrc/core/types.h.
@@ -21,12 +24,60 @@ MAX_TRANSFORM_SIZE = 4096
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 _AXES = {"nchw": "(B, C, H, W)", "nhwc": "(B, H, W, C)"}
 
 
 def is_fake(x: Tensor) -> bool:
     """Return whether ``x`` has no data: a meta or fake tensor, or one that is being compiled."""
-    return torch.compiler.is_compiling() or x.device.type == "meta" or isinstance(x, FakeTensor)
+    if torch.compiler.is_compiling() or x.device.type == "meta":
+        return True
+    return isinstance(_without_transforms(x), FakeTensor)
+
+
+@constant_in_traces
+def transforms_active() -> bool:
+    """Return whether ``torch.func`` or forward-mode differentiation transforms what runs now."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active or forward_ad._current_level >= 0
+
+
+def untraced(function: _Function) -> _Function:
+    """Have ``torch.jit.trace`` not record ``function``: shapes are numbers, results constants."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        if not is_jit_tracing():
+            return function(*args)
+        state = torch._C._get_tracing_state()
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            return function(*args)
+        finally:
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+    return cast(_Function, wrapper)
+
+
+@untraced
+def sizes(x: Tensor) -> torch.Size:
+    """Return the shape of ``x``, which is a constant of a trace by ``torch.jit.trace``."""
+    return x.shape
+
+
+def _without_transforms(x: Tensor) -> Tensor:
+    """Return what the transforms of ``torch.func`` wrap: under vmap, all entries at once."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+@untraced
+def _bounds(x: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest value of ``x``, which are NaN if any is."""
+    smallest, largest = torch.aminmax(_without_transforms(x.detach()))
+    return smallest.item(), largest.item()
 
 
 def is_number(value: object) -> bool:
@@ -71,6 +122,7 @@ def _extent(name: str, axis: str, value: int) -> None:
         raise ValueError(f"{name} must have a {axis} of 1 to {MAX_TRANSFORM_SIZE}, got {value}")
 
 
+@untraced
 def image_batch(name: str, x: Any, axes: str) -> None:
     """Check a batch to be transformed: type, rank, and the two transformed extents.
 
@@ -89,6 +141,7 @@ def image_batch(name: str, x: Any, axes: str) -> None:
     _extent(name, "width", x.shape[height + 1])
 
 
+@untraced
 def pair(pred: Any, target: Any) -> None:
     """Check two image batches to be compared."""
     image_batch("pred", pred, "nchw")
@@ -109,9 +162,12 @@ def _same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> No
         )
 
 
-def _diffusivity_number(name: str, value: float) -> None:
-    if not (value >= 0 and value < math.inf):
-        raise ValueError(f"{name} must be a finite number >= 0, got {value}")
+def _diffusivity_number(value: float, dtype: torch.dtype) -> float:
+    """Check a diffusivity; return it as a number that ``dtype`` can hold."""
+    if not value >= 0:
+        raise ValueError(f"k must be a number >= 0, got {value}")
+    # torch refuses numbers that are finite and too large for the type.
+    return value if value <= torch.finfo(dtype).max else math.inf
 
 
 def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
@@ -128,15 +184,15 @@ def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if name == "k" and is_number(value):
-        _diffusivity_number(name, value)
-        return torch.full((1,), value, dtype=dtype, device=x.device).expand(x.shape[1:])
+        number = _diffusivity_number(value, dtype)
+        return torch.full((1,), number, dtype=dtype, device=x.device).expand(sizes(x)[1:])
     tensor(name, value)
     _same_device(name, value, "x", x)
-    wanted = x.shape[1:]
-    if not _broadcasts(value.shape, wanted):
+    wanted = sizes(x)[1:]
+    shape = sizes(value)
+    if not _broadcasts(shape, wanted):
         raise ValueError(
-            f"{name} must broadcast to (H, W, C) = {tuple(wanted)} of x, "
-            f"got shape {tuple(value.shape)}"
+            f"{name} must broadcast to (H, W, C) = {tuple(wanted)} of x, got shape {tuple(shape)}"
         )
     cast: Tensor = value.to(dtype)
     if cast.dim() > 0 and cast.stride(-1) > 1:
@@ -144,6 +200,7 @@ def coefficients(name: str, value: Any, x: Tensor) -> Tensor:
     return cast.expand(wanted)
 
 
+@untraced
 def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     fits = len(shape) <= len(wanted)
     for size, full in zip(reversed(shape), reversed(wanted), strict=False):
@@ -151,6 +208,7 @@ def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return fits
 
 
+@untraced
 def like(name: str, value: Any, other_name: str, other: Any) -> None:
     """Check two feature tensors (..., C) of one shape and device."""
     tensor(other_name, other)
@@ -163,6 +221,7 @@ def like(name: str, value: Any, other_name: str, other: Any) -> None:
     _same_device(name, value, other_name, other)
 
 
+@untraced
 def parameter(name: str, value: Any, shape: Sequence[int], x: Tensor) -> None:
     """Check a learned parameter that goes with the features ``x``."""
     tensor(name, value)
@@ -179,50 +238,66 @@ def to_parameter_dtype(value: Tensor, x: Tensor) -> Tensor:
 def channel_parameters(x: Tensor, **values: Any) -> list[Tensor]:
     """Check parameters of one value a channel of ``x``, (..., C); return them in their type."""
     for name, value in values.items():
-        parameter(name, value, x.shape[-1:], x)
+        parameter(name, value, sizes(x)[-1:], x)
     return [to_parameter_dtype(value, x) for value in values.values()]
 
 
-def filter_arguments(k: Any, height: Any, width: Any) -> Tensor:
+def filter_size(name: str, value: Any) -> int:
+    """Check the height or the width that a filter is prepared for, and return it."""
+    if is_jit_tracing() and isinstance(value, Tensor):
+        value = _recorded_number(value)
+    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 1 or value > MAX_TRANSFORM_SIZE:
+        raise ValueError(f"{name} must be 1 to {MAX_TRANSFORM_SIZE}, got {value}")
+    return cast(int, value)
+
+
+@untraced
+def _recorded_number(value: Tensor) -> Any:
+    """Return the number that ``torch.jit.trace`` recorded as a tensor, or else the tensor."""
+    if value.dim() > 0 or value.is_floating_point() or value.is_complex():
+        return value
+    return value.item()
+
+
+def filter_diffusivity(k: Any, height: int, width: int) -> Tensor:
     """Check what a filter is prepared from; return ``k`` as a float32 or float64 tensor.
 
     The values of ``k`` are read here, once at construction, unless they are being traced.
     """
-    for name, value in (("height", height), ("width", width)):
-        if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 1 or value > MAX_TRANSFORM_SIZE:
-            raise ValueError(f"{name} must be 1 to {MAX_TRANSFORM_SIZE}, got {value}")
     if is_number(k):
-        _diffusivity_number("k", k)
-        return torch.full((1,), k, dtype=torch.float32)
+        number = _diffusivity_number(k, torch.float32)
+        return torch.full((1,), number, dtype=torch.float32)
     values = tensor("k", k)
-    if not _broadcasts(values.shape, (height, width, values.shape[-1] if values.dim() else 1)):
+    shape = sizes(values)
+    if not _broadcasts(shape, (height, width, shape[-1] if shape else 1)):
         raise ValueError(
             f"k must broadcast to (H, W, C) with H = {height}, W = {width}, "
-            f"got shape {tuple(values.shape)}"
+            f"got shape {tuple(shape)}"
         )
-    if not is_fake(values) and values.numel() > 0:
-        smallest, largest = (bound.item() for bound in torch.aminmax(values.detach()))
-        if not (smallest >= 0 and largest < math.inf):
-            raise ValueError(f"k must be finite and >= 0, got values from {smallest} to {largest}")
+    if not is_fake(values) and 0 not in shape:
+        smallest, largest = _bounds(values)
+        if not smallest >= 0:
+            raise ValueError(f"k must be >= 0, got values from {smallest} to {largest}")
     return values if values.dtype == torch.float64 else values.float()
 
 
 def radius(value: PerSample, x: Tensor) -> Tensor:
     """Return the radii as a (B,) float64 tensor beside the checked images ``x``."""
-    return _place(_per_sample("radius", value, x.shape[0], math.inf), x)
+    return _place(_per_sample("radius", value, sizes(x)[0], math.inf), x)
 
 
 def angles(value: Angles, x: Tensor) -> Tensor:
     """Return the angles as a (B, 2) float64 tensor beside the checked images ``x``."""
-    batch = x.shape[0]
+    batch = sizes(x)[0]
     first: Any
     second: Any
     if isinstance(value, Tensor):
-        if value.dim() == 0 or value.dim() > 2 or value.shape[-1] != 2:
+        shape = sizes(value)
+        if len(shape) not in (1, 2) or shape[-1] != 2:
             raise ValueError(
-                f"angles must be a pair or a ({batch}, 2) tensor, got shape {tuple(value.shape)}"
+                f"angles must be a pair or a ({batch}, 2) tensor, got shape {tuple(shape)}"
             )
         first, second = value[..., 0], value[..., 1]
     elif not isinstance(value, Sequence) or isinstance(value, str):
@@ -235,11 +310,15 @@ def angles(value: Angles, x: Tensor) -> Tensor:
         first, second = value
     first = _per_sample("angles[0]", first, batch, 90.0)
     second = _per_sample("angles[1]", second, batch, 90.0)
-    if _readable(first) and _readable(second):
-        ordered = first <= second
-        if not (bool(ordered.all()) if isinstance(ordered, Tensor) else ordered):
-            raise ValueError(f"angles must have angle_0 <= angle_1, got {value}")
+    if _readable(first) and _readable(second) and not _ordered(first, second):
+        raise ValueError(f"angles must have angle_0 <= angle_1, got {value}")
     return torch.stack((_place(first, x), _place(second, x)), dim=1)
+
+
+@untraced
+def _ordered(first: float | Tensor, second: float | Tensor) -> bool:
+    ordered = first <= second
+    return bool(_without_transforms(ordered).all()) if isinstance(ordered, Tensor) else ordered
 
 
 def _per_sample(name: str, value: Any, batch: int, largest: float) -> float | Tensor:
@@ -256,14 +335,14 @@ def _per_sample(name: str, value: Any, batch: int, largest: float) -> float | Te
     else:
         kind = type(value).__name__
         raise TypeError(f"{name} must be a number, a sequence of numbers or a tensor, got {kind}")
-    if values.dim() > 1 or (values.dim() == 1 and values.shape[0] != batch):
+    shape = sizes(values)
+    if len(shape) > 1 or (len(shape) == 1 and shape[0] != batch):
         raise ValueError(
             f"{name} must be one value or one per sample, shape () or ({batch},), "
-            f"got shape {tuple(values.shape)}"
+            f"got shape {tuple(shape)}"
         )
-    if _readable(values) and values.numel() > 0:
-        lower, upper = torch.aminmax(values)
-        _value_range(name, lower.item(), upper.item(), largest)
+    if _readable(values) and 0 not in shape:
+        _value_range(name, *_bounds(values), largest)
     return values
 
 
@@ -295,6 +374,7 @@ def loss_weights(value: Any) -> tuple[float, float, float]:
     return value[0], value[1], value[2]
 
 
+@untraced
 def feature_pairs(features_a: Features, features_b: Features) -> list[tuple[Tensor, Tensor]]:
     """Check the features to be compared and pair them level by level."""
     sequences = []

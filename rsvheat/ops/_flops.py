@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLOP formulas for ``torch.utils.flop_counter``.
+"""FLOP formulas for ``torch.utils.flop_counter``: importing this module registers them.
 
 Counted are the fast transforms at 2.5 * N * log2(N) per line of N points, the cost of a real FFT
 of that length, whatever algorithm a kernel uses for that N, and one for each multiplication or
 addition per coefficient around them. Exponentials, signs and absolute values are not counted. The
-pure-torch twins count as the matrix products that they are.
+reference implementations count as the matrix products that they are.
 """
 
 import math
@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
+
+from rsvheat import _library
+from rsvheat.ops import boxes
 
 
-def register() -> None:
+def _register() -> None:
     """Attach the formulas to the native ops."""
     formulas: dict[str, Callable[..., int]] = {
         "dct2d": _transform,
@@ -28,9 +31,32 @@ def register() -> None:
         "spectral_l1": _spectral_l1,
         "spatial_correction_conv": _spatial_correction_conv,
         "_spatial_correction_conv_backward": _spatial_correction_conv_backward,
+        **boxes.flop_formulas(),
     }
     for name, formula in formulas.items():
         register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
+
+
+def _register_onednn() -> None:
+    """Attach formulas to oneDNN's fused products, for which torch has none yet."""
+    for name, formula in (
+        ("_linear_pointwise", _linear),
+        ("_convolution_pointwise", _convolution),
+    ):
+        packet = getattr(torch.ops.mkldnn, name, None)
+        if packet is not None and packet not in flop_registry:
+            register_flop_formula(packet)(formula)
+
+
+def _linear(x: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 2 * out_shape.numel() * x[-1]
+
+
+def _convolution(
+    x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any
+) -> int:
+    count: int = conv_flop_count(list(x), list(weight), list(out_shape))
+    return count
 
 
 def _cost(shape: Sequence[int], rows: int, transforms: float, pointwise: int) -> int:
@@ -76,3 +102,8 @@ def _spectral_l1(
     pred: Sequence[int], target: Sequence[int], with_grad: bool, *_: Any, **__: Any
 ) -> int:
     return _cost(pred, 2, 2 if with_grad else 1, 3)
+
+
+if _library.native_available():
+    _register()
+_register_onednn()

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from rsvheat.ops import _boxes_checks, _boxes_reference
 from rsvheat.ops._backend import constant_in_traces, use_native
@@ -189,7 +188,7 @@ def _transformed() -> bool:
 
 
 def register() -> None:
-    """Attach fake kernels, derivatives and FLOP formulas to the native ops.
+    """Attach fake kernels and derivatives to the native ops.
 
     Autocast needs no rule: box operators compute in float32 or float64 whatever comes, and RoIAlign
     keeps the features' type, with sums in float32.
@@ -209,14 +208,16 @@ def register() -> None:
         ("_roi_align_rotated_backward", _save_regions_backward, _align_backward_backward),
     ):
         torch.library.register_autograd(f"rsvheat::{name}", backward, setup_context=setup)
-    formulas: dict[str, Callable[..., int]] = {
+
+
+def flop_formulas() -> dict[str, Callable[..., int]]:
+    """Return the FLOP formulas by op."""
+    return {
         "box_iou_rotated": _iou_flops,
         "_box_iou_rotated_backward": _iou_backward_flops,
         "roi_align_rotated": _align_flops,
         "_roi_align_rotated_backward": _align_backward_flops,
     }
-    for name, formula in formulas.items():
-        register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
 
 
 def _fake_iou(boxes1: Tensor, boxes2: Tensor, aligned: bool) -> Tensor:

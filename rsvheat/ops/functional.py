@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public operators: check the arguments, then the native op or its pure-torch twin."""
+"""The public operators: they check arguments and call the native op or the reference."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
     and its adjoint are both :func:`idct2d` (the DCT-III).
 
     Args:
-        x: (B, C, H, W) for ``layout="nchw"``, (B, H, W, C) for ``"nhwc"``; float32, float64,
-            bfloat16 or float16, H and W from 1 to 4096. Strides that are not contiguous are copied.
-        layout: Which axes of ``x`` are height and width.
+        x: Images or features, (B, C, H, W) for ``layout="nchw"``, (B, H, W, C) for ``"nhwc"``;
+            float32, float64, bfloat16 or float16, H and W from 1 to 4096. Strides that are not
+            contiguous are copied.
+        layout: Memory layout of ``x``, ``"nchw"`` or ``"nhwc"``.
 
     Returns:
         Coefficients of the same shape and dtype as ``x``; sums are kept in float32, or float64
@@ -44,7 +45,7 @@ def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
 
     Args:
         x: Coefficients, (B, C, H, W) for ``layout="nchw"``, (B, H, W, C) for ``"nhwc"``.
-        layout: Which axes of ``x`` are height and width.
+        layout: Memory layout of ``x``, ``"nchw"`` or ``"nhwc"``.
 
     Returns:
         Values in space, of the same shape and dtype as ``x``.
@@ -71,9 +72,10 @@ def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
     Args:
         x: Features, (B, H, W, C); float32, float64, bfloat16 or float16, H and W from 1 to 4096.
             Strides that are not contiguous are copied.
-        k: Thermal diffusivity in pixel**2, the time step folded in, finite and not negative: a
-            number, or a tensor that broadcasts to (H, W, C), such as (H, W, C), (1, 1, C) or
-            (C,). Used in float32, in float64 if ``x`` is float64.
+        k: Thermal diffusivity in pixel**2, the time step folded in, not negative: a number, or a
+            tensor that broadcasts to (H, W, C), such as (H, W, C), (1, 1, C) or (C,). Used in
+            float32, in float64 if ``x`` is float64. Infinity is the limit of large values: it
+            removes a coefficient, except the mean, which stays as it is.
 
     Returns:
         Features of the same shape and dtype as ``x``; sums are kept in float32, or float64 for
@@ -83,8 +85,8 @@ def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
         ValueError: If rank, H, W, the shape or device of ``k``, or a number ``k`` is not as above.
         TypeError: If ``x`` is not a dense tensor of one of these dtypes, or ``k`` neither that
             nor a number.
-        RuntimeError: If a tensor ``k`` holds negative or NaN values. The native CPU kernel sees
-            this in passing; other devices and the pure-torch twin do not look.
+        RuntimeError: If a tensor ``k`` holds negative or NaN values; checked by the CPU kernel
+            only. Elsewhere NaN spreads over the whole channel, and negative values amplify.
 
     Source: vHeat (arXiv 2405.16555), heat conduction operator.
     """
@@ -101,9 +103,9 @@ def heat_filter(k: Tensor | float, height: int, width: int) -> Tensor:
     At inference ``k`` is constant: preparing the filter once saves its exponentials on every call.
 
     Args:
-        k: Thermal diffusivity in pixel**2, finite and not negative: a number, or a tensor that
-            broadcasts to (H, W, C). The values are read here (unless they are being traced), so
-            that an error shows at construction.
+        k: Thermal diffusivity in pixel**2, not negative, infinity as for :func:`heat_conduction`:
+            a number, or a tensor that broadcasts to (H, W, C). The values are read here (unless
+            they are being traced), so that an error shows at construction.
         height: H of the features, 1 to 4096.
         width: W of the features, 1 to 4096.
 
@@ -112,13 +114,14 @@ def heat_filter(k: Tensor | float, height: int, width: int) -> Tensor:
         float64 if ``k`` is, else float32; on the device of ``k``. Differentiable in ``k``.
 
     Raises:
-        ValueError: If a value of ``k`` is negative, infinite or NaN, or a size does not fit.
+        ValueError: If a value of ``k`` is negative or NaN, or a size does not fit.
         TypeError: If ``k`` is neither a number nor a dense floating-point tensor.
 
     Source: vHeat (arXiv 2405.16555), heat conduction operator.
     """
-    k = _checks.filter_arguments(k, height, width)
-    channels = k.shape[-1] if k.dim() > 0 else 1
+    height, width = _checks.filter_size("height", height), _checks.filter_size("width", width)
+    k = _checks.filter_diffusivity(k, height, width)
+    channels = _checks.sizes(k)[-1] if k.dim() > 0 else 1
     return reference.exponential_filter(k.expand(height, width, channels))
 
 
@@ -127,8 +130,8 @@ def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
 
     Args:
         x: Features, (B, H, W, C), as for :func:`heat_conduction`.
-        filter: What :func:`heat_filter` returned, or any tensor that broadcasts to (H, W, C).
-            Used in float32, in float64 if ``x`` is float64.
+        filter: Result of :func:`heat_filter`, or any tensor that broadcasts to (H, W, C). Used in
+            float32, in float64 if ``x`` is float64.
 
     Returns:
         Features of the same shape and dtype as ``x``, as from :func:`heat_conduction`.
@@ -165,8 +168,8 @@ def frequency_split(
             one per sample; or a (B, 2) tensor. A sequence of length 2 is always such a pair.
 
     Returns:
-        ``low`` and ``high``, each of the shape and dtype of ``x``; high is what low, as rounded to
-        that dtype, leaves of ``x``. Under autocast half types are computed and returned in
+        ``low`` and ``high``, each of the shape and dtype of ``x``; high is ``x`` minus low as
+        rounded to that dtype. Under autocast half types are computed and returned in
         float32. Differentiable in ``x``, not in radius and angles.
 
     Raises:
@@ -189,13 +192,13 @@ def frequency_split(
 def spectral_l1_loss(pred: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Compare images by the absolute differences of their orthonormal DCT-II coefficients.
 
-    The transform is linear, so this is ``dct2d(pred - target).abs()`` with a single transform,
-    and one more, back, if a gradient is wanted.
+    The transform is linear, so this is ``dct2d(pred - target).abs()`` with a single transform; a
+    gradient takes one inverse transform more.
 
     Args:
         pred: Images, (B, C, H, W); float32, float64, bfloat16 or float16, H and W from 1 to 4096.
         target: Images of the same shape and dtype.
-        reduction: ``"mean"`` over all coefficients, or ``"sum"``.
+        reduction: Reduction over all coefficients, ``"mean"`` or ``"sum"``.
 
     Returns:
         0-dim float32 tensor, float64 for float64. Differentiable in ``pred`` and ``target``; the

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of the encoder's blocks that move much memory for little arithmetic, each in one pass.
+"""Fused memory-bound operators between the matrix products of the encoder's blocks.
 
-Only the CPU has native kernels for them; other devices run the pure-torch twins, which compilers
-fuse. Every function keeps its inputs for the backward pass and nothing else.
+Only the CPU has native kernels for them; other devices run the reference implementations, which
+compilers fuse. Every function keeps its inputs for the backward pass and nothing else.
 """
 
 import torch
@@ -20,16 +20,16 @@ def _has_kernel(x: Tensor) -> bool:
 def gated_layer_norm(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Norm features over their channels and open or close them by a gate.
+    """Apply a layer norm over the channels and multiply by an activated gate.
 
-    Computes ``layer_norm(x) * silu(gate)``, the end of the heat conduction operator.
+    Computes ``layer_norm(x) * silu(gate)``, the last step of the heat conduction operator.
 
     Args:
         x: Features, (..., C); float32, float64, bfloat16 or float16.
-        gate: Gate before its activation, of the same shape; taken in the dtype of ``x``.
-        weight: Factor on the normed channels, (C,). Used in float32, in float64 if ``x`` is.
-        bias: Added to them, (C,).
-        eps: Added to the variance.
+        gate: Gate before its activation, of the same shape; converted to the dtype of ``x``.
+        weight: Weight of the layer norm, (C,). Used in float32, in float64 if ``x`` is.
+        bias: Bias of the layer norm, (C,).
+        eps: Constant added to the variance.
 
     Returns:
         Features of the same shape and dtype as ``x``, rounded once; sums are kept in float32, or
@@ -52,16 +52,16 @@ def gated_layer_norm(
 def add_layer_norm(
     residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Norm features over their channels and add them to a residual stream.
+    """Apply a layer norm over the channels and add the result to a residual stream.
 
-    Computes ``residual + layer_norm(x)``, the end of a block with norms after its branches.
+    Computes ``residual + layer_norm(x)``, the last step of a block with norms after its branches.
 
     Args:
         residual: Features, (..., C); float32, float64, bfloat16 or float16.
-        x: What a branch returned, of the same shape; taken in the dtype of ``residual``.
-        weight: Factor on the normed channels, (C,). Used in float32, in float64 if ``residual`` is.
-        bias: Added to them, (C,).
-        eps: Added to the variance.
+        x: Output of a branch, of the same shape; converted to the dtype of ``residual``.
+        weight: Weight of the layer norm, (C,). Used in float32, in float64 if ``residual`` is.
+        bias: Bias of the layer norm, (C,).
+        eps: Constant added to the variance.
 
     Returns:
         Features of the shape and dtype of ``residual``, rounded once; sums are kept in float32, or
@@ -90,20 +90,20 @@ def spatial_correction_conv(
     conv_bias: Tensor,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Correct features by an embedding of their position, norm them and convolve each channel.
+    """Add an embedding of the position, apply a layer norm and a depthwise convolution.
 
-    Computes ``depthwise_conv3x3(layer_norm(relu(x + embed)))`` with zero padding, the beginning of
+    Computes ``depthwise_conv3x3(layer_norm(relu(x + embed)))`` with zero padding, the first step of
     the heat conduction operator of RS-vHeat.
 
     Args:
         x: Features, (B, H, W, C); float32, float64, bfloat16 or float16, H and W up to 4096.
         embed: Spatial correction embedding, (H, W, C). This and all other parameters are used in
             float32, in float64 if ``x`` is.
-        norm_weight: Factor on the normed channels, (C,).
-        norm_bias: Added to them, (C,).
-        conv_weight: Kernels, (C, 1, 3, 3).
-        conv_bias: Added to the convolutions, (C,).
-        eps: Added to the variance.
+        norm_weight: Weight of the layer norm, (C,).
+        norm_bias: Bias of the layer norm, (C,).
+        conv_weight: Kernels of the convolution, (C, 1, 3, 3).
+        conv_bias: Bias of the convolution, (C,).
+        eps: Constant added to the variance.
 
     Returns:
         Features of the same shape and dtype as ``x``, rounded once; sums are kept in float32, or
@@ -116,8 +116,8 @@ def spatial_correction_conv(
     Source: RS-vHeat (arXiv 2411.17984), spatial correction embeddings.
     """
     _checks.image_batch("x", x, "nhwc")
-    _checks.parameter("embed", embed, x.shape[1:], x)
-    _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
+    _checks.parameter("embed", embed, _checks.sizes(x)[1:], x)
+    _checks.parameter("conv_weight", conv_weight, (_checks.sizes(x)[3], 1, 3, 3), x)
     operands = (embed, norm_weight, norm_bias, conv_weight, conv_bias)
     if not _has_kernel(x):
         return reference.spatial_correction_conv(x, *operands, eps)

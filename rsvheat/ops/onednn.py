@@ -6,16 +6,15 @@ arithmetic; oneDNN, which every torch for x86 carries, gets near all of it on an
 fuses an activation, and takes weights in a blocked layout that can be prepared once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.functional import gelu, linear
-from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
-from rsvheat.ops import _autocast, _checks
+from rsvheat.ops import _autocast
+from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 
 
 class _Operators(NamedTuple):
@@ -31,7 +30,7 @@ def _operators() -> _Operators | None:
         return None
     ops = torch.ops.mkldnn
     try:
-        found = _Operators(
+        return _Operators(
             ops._linear_pointwise.default,
             ops._reorder_linear_weight.default,
             ops._convolution_pointwise.default,
@@ -39,24 +38,6 @@ def _operators() -> _Operators | None:
         )
     except AttributeError:
         return None
-    for packet, formula in (
-        (ops._linear_pointwise, _linear_flops),
-        (ops._convolution_pointwise, _conv_flops),
-    ):
-        if packet not in flop_registry:
-            register_flop_formula(packet)(formula)
-    return found
-
-
-def _linear_flops(x: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    return 2 * out_shape.numel() * x[-1]
-
-
-def _conv_flops(
-    x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: torch.Size, **__: Any
-) -> int:
-    count: int = conv_flop_count(list(x), list(weight), list(out_shape))
-    return count
 
 
 _OPERATORS = _operators()
@@ -66,30 +47,28 @@ if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
 
 
 class _Packed(NamedTuple):
-    """Weights in oneDNN's layout, each with its bias, and what they were made of."""
+    """A weight in oneDNN's layout, in slices of its rows, and what it was made of."""
 
-    key: tuple[Any, ...]
-    # Held so that no other tensor gets the identity and the address that are in the key.
-    sources: tuple[Tensor | None, ...]
-    weights: list[tuple[Tensor, Tensor | None]]
+    key: tuple[Hashable, ...]
+    weights: list[Tensor]
 
     # A copy of a model packs its own weights.
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Packed":
         return _NOTHING
 
     def __reduce__(self) -> tuple[type["_Packed"], tuple[Any, ...]]:
-        return _Packed, ((), (), [])
+        return _Packed, ((), [])
 
 
-_NOTHING = _Packed((), (), [])
+_NOTHING = _Packed((), [])
 
 
 class _PackedModule(nn.Module):
     """A layer that keeps its weight packed in evaluation, where no gradient is wanted.
 
-    The copy takes as much memory again as the weight, half of that in bfloat16. ``train()``, a
-    move, every change of the weight that autograd sees and every pass that records its gradient
-    drop it.
+    The copy takes as much memory again as the weight, half of that in bfloat16. It is used while
+    the weight's fingerprint is the one it was made of, so that every write to the weight counts.
+    ``train()``, a move and a pass that records gradients free it.
     """
 
     weight: Tensor
@@ -97,88 +76,62 @@ class _PackedModule(nn.Module):
     _packed = _NOTHING
 
     def train(self, mode: bool = True) -> "_PackedModule":
-        """Set the mode; training drops the packed weight."""
+        """Set the mode; training frees the packed weight."""
         if mode:
             self._packed = _NOTHING
         return super().train(mode)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # A move or a change of dtype may restore both address and version with other values.
         self._packed = _NOTHING
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _fits(self, x: Tensor) -> bool:
         raise NotImplementedError
 
-    def _lowered(self, x: Tensor) -> Tensor | None:
-        """Return ``x`` in the type to compute in if oneDNN may serve the call, else None."""
+    def _type(self, x: Tensor) -> torch.dtype | None:
+        """Return the type to compute in if oneDNN may serve the call, else None."""
         if (
             _OPERATORS is None
-            or torch.compiler.is_compiling()
-            or torch._C._get_tracing_state() is not None
-            or torch._C._are_functorch_transforms_active()
-            or forward_ad._current_level >= 0
+            or not has_values((x, self.weight, self.bias))
             or not torch.backends.mkldnn.enabled
-            or not all(map(_is_plain, (x, self.weight, self.bias)))
-            or _checks.is_fake(x)
             or not self._fits(x)
             or x.numel() == 0
         ):
             return None
         if not _autocast.enabled(x):
-            return x if x.dtype in _DTYPES and x.dtype == self.weight.dtype else None
+            return x.dtype if x.dtype in _DTYPES and x.dtype == self.weight.dtype else None
         dtype = torch.get_autocast_dtype("cpu")
         if dtype not in _DTYPES or x.dtype not in _DTYPES or self.weight.dtype not in _DTYPES:
             return None
-        return x.to(dtype)
+        return dtype
 
     def _may_pack(self, x: Tensor) -> bool:
+        """Return whether a call that oneDNN may serve may use the packed weight."""
+        if self.training or not AVAILABLE:
+            return False
         recorded = torch.is_grad_enabled() and any(
             t is not None and t.requires_grad for t in (x, self.weight, self.bias)
         )
         if recorded:
-            # A step may follow, and those of fused optimizers are out of autograd's sight.
-            self._packed = _NOTHING
-        return not (recorded or self.training or self.weight.is_inference())
+            self._packed = _NOTHING  # the next step changes the weight
+        return not recorded
 
     def _pack(
-        self,
-        x: Tensor,
-        pack: Callable[[Tensor], Tensor],
-        slices: int = 1,
-    ) -> list[tuple[Tensor, Tensor | None]]:
-        """Return the slices of the weight in the layout and the type that go with ``x``."""
-        key: tuple[Any, ...] = (x.dtype, slices)
-        sources = (self.weight, self.bias)
-        for source in sources:
-            if source is not None:
-                key += (id(source), source._version, source.data_ptr())
+        self, dtype: torch.dtype, pack: Callable[[Tensor], Tensor], slices: int = 1
+    ) -> list[Tensor]:
+        """Return the slices of the weight in oneDNN's layout and a type."""
+        key = (dtype, slices, fingerprint(self.weight))
         packed = self._packed
         if packed.key != key:
             # Outside of inference mode: its tensors could not take part in a later backward pass.
             with torch.inference_mode(False), torch.no_grad():
-                weights = [
-                    (pack(weight.to(x.dtype)), None if bias is None else bias.to(x.dtype))
-                    for weight, bias in self._slices(slices)
-                ]
+                weights = [pack(weight.to(dtype)) for weight in self.weight.chunk(slices)]
             # One assignment: threads that share the model each see a whole one.
-            packed = self._packed = _Packed(key, sources, weights)
+            packed = self._packed = _Packed(key, weights)
         return packed.weights
 
-    def _slices(self, count: int) -> list[tuple[Tensor, Tensor | None]]:
-        weights = self.weight.chunk(count)
-        biases = [None] * count if self.bias is None else self.bias.chunk(count)
-        return list(zip(weights, biases, strict=True))
-
-
-def _is_plain(t: Tensor | None) -> bool:
-    """Return whether ``t`` has data on the CPU, and is of no subclass."""
-    return t is None or (
-        type(t) in (Tensor, nn.Parameter)
-        and t.device.type == "cpu"
-        and t.layout is torch.strided
-        and not torch._is_functional_tensor(t)
-    )
+    def _biases(self, slices: int) -> list[Tensor | None]:
+        return [None] * slices if self.bias is None else list(self.bias.chunk(slices))
 
 
 class Linear(_PackedModule, nn.Linear):
@@ -199,16 +152,41 @@ class Linear(_PackedModule, nn.Linear):
             count: Slices.
             activation: ``"none"`` or ``"gelu"``; fused where no gradient is wanted.
         """
-        lowered = self._lowered(x)
-        if lowered is not None and self._may_pack(x):
+        dtype = self._type(x)
+        if dtype is not None and self._may_pack(x):
             assert _OPERATORS is not None
-            weights = self._pack(lowered, _OPERATORS.pack_linear, count)
-            return [_product(lowered, *one, activation) for one in weights]
-        if lowered is not None:
-            outputs = list(_Products.apply(lowered, self.weight, self.bias, count, False))
+            weights = self._pack(dtype, _OPERATORS.pack_linear, count)
+            biases = self._biases(count)
+            lowered = x.to(dtype)
+            return [
+                _product(lowered, weight, bias, activation)
+                for weight, bias in zip(weights, biases, strict=True)
+            ]
+        if dtype is not None:
+            outputs = list(_Products.apply(x.to(dtype), self.weight, self.bias, count, False))
         else:
-            outputs = [linear(x, *one) for one in self._slices(count)]
+            slices = zip(self.weight.chunk(count), self._biases(count), strict=True)
+            outputs = [linear(x, *one) for one in slices]
         return [gelu(y) for y in outputs] if activation == "gelu" else outputs
+
+    def prepared(self, x: Tensor, activation: str = "none") -> Callable[[Tensor], Tensor] | None:
+        """Return the layer as it is now, as a function of parts of its input.
+
+        The weight is read once for all parts, not for each to see whether it is still the same.
+
+        Args:
+            x: Features of the type and the channels of the parts, (..., in_features).
+            activation: ``"none"`` or ``"gelu"``.
+
+        Returns:
+            The function, or None where no packed weight serves the call.
+        """
+        dtype = self._type(x)
+        if dtype is None or not self._may_pack(x):
+            return None
+        assert _OPERATORS is not None
+        (weight,) = self._pack(dtype, _OPERATORS.pack_linear)
+        return lambda part: _product(part.to(dtype), weight, self.bias, activation)
 
     def of_gelu(self, x: Tensor) -> Tensor:
         """Return :meth:`forward` of the GELU of ``x``, which is kept for the backward pass alone.
@@ -216,10 +194,10 @@ class Linear(_PackedModule, nn.Linear):
         The GELU is computed once more there: cheap beside the products, and of all that a block
         keeps its value would be the largest beside ``x`` itself.
         """
-        lowered = self._lowered(x) if torch.is_grad_enabled() else None
-        if lowered is None or self._may_pack(x):
+        dtype = self._type(x) if torch.is_grad_enabled() else None
+        if dtype is None or self._may_pack(x):
             return self.forward(gelu(x))
-        (y,) = _Products.apply(lowered, self.weight, self.bias, 1, True)
+        (y,) = _Products.apply(x.to(dtype), self.weight, self.bias, 1, True)
         return cast(Tensor, y)
 
 
@@ -228,6 +206,7 @@ def _product(
 ) -> Tensor:
     assert _OPERATORS is not None
     algorithm = "none" if activation == "gelu" else ""  # not the approximation by tanh
+    bias = None if bias is None else bias.to(x.dtype)
     return _OPERATORS.linear(x, weight, bias, activation, [], algorithm)
 
 
@@ -241,7 +220,7 @@ class _Products(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias)
         ctx.count, ctx.of_gelu = count, of_gelu
         weights = weight.to(x.dtype).chunk(count)
-        biases = [None] * count if bias is None else bias.to(x.dtype).chunk(count)
+        biases = [None] * count if bias is None else bias.chunk(count)
         x = gelu(x) if of_gelu else x
         return tuple(_product(x, *one) for one in zip(weights, biases, strict=True))
 
@@ -310,13 +289,14 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
         """Convolve ``x``, (B, H, W, C)."""
         # An image of another layout is cheap to copy here, its features are not.
         x = x.contiguous().permute(0, 3, 1, 2)
-        lowered = self._lowered(x)
+        dtype = self._type(x)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        if lowered is None or not plain or self.groups > 1 or not self._may_pack(x):
+        if dtype is None or not plain or self.groups > 1 or not self._may_pack(x):
             return super().forward(x).permute(0, 2, 3, 1)
         assert _OPERATORS is not None
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         pack = _OPERATORS.pack_conv
-        ((weight, bias),) = self._pack(lowered, lambda w: pack(w, *geometry, lowered.shape))
-        y = _OPERATORS.conv(lowered, weight, bias, *geometry, "none", [], "")
+        (weight,) = self._pack(dtype, lambda w: pack(w, *geometry, x.shape))
+        bias = None if self.bias is None else self.bias.to(dtype)
+        y = _OPERATORS.conv(x.to(dtype), weight, bias, *geometry, "none", [], "")
         return y.permute(0, 2, 3, 1)

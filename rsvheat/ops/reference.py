@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure-torch twins of the operators, by matrix products with the DCT matrix.
+"""Reference implementations of the operators in pure torch, by products with the DCT matrix.
 
-They run on any device that torch has, are differentiated by plain autograd any number of times,
-and are what the native kernels are compared with. Each has the signature of its public function
-in :mod:`rsvheat.ops`, whose docstring applies here. One difference: a tensor ``k`` is not read,
-so negative values pass.
+They run on any device that torch has, are differentiated by torch's autograd any number of times,
+and the tests compare the native kernels with them. Each has the signature of its public function
+in :mod:`rsvheat.ops`, whose docstring applies here. One difference: the values of a tensor ``k``
+are not checked, so negative ones pass.
 """
 
 import math
@@ -36,27 +36,27 @@ _SECTOR_TOLERANCE = 1e-9
 
 
 def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
-    """Twin of :func:`rsvheat.ops.dct2d`."""
+    """Compute :func:`rsvheat.ops.dct2d` in pure torch."""
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
     return _transform(x, layout, inverse=False)
 
 
 def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
-    """Twin of :func:`rsvheat.ops.idct2d`."""
+    """Compute :func:`rsvheat.ops.idct2d` in pure torch."""
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
     return _transform(x, layout, inverse=True)
 
 
 def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
-    """Twin of :func:`rsvheat.ops.heat_conduction`."""
+    """Compute :func:`rsvheat.ops.heat_conduction` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     return _apply(x, exponential_filter(_checks.coefficients("k", k, x)))
 
 
 def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
-    """Twin of :func:`rsvheat.ops.apply_heat_filter`."""
+    """Compute :func:`rsvheat.ops.apply_heat_filter` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     return _apply(x, _checks.coefficients("filter", filter, x))
 
@@ -64,9 +64,10 @@ def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
 def frequency_split(
     x: Tensor, radius: PerSample, angles: Angles = (0, 90)
 ) -> tuple[Tensor, Tensor]:
-    """Twin of :func:`rsvheat.ops.frequency_split`."""
+    """Compute :func:`rsvheat.ops.frequency_split` in pure torch."""
     _checks.image_batch("x", x, "nchw")
-    mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), x.shape[2], x.shape[3])
+    height, width = _checks.sizes(x)[2:]
+    mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), height, width)
     if _autocast.enabled(x):
         x = _autocast.to_float32(x)
     exact = _autocast.to_float32(x)
@@ -76,7 +77,7 @@ def frequency_split(
 
 
 def spectral_l1_loss(pred: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Twin of :func:`rsvheat.ops.spectral_l1_loss`."""
+    """Compute :func:`rsvheat.ops.spectral_l1_loss` in pure torch."""
     _checks.reduction(reduction)
     _checks.pair(pred, target)
     error = _transform(_difference(pred, target), "nchw", inverse=False).abs()
@@ -91,7 +92,7 @@ def multi_domain_loss(
     *,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> MultiDomainLoss:
-    """Twin of :func:`rsvheat.ops.multi_domain_loss`."""
+    """Compute :func:`rsvheat.ops.multi_domain_loss` in pure torch."""
     _checks.pair(pred, target)
     spatial = _difference(pred, target).abs().mean()
     return weigh(spatial, spectral_l1_loss(pred, target), features_a, features_b, weights)
@@ -100,7 +101,7 @@ def multi_domain_loss(
 def gated_layer_norm(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Twin of :func:`rsvheat.ops.gated_layer_norm`."""
+    """Compute :func:`rsvheat.ops.gated_layer_norm` in pure torch."""
     _checks.like("gate", gate, "x", x)
     if _autocast.enabled(x):
         x = _autocast.to_lower(x, x.device.type)
@@ -111,7 +112,7 @@ def gated_layer_norm(
 def add_layer_norm(
     residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Twin of :func:`rsvheat.ops.add_layer_norm`."""
+    """Compute :func:`rsvheat.ops.add_layer_norm` in pure torch."""
     _checks.like("residual", residual, "x", x)
     normed = _layer_norm(x.to(residual.dtype), weight, bias, eps)
     return (_autocast.to_float32(residual) + normed).to(residual.dtype)
@@ -126,10 +127,10 @@ def spatial_correction_conv(
     conv_bias: Tensor,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Twin of :func:`rsvheat.ops.spatial_correction_conv`."""
+    """Compute :func:`rsvheat.ops.spatial_correction_conv` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
-    _checks.parameter("embed", embed, x.shape[1:], x)
-    _checks.parameter("conv_weight", conv_weight, (x.shape[3], 1, 3, 3), x)
+    _checks.parameter("embed", embed, _checks.sizes(x)[1:], x)
+    _checks.parameter("conv_weight", conv_weight, (_checks.sizes(x)[3], 1, 3, 3), x)
     if _autocast.enabled(x):
         x = _autocast.to_lower(x, x.device.type)
     norm_weight, norm_bias, conv_bias = _checks.channel_parameters(
@@ -139,15 +140,27 @@ def spatial_correction_conv(
     normed = _layer_norm(corrected, norm_weight, norm_bias, eps).permute(0, 3, 1, 2)
     kernels = _checks.to_parameter_dtype(conv_weight, x)
     with _autocast.disabled(x):
-        y = conv2d(normed, kernels, conv_bias, padding=1, groups=x.shape[3])
+        y = conv2d(normed, kernels, conv_bias, padding=1, groups=_checks.sizes(x)[3])
     return y.permute(0, 2, 3, 1).to(x.dtype)
 
 
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Return the norm of ``x`` over its last axis, in float32 or float64."""
     weight, bias = _checks.channel_parameters(x, weight=weight, bias=bias)
+    exact = _autocast.to_float32(x)
+    if _checks.transforms_active():
+        # torch's layer_norm has tangents whose gradients are wrong, as of torch 2.15.
+        unit, _ = standardize(exact, eps)
+        return unit * weight + bias
     with _autocast.disabled(x):
-        return layer_norm(_autocast.to_float32(x), x.shape[-1:], weight, bias, eps)
+        return layer_norm(exact, _checks.sizes(x)[-1:], weight, bias, eps)
+
+
+def standardize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return ``x`` with mean 0 and variance 1 along its last axis, and the factor (..., 1)."""
+    centered = x - x.mean(-1, keepdim=True)
+    factor = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return centered * factor, factor
 
 
 def weigh(
@@ -157,7 +170,7 @@ def weigh(
     features_b: Features | None,
     weights: tuple[float, float, float],
 ) -> MultiDomainLoss:
-    """Add the cosine term to the two L1 terms; the end of every multi-domain loss."""
+    """Add the cosine term to the two L1 terms: the last step of every multi-domain loss."""
     spatial_weight, spectral_weight, cosine_weight = _checks.loss_weights(weights)
     total = spatial_weight * spatial + spectral_weight * spectral
     if (features_a is None) != (features_b is None):
@@ -175,6 +188,7 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
         return cosine_similarity(_autocast.to_float32(a), _autocast.to_float32(b), dim=1)
 
 
+@_checks.untraced
 def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
     """Return omega_h^2 + omega_w^2, (H, W, 1), in the type and on the device of ``k``."""
     device = _checks.precise_device(k.device)
@@ -187,20 +201,24 @@ def omega_squared(height: int, width: int, k: Tensor) -> Tensor:
 
 
 def exponential_filter(k: Tensor) -> Tensor:
-    """Return exp(-k * |omega|^2) for a ``k`` of shape (H, W, C)."""
-    return torch.exp(-k * omega_squared(k.shape[0], k.shape[1], k))
+    """Return exp(-k * |omega|^2) for a ``k`` of shape (H, W, C); 1 at omega = 0 for infinite k."""
+    height, width = _checks.sizes(k)[:2]
+    # Infinity times 0 would be NaN, which a NaN stays.
+    finite = k.clamp(max=torch.finfo(k.dtype).max)
+    return torch.exp(-finite * omega_squared(height, width, k))
 
 
 def sector_mask(radius: Tensor, angles: Tensor, height: int, width: int) -> Tensor:
     """Return the coefficients that the low band keeps, (B, H, W), boolean.
 
-    The twin of ``rsvheat::sector_ranges`` in csrc/core/frequency_split.h.
+    Must agree with ``rsvheat::sector_ranges`` in csrc/core/frequency_split.h to the last
+    coefficient.
 
     Args:
-        radius: (B,), float64, fraction of the spectrum's diagonal.
-        angles: (B, 2), float64, degrees.
-        height: Rows of the spectrum.
-        width: Columns of the spectrum.
+        radius: Fraction of the spectrum's diagonal, (B,), float64.
+        angles: Bounds of the sector in degrees, (B, 2), float64.
+        height: Number of rows of the spectrum.
+        width: Number of columns of the spectrum.
     """
     n = torch.arange(height, dtype=torch.float64, device=radius.device)[:, None]
     m = torch.arange(width, dtype=torch.float64, device=radius.device)
@@ -228,7 +246,8 @@ def _transform(x: Tensor, layout: Layout, *, inverse: bool) -> Tensor:
     if _autocast.enabled(x):
         x = _autocast.to_float32(x)
     exact = _autocast.to_float32(x)
-    height, width = x.shape[2:] if layout == "nchw" else x.shape[1:3]
+    shape = _checks.sizes(x)
+    height, width = shape[2:] if layout == "nchw" else shape[1:3]
     rows, columns = _matrix(height, exact), _matrix(width, exact)
     if inverse:
         rows, columns = rows.T, columns.T
@@ -236,12 +255,13 @@ def _transform(x: Tensor, layout: Layout, *, inverse: bool) -> Tensor:
         if layout == "nchw":
             y = rows @ exact @ columns.T
         else:
-            batch, channels = x.shape[0], x.shape[3]
+            batch, channels = x.shape[0], shape[3]
             y = rows @ exact.reshape(batch, height, width * channels)
             y = columns @ y.reshape(batch, height, width, channels)
     return y.to(x.dtype)
 
 
+@_checks.untraced
 def _matrix(n: int, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not _plain(x) or n > _LARGEST_CACHED:
         return _dct_matrix(n, x.dtype, x.device)
@@ -258,7 +278,7 @@ def _matrix(n: int, x: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor) -> bool:
-    """Return whether ``x`` holds data, and no trace that a cache would carry into other traces."""
+    """Return whether ``x`` has data and is of no subclass: what is made for it may be cached."""
     return type(x) in (Tensor, Parameter) and not torch._is_functional_tensor(x)
 
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps of rasters of any size (``pip install 'rsvheat[geo,train]'``).
+"""Maps, change and boxes of rasters of any size (``pip install 'rsvheat[geo]'``).
 
-A :class:`~rsvheat.raster.grid.Grid` says which window each pixel of a map stands for,
-:func:`~rsvheat.raster.sweep.sweep` reads them and asks a :class:`~rsvheat.raster.sweep.Predictor`,
-:func:`~rsvheat.raster.writing.writing` takes what it says.
+:func:`predict` chooses a :class:`~rsvheat.raster.predictor.Predictor` by the task of a checkpoint:
+:mod:`~rsvheat.raster.windows` for a class of each window, :mod:`~rsvheat.raster.dense` for a class
+of each pixel, :mod:`~rsvheat.raster.change` for two dates, :mod:`~rsvheat.raster.boxes` for
+objects. :func:`read_map` and :func:`draw_map` read and show the maps.
 """
 
-from rsvheat.raster.classification import MapResult, predict_map
+from rsvheat.raster.box_files import BoxesResult
 from rsvheat.raster.colors import class_colors
+from rsvheat.raster.map_files import MapResult
 from rsvheat.raster.maps import Map, draw_map, read_map
+from rsvheat.raster.predict import predict
 
-__all__ = ["Map", "MapResult", "class_colors", "draw_map", "predict_map", "read_map"]
+__all__ = ["BoxesResult", "Map", "MapResult", "class_colors", "draw_map", "predict", "read_map"]

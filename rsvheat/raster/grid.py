@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which window of a scene each pixel of a map stands for."""
+"""Windows of a scene around the pixels of a coarser map."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ from rsvheat.data.readers import Window
 
 @dataclass(frozen=True)
 class Grid:
-    """A map's pixels, each of ``stride`` x ``stride`` pixels of the scene, and their windows.
+    """Pixels of a map, each of ``stride`` x ``stride`` pixels of the scene, and their windows.
 
     The map covers the whole scene and begins at its upper left corner; its last row and column may
-    stick out by less than a stride. A window has its pixel in the middle. Where it would stick out
-    of the scene it is moved inside: so every prediction is of pixels that are there, and of a whole
-    window. Only a scene that is smaller than a window has none; it is mirrored at its border, see
-    :meth:`rsvheat.raster.sweep.Strip.window`.
+    reach beyond the scene by less than a stride. A window has its pixel in the middle. Where it
+    would reach beyond the scene it is moved inside, so that every prediction is of existing pixels
+    and of a whole window. Only a scene that is smaller than a window is mirrored at its border, see
+    :meth:`rsvheat.raster.strips.Strip.cut`.
 
     Args:
-        height: Of the scene, in pixels.
-        width: Likewise.
+        height: Height of the scene in pixels.
+        width: Width of the scene in pixels.
         size: Side of the windows in pixels of the scene.
-        stride: Side of the map's pixels. Below ``size`` windows overlap; above it what is between
-            them is not looked at.
+        stride: Side of the map's pixels in pixels of the scene. Windows overlap if it is below
+            ``size``; if it is above, pixels between windows are not used.
 
     Raises:
         ValueError: If an argument is below 1.
@@ -55,8 +55,8 @@ class Grid:
         """Return the part of the scene that a pixel of the map is predicted from.
 
         Args:
-            row: Of the map.
-            column: Likewise.
+            row: Row of the map.
+            column: Column of the map.
         """
         return Window(
             self._start(row, self.height),
@@ -69,8 +69,8 @@ class Grid:
         """Return the part of the scene that a pixel of the map lies on.
 
         Args:
-            row: Of the map.
-            column: Likewise.
+            row: Row of the map.
+            column: Column of the map.
         """
         top, left = row * self.stride, column * self.stride
         return Window(
@@ -78,15 +78,18 @@ class Grid:
         )
 
     def _start(self, index: int, length: int) -> int:
-        centred = index * self.stride + (self.stride - self.size) // 2
-        return max(0, min(centred, length - self.size))
+        centered = index * self.stride + (self.stride - self.size) // 2
+        return max(0, min(centered, length - self.size))
 
     def areas(self, row: int, rows: int) -> NDArray[np.int64]:
-        """Return how many pixels of the scene the map's pixels hold, (rows, columns).
+        """Return the number of pixels of the scene in each pixel of rows of the map.
 
         Args:
-            row: The first of them.
-            rows: How many.
+            row: First row of the map.
+            rows: Number of rows.
+
+        Returns:
+            Numbers (rows, columns).
         """
         heights = self.height - self.stride * np.arange(row, row + rows)
         widths = self.width - self.stride * np.arange(self.columns)

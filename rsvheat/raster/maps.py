@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps read back, and shown."""
+"""Reading and drawing of maps of classes."""
 
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +28,13 @@ class Map:
     """A map of classes.
 
     Attributes:
-        labels: (rows, columns) uint8, classes by number; ``nodata`` where there is none.
-        classes: Their names.
-        colors: (classes, 3) uint8.
-        nodata: See ``labels``.
-        stride: Side of one of its pixels in pixels of the scene.
-        bands: Of the scene, that it was predicted from.
-        georeference: Where it lies.
+        labels: Numbers of the classes (rows, columns), uint8; ``nodata`` where there is none.
+        classes: Names of the classes.
+        colors: Colors of the classes (classes, 3), uint8.
+        nodata: Value of ``labels`` without a class.
+        stride: Side of a pixel of the map in pixels of the scene; 1 for classes of pixels.
+        bands: Bands of the scene that the map was predicted from; of several rasters, the first's.
+        georeference: Place of the map.
     """
 
     labels: NDArray[np.uint8]
@@ -45,35 +47,52 @@ class Map:
 
 
 def read_map(path: str | os.PathLike[str]) -> Map:
-    """Read a map that :func:`~rsvheat.raster.predict_map` wrote.
+    """Read a map that :func:`~rsvheat.raster.predict` wrote.
 
     Args:
-        path: The file.
+        path: Path of the map.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        DataError: If it is damaged, or no map of classes.
+        DataError: If the file is damaged, or no map of classes.
     """
+    with _opened(path) as file:
+        tags = file.tags()
+        classes = tuple(json.loads(tags["RSVHEAT_CLASSES"]))
+        table = file.colormap(1)
+        return Map(
+            file.read(1),
+            classes,
+            np.array([table[i][:3] for i in range(len(classes))], np.uint8),
+            int(file.nodata),
+            int(tags["RSVHEAT_STRIDE"]),
+            _bands(tags),
+            Georeference.of(file),
+        )
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a map of classes; errors of reading in the block name it."""
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {os.fspath(path)}")
     try:
         with _quietly_open(path) as file:
-            tags = file.tags()
-            if "RSVHEAT_CLASSES" not in tags:
+            if "RSVHEAT_CLASSES" not in file.tags():
                 raise DataError(f"{path} is no map of classes by rsvheat")
-            classes = tuple(json.loads(tags["RSVHEAT_CLASSES"]))
-            table = file.colormap(1)
-            return Map(
-                file.read(1),
-                classes,
-                np.array([table[i][:3] for i in range(len(classes))], np.uint8),
-                int(file.nodata),
-                int(tags["RSVHEAT_STRIDE"]),
-                tuple(json.loads(tags["RSVHEAT_BANDS"])),
-                Georeference.of(file),
-            )
+            yield file
     except (RasterioError, OSError) as error:
         raise DataError(f"{path} is damaged or no map: {error.__cause__ or error}") from error
+
+
+def _bands(tags: dict[str, str], source: str | os.PathLike[str] = "") -> tuple[int, ...]:
+    """Return the bands that a map was predicted from, of a raster or else of the first one."""
+    bands = json.loads(tags["RSVHEAT_BANDS"])
+    if isinstance(bands, dict):
+        names = json.loads(tags["RSVHEAT_SOURCE"])
+        shown = [name for name in bands if names[name] == Path(source).name]
+        bands = bands[(shown or list(bands))[0]]
+    return tuple(bands)
 
 
 def draw_map(
@@ -86,33 +105,44 @@ def draw_map(
     """Draw a scene, and beside it the map over the scene with a legend.
 
     Args:
-        path: The map.
-        source: The scene that it was predicted from. Its first three bands that were used, or the
-            first, are shown; those that are not uint8 from their 2nd to their 98th percentile.
-        opacity: Of the map, from 0 to 1.
-        max_side: Larger scenes are shown at lower resolution, of that many pixels at most.
+        path: Path of the map.
+        source: Path of the raster that the map was predicted from; of several, the one to show.
+            Its first three bands that were used, or the first, are shown, stretched from their 2nd
+            to their 98th percentile unless they are uint8.
+        opacity: Opacity of the map, from 0 to 1.
+        max_side: Largest side in pixels at which scene and map are shown; larger ones are shown at
+            lower resolution.
 
     Returns:
         The figure; ``figure.savefig(...)`` writes it.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        DataError: If one is damaged, or the map is of another scene.
+        DataError: If a file is damaged, or the map is of another scene.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    found = read_map(path)
-    image, (height, width) = _picture(source, found.bands, max_side)
-    rows, columns = found.labels.shape
-    if (rows, columns) != (-(-height // found.stride), -(-width // found.stride)):
+    with _opened(path) as file:
+        classes = json.loads(file.tags()["RSVHEAT_CLASSES"])
+        stride, bands = int(file.tags()["RSVHEAT_STRIDE"]), _bands(file.tags(), source)
+        table, nodata, (rows, columns) = file.colormap(1), int(file.nodata), file.shape
+        shape = _shrunk(file.shape, max_side)
+        labels = file.read(1, out_shape=shape, resampling=Resampling.mode)
+        counts = np.zeros(256, np.int64)
+        for _, window in file.block_windows(1):
+            counts += np.bincount(file.read(1, window=window).ravel(), minlength=256)
+    counts[nodata] = 0
+    image, (height, width) = _picture(source, bands, max_side)
+    if (rows, columns) != (-(-height // stride), -(-width // stride)):
         raise DataError(
-            f"{path} has {rows} x {columns} pixels of {found.stride}; it is no map of {source}, "
+            f"{path} has {rows} x {columns} pixels of {stride}; it is no map of {source}, "
             f"which has {height} x {width}"
         )
-    overlay = np.zeros((rows, columns, 4), np.uint8)
-    filled = found.labels != found.nodata
-    overlay[filled, :3] = found.colors[found.labels[filled]]
+    colors = np.array([table[i][:3] for i in range(len(classes))], np.uint8)
+    overlay = np.zeros((*shape, 4), np.uint8)
+    filled = labels != nodata
+    overlay[filled, :3] = colors[labels[filled]]
     overlay[filled, 3] = round(255 * opacity)
     side = 5.0
     figure = Figure(
@@ -127,7 +157,6 @@ def draw_map(
         axes.imshow(image, extent=extent)
         axes.set(title=title, xticks=[], yticks=[])
         if title == "map":
-            stride = found.stride
             axes.imshow(
                 overlay,
                 extent=(0, columns * stride, rows * stride, 0),
@@ -135,13 +164,12 @@ def draw_map(
             )
         # The map's last row and column may stick out of the scene.
         axes.set(xlim=(0, width), ylim=(height, 0))
-    counts = np.bincount(found.labels[filled], minlength=len(found.classes))
     order = [i for i in np.argsort(counts, kind="stable")[::-1] if counts[i]]
     figure.legend(
         handles=[
             Patch(
-                color=found.colors[i] / 255,
-                label=f"{found.classes[i]}  {counts[i] / counts.sum():.1%}",
+                color=colors[i] / 255,
+                label=f"{classes[i]}  {counts[i] / counts.sum():.1%}",
             )
             for i in order
         ],
@@ -152,6 +180,12 @@ def draw_map(
     return figure
 
 
+def _shrunk(shape: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return a size of at most ``max_side`` pixels, of the same shape."""
+    shrink = max(1.0, max(shape) / max_side)
+    return max(1, round(shape[0] / shrink)), max(1, round(shape[1] / shrink))
+
+
 def _picture(
     source: str | os.PathLike[str], bands: tuple[int, ...], max_side: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -160,10 +194,11 @@ def _picture(
     try:
         with _quietly_open(source) as file:
             size = file.shape
-            shrink = max(1.0, max(size) / max_side)
-            shape = (3, *(max(1, round(side / shrink)) for side in size))
             read = file.read(
-                list(chosen), out_shape=shape, masked=True, resampling=Resampling.average
+                list(chosen),
+                out_shape=(3, *_shrunk(size, max_side)),
+                masked=True,
+                resampling=Resampling.average,
             )
     except (RasterioError, OSError, IndexError) as error:
         raise DataError(f"{source} cannot be shown: {error.__cause__ or error}") from error

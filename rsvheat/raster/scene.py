@@ -1,39 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rasters that are predicted on: pixels as in training, and where they lie on the ground."""
+"""Rasters to predict on: pixels as training reads them, and where they lie on the ground."""
 
 import json
 import os
+import re
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from typing_extensions import Self
 
-from rsvheat.data import DataError, ImageReader, Pixels, Sensor, Window, open_image
-from rsvheat.data.readers import _RasterioReader
+from rsvheat.data import DataError, Pixels, SampleError, Sensor, Window, open_image
 
-# What training reads by Pillow is read by it here too: GDAL's libjpeg decodes to other values, and
-# its PNG driver takes a file that was cut short for a dark one.
-_PILLOW = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
-# Bytes of blocks that GDAL keeps, at least; by itself it keeps 5 % of the machine's memory.
+# Bytes of blocks that GDAL keeps, at least; by default it keeps 5 % of the machine's memory.
 _CACHE = 64 * 2**20
-# Projections of which a metre is no metre on the ground.
+# Projections in which a meter is not a meter on the ground.
 _NOT_TO_SCALE = ("merc", "webmerc", "geos", "eqc")
 
 
 @dataclass(frozen=True)
 class Georeference:
-    """Where a raster lies: by a transform, by ground control points, by RPCs, or unknown.
+    """Location of a raster: by a transform, by ground control points, by RPCs, or unknown.
 
     Attributes:
-        crs: Of the transform or the points; None if unknown.
-        transform: From (column, row) to coordinates; None if unknown.
+        crs: Reference system of the transform or the points; None if unknown.
+        transform: Affine transform from (column, row) to coordinates; None if unknown.
         gcps: Ground control points.
         rpcs: Rational polynomial coefficients.
     """
@@ -45,14 +45,18 @@ class Georeference:
 
     @classmethod
     def of(cls, file: Any) -> "Georeference":
-        """Return a rasterio dataset's."""
+        """Return the georeference of a rasterio dataset."""
         if not file.transform.is_identity:
             return cls(file.crs, file.transform)
         points, crs = file.gcps
         return cls(crs if points else file.crs, None, tuple(points), file.rpcs)
 
     def scaled(self, stride: int) -> "Georeference":
-        """Return that of a raster with the same corner, and pixels ``stride`` times as wide."""
+        """Return the georeference of a raster with the same corner and larger pixels.
+
+        Args:
+            stride: Ratio of the sides of the pixels.
+        """
         transform, rpcs = self.transform, self.rpcs
         if transform is not None:
             transform = transform @ transform.scale(stride)
@@ -61,7 +65,7 @@ class Georeference:
             for p in self.gcps
         ]
         if rpcs is not None:
-            # RPCs count from the centre of the first pixel.
+            # RPCs count from the center of the first pixel.
             about = rpcs.to_dict()
             for axis in ("line", "samp"):
                 about[f"{axis}_off"] = (about[f"{axis}_off"] + 0.5) / stride - 0.5
@@ -83,27 +87,27 @@ class Georeference:
 class Scene:
     """A raster of any size, read by windows; a context manager that closes it.
 
-    Files are those of GDAL: GeoTIFF, VRT and others. PNG and JPEG are decoded whole, as in
-    training.
+    All formats of GDAL are read: GeoTIFF, VRT and others. PNG and JPEG are decoded whole, as in
+    training, unless they are too large for that.
 
     Args:
-        source: The file.
-        bands: How many bands are needed.
-        select: Which bands of the file, counted from 1, in which order; None for all but alpha,
-            where there are as many as needed.
-        nodata: A value that stands for no data, where the file does not say so.
+        source: Path of the raster, or a name that GDAL knows.
+        bands: Number of bands that are needed.
+        select: Numbers of the bands to read, counted from 1, in the order wanted; None for all but
+            alpha, if there are as many as needed.
+        nodata: Value that stands for no data, if the file does not name it.
 
     Attributes:
-        georeference: Where it lies.
-        height: In pixels.
-        width: Likewise.
-        bands: How many are read.
-        select: Which of the file's.
+        georeference: Location on the ground.
+        height: Number of rows.
+        width: Number of columns.
+        bands: Number of bands that are read.
+        select: Their numbers in the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        DataError: If it is damaged, or its bands do not fit.
-        ValueError: If ``select`` is not as above.
+        DataError: If the file is damaged, or its bands do not fit.
+        ValueError: If ``select`` has another number of bands.
     """
 
     def __init__(
@@ -117,15 +121,25 @@ class Scene:
         if select is not None and len(select) != bands:
             raise ValueError(f"bands must name {bands} bands, as the model takes, got {select}")
         self._sensor = Sensor(bands, select, nodata=nodata)
-        self._reader, self.georeference, cache = _open(self.name)
-        # Rows are read once, from top to bottom: blocks are needed again by the next rows only.
-        self._environment = rasterio.Env(GDAL_CACHEMAX=max(_CACHE, 2 * cache))
-        self.height, self.width = self._reader.height, self._reader.width
         try:
+            self._reader = open_image(self.name)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no file {self.name}") from None
+        except SampleError as error:
+            if error.kind != "damaged":
+                raise
+            raise DataError(
+                f"{self.name} cannot be opened, or is damaged: {error.reason}"
+            ) from error
+        try:
+            self.georeference, cache = _header(self.name)
             self.select = self._chosen()
         except DataError:
             self.close()
             raise
+        # Rows are read once, from top to bottom: blocks are needed again by the next rows only.
+        self._environment = rasterio.Env(GDAL_CACHEMAX=max(_CACHE, 2 * cache))
+        self.height, self.width = self._reader.height, self._reader.width
 
     def _chosen(self) -> tuple[int, ...]:
         reader, needed = self._reader, self._sensor.bands
@@ -142,13 +156,13 @@ class Scene:
                 f"{there}, and the model takes {needed}: choose them, such as --bands "
                 f"{json.dumps(chosen, separators=(',', ':'))}"
             )
-        return reader._data_bands() if reader.bands == needed else tuple(range(1, needed + 1))
+        return reader.data_bands if reader.bands == needed else tuple(range(1, needed + 1))
 
     def read(self, window: Window) -> Pixels:
         """Read a window.
 
         Args:
-            window: Which.
+            window: Part of the raster.
 
         Returns:
             The chosen bands, and where they hold data.
@@ -163,7 +177,7 @@ class Scene:
         self._reader.close()
 
     def __enter__(self) -> Self:
-        """Bound GDAL's cache, and return the scene."""
+        """Limit GDAL's cache, and return the scene."""
         self._environment.__enter__()
         return self
 
@@ -173,20 +187,74 @@ class Scene:
         self._environment.__exit__()
 
 
-def _open(name: str) -> tuple[ImageReader, Georeference, int]:
-    """Return what reads a file, where it lies, and the size of a row of its blocks in bytes."""
+def source_files(source: str | os.PathLike[str]) -> set[Path]:
+    """Return the files on disk that a raster is read from.
+
+    Args:
+        source: Path of the raster, or a name that GDAL knows. A virtual raster (VRT) is read from
+            the rasters that it names and, if these are virtual too, from those that they name; an
+            archive is the file for all that is in it. Files that cannot be opened are left out:
+            reading the raster tells of them.
+    """
+    name = os.fspath(source)
+    found = _on_disk(name)
+    with suppress(RasterioError, CPLE_BaseError, OSError, ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(os.path.abspath(name) if os.path.exists(name) else name) as file:
+            for other in file.files:
+                found |= _on_disk(other)
+    seen: set[Path] = set()
+    while virtual := {path for path in found - seen if path.suffix.lower() == ".vrt"}:
+        seen |= virtual
+        for path in virtual:
+            for other in _vrt_sources(path):
+                found |= _on_disk(other)
+    return found
+
+
+def _vrt_sources(path: Path) -> list[str]:
+    """Return the names of the rasters that a VRT is made of.
+
+    GDAL lists those that are files, not those within archives or other files.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError):
+        return []
+    names = []
+    for element in root.iter():
+        if element.tag in ("SourceFilename", "SourceDataset") and element.text:
+            relative = element.get("relativeToVRT", element.get("relativetoVRT")) == "1"
+            names.append(str(path.parent / element.text) if relative else element.text)
+    return names
+
+
+def _on_disk(name: str) -> set[Path]:
+    """Return the files that a name of GDAL is about, such as /vsizip/{a.zip}/b.tif."""
+    plain = re.sub(r"^(/vsi[a-z0-9_]+/)+", "", name)
+    paths = set()
+    # GTIFF_DIR:1:a.tif, NETCDF:"a.nc":b, /vsisubfile/0_9,a.tif
+    for part in {plain, *re.split(r'[:",{}]', plain)}:
+        while part and not os.path.exists(part):
+            part = os.path.dirname(part.rstrip("/"))  # within an archive
+        if part and os.path.isfile(part):
+            paths.add(Path(part).resolve())
+    return paths
+
+
+def _header(name: str) -> tuple[Georeference, int]:
+    """Return where a raster lies, and the size of a row of its blocks in bytes."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(name) as file:
-                driver, georeference = file.driver, Georeference.of(file)
+            with rasterio.open(os.path.abspath(name) if os.path.exists(name) else name) as file:
                 lines = max(height for height, _ in file.block_shapes)
-                pixel = sum(np.dtype(dtype).itemsize for dtype in file.dtypes)
-                cache = lines * file.width * pixel
-    except (RasterioError, OSError) as error:
-        if not Path(name).exists() and "No such file" in str(error):
-            raise FileNotFoundError(f"there is no file {name}") from None
+                pixel = sum(_itemsize(dtype) for dtype in file.dtypes)
+                return Georeference.of(file), lines * file.width * pixel
+    except (RasterioError, CPLE_BaseError, OSError) as error:
         raise DataError(f"{name} cannot be opened, or is damaged: {error}") from error
-    if driver in _PILLOW:
-        return open_image(name), georeference, 0
-    return _RasterioReader(name, name), georeference, cache
+
+
+def _itemsize(dtype: str) -> int:
+    # GDAL's complex_int16 is no dtype of NumPy.
+    return 4 if dtype == "complex_int16" else np.dtype(dtype).itemsize

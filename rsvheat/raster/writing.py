@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps as cloud-optimized GeoTIFF (COG) that are there whole or not at all."""
+"""Writes maps as cloud-optimized GeoTIFF (COG), whole or not at all."""
 
 import errno
 import functools
+import os
 import shutil
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from rsvheat._files import remove_unfinished, replacing
-from rsvheat.raster.scene import Georeference
+from rsvheat._locks import Lock
+from rsvheat.raster.scene import Georeference, source_files
 
 _BLOCK = 512
 
@@ -33,17 +35,17 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Layer:
-    """What a file of a map holds.
+    """Content and format of one file of a map.
 
     Attributes:
-        path: The file.
-        dtype: Of its pixels.
-        nodata: The value that stands for no data.
-        description: Of its band.
-        resampling: How overviews are made.
-        scale: Factor to the unit that the description is about.
-        names: Of the values from 0 on, if they are classes.
-        colors: (n, 3) uint8, of the values from 0 on.
+        path: Path of the file.
+        dtype: Type of the pixels.
+        nodata: Value that stands for no data.
+        description: Description of the band.
+        resampling: Method by which overviews are computed.
+        scale: Factor from pixel values to the unit of the description.
+        names: Names of the values from 0 on, if they are classes.
+        colors: Colors (n, 3) of the values from 0 on, uint8.
         tags: Metadata.
     """
 
@@ -59,7 +61,7 @@ class Layer:
 
 
 class LayerWriter:
-    """Takes the rows of a map from top to bottom; see :func:`writing`."""
+    """Writes the rows of a map from top to bottom; see :func:`writing`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -69,8 +71,8 @@ class LayerWriter:
         """Write rows.
 
         Args:
-            row: The first of them.
-            values: (rows, columns).
+            row: Number of the first row.
+            values: Pixels (rows, columns).
         """
         height, width = values.shape
         self._file.write(values, 1, window=RasterioWindow(0, row, width, height))
@@ -85,26 +87,31 @@ def writing(
 
     Rows go to an uncompressed file in a temporary folder beside the map, since a COG cannot be
     written piece by piece; that becomes the COG, which is read back before it is kept. Class names
-    are in its tags and, since GDAL finds them nowhere else, in ``.aux.xml`` beside it.
+    are in its tags and, since GDAL finds them nowhere else, in ``.aux.xml`` beside it. Masks,
+    overviews and metadata that lay beside an older map are removed with it.
 
     Args:
-        layer: What is written.
-        rows: Of the map.
-        columns: Likewise.
-        georeference: The map's.
-        overwrite: Whether there may be an older one.
+        layer: Content and format of the file.
+        rows: Number of rows of the map.
+        columns: Number of columns of the map.
+        georeference: Location of the map.
+        overwrite: Whether to replace an older map.
 
     Yields:
-        What takes the rows.
+        Writer that takes the rows.
 
     Raises:
-        FileExistsError: If there is an older one.
+        FileExistsError: If there is an older map, and ``overwrite`` is not set.
+        InUseError: If another process writes the map.
         OSError: If the folder cannot be written, or the disk is full.
     """
     path = layer.path
     check_output(path, overwrite)
-    remove_unfinished(path.parent, f"rows-{path.name}")
-    with replacing(path.parent) as folder:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Lock(path), replacing(path.parent) as folder:
+        # Another process may have written the map before the lock was taken.
+        check_output(path, overwrite)
+        remove_unfinished(path.parent, f"rows-{path.name}")
         _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         plain, finished = folder / f"rows-{path.name}", folder / path.name
         try:
@@ -112,22 +119,22 @@ def writing(
                 writer = LayerWriter(file)
                 yield writer
             _finish(plain, finished, layer)
-            # A disk that is full when GDAL closes a file is an error that nobody gets to see.
+            # GDAL reports no error if the disk is full when it closes a file.
             if _counts(finished) != writer.counts:
                 raise RasterioError("it does not hold what was written")
         except (RasterioError, CPLE_BaseError) as error:
             cause = error.__cause__ or error
             free = shutil.disk_usage(folder).free
-            raise OSError(
-                f"{path} cannot be written: {cause} ({free / 2**20:.0f} MiB are free)"
-            ) from error
+            raise OSError(f"{path} cannot be written: {cause} ({_size(free)} are free)") from error
         plain.unlink()
         if layer.names:
             _write_names(folder / f"{path.name}.aux.xml", layer)
+    for suffix in (".msk", ".ovr", *([] if layer.names else [".aux.xml"])):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Keep rasterio from warning of what a map of a scene without georeference has to be."""
+    """Keep rasterio from warning of maps without a georeference, whose scenes have none."""
 
     @functools.wraps(function)
     def quiet(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -139,22 +146,60 @@ def _not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arg
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Raise unless a map may be written.
+    """Make sure that a map may be written.
 
     Args:
-        path: Of the map.
-        overwrite: Whether it may be there.
+        path: Path of the map.
+        overwrite: Whether an older map may be replaced.
 
     Raises:
-        ValueError: If it is not to be a TIFF.
-        FileExistsError: If it is there.
+        ValueError: If its suffix is not that of TIFF, or if it is a symbolic link.
+        IsADirectoryError: If it is a folder.
+        FileExistsError: If there is an older map, and ``overwrite`` is not set.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"{path} must end in .tif: maps are GeoTIFF")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
+    _refuse_link(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already: --overwrite replaces it")
+
+
+def check_separate(outputs: Mapping[str, Path], sources: Iterable[str | os.PathLike[str]]) -> None:
+    """Make sure that no output replaces another one, or a file that a source is read from.
+
+    Args:
+        outputs: Paths of the files to be written, by the names of the arguments.
+        sources: Paths of the rasters to be read, or names that GDAL knows.
+
+    Raises:
+        ValueError: If an output is a source, a part of one, another output or a symbolic link.
+    """
+    names: dict[Path, str] = {}
+    for name, path in outputs.items():
+        _refuse_link(path)
+        other = names.setdefault(path.resolve(), name)
+        if other != name:
+            raise ValueError(f"{other} and {name} are the same file, {path}")
+    there = [path for path in outputs.values() if path.exists()]
+    if not there:
+        return
+    for source in sources:
+        scene = Path(source)
+        for path in there:
+            if scene.exists() and path.samefile(scene):
+                raise ValueError(f"{path} is the scene itself")
+        for part in source_files(source):
+            for path in there:
+                if path.samefile(part):
+                    raise ValueError(f"{path} is a part of the scene {os.fspath(source)}")
+
+
+def _refuse_link(path: Path) -> None:
+    """Raise for a symbolic link: the map would replace the link, or class names lie elsewhere."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a symbolic link: name the file itself, {path.resolve()}")
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -162,9 +207,17 @@ def _check_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"the map may need {needed / 2**20:.1f} MiB, {free / 2**20:.1f} are free",
+            f"the map may need {_size(needed)}, {_size(free)} are free",
             str(folder.parent),
         )
+
+
+def _size(number: int) -> str:
+    """Return a number of bytes with a unit in which it is not 0."""
+    for exponent, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**exponent:
+            return f"{number / 1024**exponent:.1f} {unit}"
+    return f"{number} bytes"
 
 
 @_not_georeferenced
@@ -187,7 +240,7 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
         bigtiff="IF_SAFER",
         **{name: value for name, value in where.items() if value},
     )
-    file.update_tags(**layer.tags)
+    file.update_tags(**{name: _text(value) for name, value in layer.tags.items()})
     file.set_band_description(1, layer.description)
     if layer.scale != 1:
         file.scales = (layer.scale,)
@@ -230,6 +283,16 @@ def _write_names(path: Path, layer: Layer) -> None:
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     names = ElementTree.SubElement(band, "CategoryNames")
     for name in layer.names:
-        ElementTree.SubElement(names, "Category").text = name
+        ElementTree.SubElement(names, "Category").text = _text(name)
     ElementTree.indent(root)
     path.write_bytes(ElementTree.tostring(root) + b"\n")
+
+
+def _text(value: str) -> str:
+    """Return a text with a replacement for each character that XML cannot hold."""
+    return "".join(
+        c
+        if c in "\t\n" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"
+        else "\ufffd"
+        for c in value
+    )

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Lightning module a task."""
 
-from rsvheat.tasks.classification import (
-    ClassificationTask,
-    create_classification_task,
-    load_classifier,
-)
-from rsvheat.tasks.encoders import encoder_arguments, load_encoder, saved_normalizers
-from rsvheat.tasks.pretraining import PretrainingTask, create_pretraining_task, pictures
+from rsvheat.tasks.change_detection import ChangeDetectionTask
+from rsvheat.tasks.classification import ClassificationTask
+from rsvheat.tasks.pretraining import PretrainingTask, pictures
+from rsvheat.tasks.segmentation import SegmentationTask
+from rsvheat.tasks.supervised import TASKS, SupervisedTask
 
 __all__ = [
+    "TASKS",
+    "ChangeDetectionTask",
     "ClassificationTask",
     "PretrainingTask",
-    "create_classification_task",
-    "create_pretraining_task",
-    "encoder_arguments",
-    "load_classifier",
-    "load_encoder",
+    "SegmentationTask",
+    "SupervisedTask",
     "pictures",
-    "saved_normalizers",
 ]

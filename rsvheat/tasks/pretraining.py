@@ -1,51 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-supervised pretraining as a Lightning module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from rsvheat.models import PretrainingOutput, RSVHeatPretraining, create_pretraining_model
-from rsvheat.tasks.encoders import encoder_arguments
+from rsvheat.data.spec import DataSpec
+from rsvheat.models import (
+    PretrainingOutput,
+    RSVHeatPretraining,
+    create_pretraining_model,
+    parameter_groups,
+)
 from rsvheat.training.logs import EpochMeans
-from rsvheat.training.optimization import Optimization, parameter_groups
+from rsvheat.training.optimization import Optimization
 from rsvheat.training.task import Task
 
 PRETRAINING = Optimization()
 
 
 class PretrainingTask(Task):
-    """Trains :class:`~rsvheat.models.RSVHeatPretraining` on optical, SAR and other images.
+    """Trains an encoder without annotation, by :class:`~rsvheat.models.RSVHeatPretraining`.
 
-    Takes batches of ``rsvheat.data.collate_modalities``: ``images`` and ``index`` by modality, and
-    ``size``. Each step logs ``train/loss`` with its parts, the features' statistics that tell
-    collapse and the learning rate, in several processes those of the first; each epoch
-    ``train/<name>_epoch``, means over its batches and all processes.
-    Masks and views follow from the seed, the epoch, the batch and the process alone, so a run that
-    goes on from a checkpoint sees those that it would have seen.
+    Each step logs ``train/loss`` with its parts, statistics of the features that reveal collapse,
+    and the learning rate, in several processes those of the first; each epoch logs
+    ``train/<name>_epoch``, means over its batches and all processes. Masks and views follow from
+    the seed, the epoch, the batch and the process alone, so a run that resumes from a checkpoint
+    draws those that it would have drawn.
+
+    After training, ``task.network.encoder`` is what to keep; :func:`rsvheat.load_checkpoint` finds
+    it in the checkpoint.
 
     Args:
-        network: What is trained. Afterwards ``task.network.encoder`` is what to keep;
-            :func:`rsvheat.load_checkpoint` finds it in the checkpoint.
-        optimization: The optimizer and the learning rate.
-        seed: Of masks and views.
-        images_every: Epochs between pictures of input, bands and reconstruction in TensorBoard; 0
-            for none.
-        images: Samples in such a picture.
+        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
+        variant: Name of the encoder, as for :func:`rsvheat.create_model`.
+        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
+        optimization: Optimizer and learning rate.
+        seed: Seed of masks and views.
+        images_every: Number of epochs between pictures of input, bands and reconstruction in
+            TensorBoard; 0 for none.
+        images: Number of samples in such a picture.
+        **options: Further arguments of :class:`~rsvheat.models.RSVHeatPretraining`.
+
+    Raises:
+        ValueError: If there is no such variant, or an argument has a wrong value.
     """
 
     def __init__(
         self,
-        network: RSVHeatPretraining,
-        optimization: Optimization = PRETRAINING,
+        spec: DataSpec,
+        variant: str = "rsvheat_nano",
         *,
+        encoder_options: Mapping[str, Any] | None = None,
+        optimization: Optimization = PRETRAINING,
         seed: int = 0,
         images_every: int = 10,
         images: int = 8,
+        **options: Any,
     ) -> None:
+        network = create_pretraining_model(
+            variant,
+            spec.modalities,
+            img_size=spec.size,
+            encoder_options=encoder_options,
+            **options,
+        )
         super().__init__(network, optimization, seed)
         self.network: RSVHeatPretraining
         self.images_every = images_every
@@ -86,19 +108,15 @@ class PretrainingTask(Task):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with weight decay, and those without."""
-        return parameter_groups(self.network, self.optimization.weight_decay)
-
-    def images_in(self, batch: Mapping[str, Any]) -> int:
-        """Return how many images a batch holds, those of all modalities counted."""
-        return sum(len(images) for images in batch["images"].values())
+        return parameter_groups(self.network, weight_decay=self.optimization.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add how the encoder is built, and the means so far."""
-        checkpoint["encoder"] = encoder_arguments(self.network.encoder)
+        """Add the description of the network and its data, and the means so far."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["epoch_means"] = self.epoch_means.state_dict(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the means so far."""
+        """Resume the means."""
         self.epoch_means.load_state_dict(checkpoint["epoch_means"], self.global_rank)
 
     def _generator(self, seed: int) -> torch.Generator:
@@ -119,48 +137,12 @@ class PretrainingTask(Task):
                     logger.experiment.add_image(f"images/{name}", picture, self.global_step)
 
 
-def create_pretraining_task(
-    variant: str = "rsvheat_nano",
-    modalities: Mapping[str, int] | None = None,
-    *,
-    img_size: int | Sequence[int] = 224,
-    encoder_options: Mapping[str, Any] | None = None,
-    optimization: Optimization = PRETRAINING,
-    seed: int = 0,
-    images_every: int = 10,
-    images: int = 8,
-    **options: Any,
-) -> PretrainingTask:
-    """Build a variant, what pretrains it, and the task that trains both.
-
-    Args:
-        variant: As for :func:`rsvheat.create_model`.
-        modalities: Bands by name; by default ``{"optical": 3, "sar": 1}``.
-        img_size: Side in pixels, or (height, width), of the images.
-        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
-        optimization: See :class:`PretrainingTask`.
-        seed: See :class:`PretrainingTask`.
-        images_every: See :class:`PretrainingTask`.
-        images: See :class:`PretrainingTask`.
-        **options: Arguments of :class:`~rsvheat.models.RSVHeatPretraining`.
-
-    Raises:
-        ValueError: If there is no such variant, or an argument has a wrong value.
-    """
-    network = create_pretraining_model(
-        variant, modalities, img_size=img_size, encoder_options=encoder_options, **options
-    )
-    return PretrainingTask(
-        network, optimization, seed=seed, images_every=images_every, images=images
-    )
-
-
 def pictures(output: PretrainingOutput, samples: int) -> dict[str, Tensor]:
-    """Compose pictures of what a step saw and made.
+    """Compose pictures of the input, bands and reconstruction of a step.
 
     Args:
-        output: With images.
-        samples: Rows at most.
+        output: Output of the network, with images.
+        samples: Largest number of rows.
 
     Returns:
         By modality (3, H, W) in [0, 1]: a row per image, and in it the image, its low and high band

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says, and what it leaves unsaid, to users of the commands."""
+"""Messages of the commands to their users, and filters of other libraries' messages."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-# Said by Lightning of what is meant to be so.
+# Lightning's warnings about things that are intended here.
 _NOISE = (
     ".*args parameter is intended to run from within Python.*",
     ".*does not have many workers.*",
@@ -24,7 +24,7 @@ _NOISE = (
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Tell the user something that is not a result."""
+    """Print a message that is not a result to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -34,7 +34,7 @@ class _Say(logging.Handler):
 
 
 def quieten() -> None:
-    """Leave, of what Lightning and others say, what concerns users of the commands."""
+    """Hide those messages of Lightning and other libraries that do not concern users."""
     ours = logging.getLogger("rsvheat")
     if not any(isinstance(handler, _Say) for handler in ours.handlers):
         ours.addHandler(_Say())

@@ -16,7 +16,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     and checkpoints are one file, as without it: written whole, and read by every other command.
 
     Args:
-        process_group_backend: Of ``torch.distributed``; by default the device's.
+        process_group_backend: Backend of ``torch.distributed``; by default that of the device.
     """
 
     def __init__(self, process_group_backend: str | None = None) -> None:
@@ -44,8 +44,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     take 0.8 GB.
 
     Args:
-        network: The network.
-        mesh: Lightning's, with axes ``"data_parallel"`` and ``"tensor_parallel"``.
+        network: Network to shard.
+        mesh: Lightning's device mesh, with axes ``"data_parallel"`` and ``"tensor_parallel"``.
 
     Raises:
         ValueError: If tensors themselves are to be split, too.

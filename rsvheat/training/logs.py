@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: its metrics as CSV, its speed, its progress."""
+"""Logs of a run: metrics as CSV, images per second, progress."""
 
 import csv
+import math
 import sys
 import time
 from argparse import Namespace
@@ -27,9 +28,9 @@ class CSVLog(Logger):
     Lightning's own CSV logger begins by deleting what is there.
 
     Args:
-        folder: Where the file goes.
-        from_step: Step from which this run goes on. Later rows are of a run that was killed before
-            it had a checkpoint of them, and go.
+        folder: Folder of the file.
+        from_step: Step from which this run resumes. Later rows belong to a run that was killed
+            before it had a checkpoint of them, and are removed.
     """
 
     def __init__(self, folder: str | Path, from_step: int = 0) -> None:
@@ -40,22 +41,22 @@ class CSVLog(Logger):
 
     @property
     def name(self) -> str:
-        """No name: the folder says it."""
+        """Unused; an empty text."""
         return ""
 
     @property
     def version(self) -> str:
-        """No version: the folder says it."""
+        """Unused; an empty text."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The folder."""
+        """Folder of the file."""
         return str(self.path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
-        """Nothing: the configuration is beside the file."""
+        """Log nothing: the configuration is beside the file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -63,7 +64,7 @@ class CSVLog(Logger):
 
         Args:
             metrics: Values by name; each becomes a column.
-            step: The optimizer step that they belong to.
+            step: Optimizer step of the values.
         """
         row = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         row["step"] = step
@@ -101,7 +102,7 @@ class CSVLog(Logger):
 
 
 class EpochMeans:
-    """Means over the batches of an epoch and all processes, which checkpoints within it keep."""
+    """Computes means over the batches of an epoch and all processes; checkpoints keep them."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -111,7 +112,7 @@ class EpochMeans:
         """Add the values of a batch.
 
         Args:
-            values: By name, the same names at every call and in every process.
+            values: Values by name, the same names at every call and in every process.
         """
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -125,7 +126,7 @@ class EpochMeans:
         return {name: value / batches for name, value in state.items()}
 
     def state_dict(self, trainer: Trainer) -> dict[str, float]:
-        """Return the sums over all processes by name, and of the batches under ``""``."""
+        """Return the sums over all processes by name, and the number of batches under ``""``."""
         sums = {"": self._batches, **self._sums}
         if trainer.world_size == 1:
             return sums
@@ -134,13 +135,13 @@ class EpochMeans:
         return dict(zip(sums, total.tolist(), strict=True))
 
     def load_state_dict(self, state: Mapping[str, float], rank: int) -> None:
-        """Take over the sums, in one process."""
+        """Resume the sums, in one process."""
         self._sums = {name: value if rank == 0 else 0.0 for name, value in state.items()}
         self._batches = self._sums.pop("")
 
 
 class ImagesPerSecond(Callback):
-    """Logs how many images all devices together train on in a second, time for reading included.
+    """Logs the number of images per second of all devices together, time for reading included.
 
     The value is a running mean over about ten steps.
     """
@@ -150,15 +151,15 @@ class ImagesPerSecond(Callback):
         self._seconds: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, in a run that goes on within an epoch, too."""
+        """Start the clock, also in a run that resumes within an epoch."""
         self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out the time of what is done between epochs."""
+        """Exclude the time between epochs."""
         self._since = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out the time of validation."""
+        """Exclude the time of validation."""
         self._since = time.perf_counter()
 
     def on_train_batch_end(
@@ -195,7 +196,7 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what stands behind the bar."""
+        """Return the values that are shown beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         metrics["left"] = self._clock.left(trainer)
@@ -203,10 +204,16 @@ class ProgressBar(TQDMProgressBar):
 
 
 class ProgressLines(Callback):
-    """One line after each epoch, for logs and pipes."""
+    """Prints a line after an epoch, for logs and pipes.
 
-    def __init__(self) -> None:
+    Args:
+        pause_s: Seconds without a line after each; the last epoch always has one.
+    """
+
+    def __init__(self, pause_s: float = 0.0) -> None:
+        self.pause_s = pause_s
         self._clock = _Clock()
+        self._last = -math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -214,14 +221,16 @@ class ProgressLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
-        if not trainer.is_global_zero:
+        now, epoch = time.monotonic(), trainer.current_epoch + 1
+        if not trainer.is_global_zero or (
+            now - self._last < self.pause_s and epoch != trainer.max_epochs
+        ):
             return
+        self._last = now
         epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         values = trainer.progress_bar_metrics.items()
         text = ", ".join(f"{k} {v:.4g}" for k, v in values if isinstance(v, (int, float)))
-        line = (
-            f"epoch {trainer.current_epoch + 1}{epochs}: {text}, {self._clock.left(trainer)} left"
-        )
+        line = f"epoch {epoch}{epochs}: {text}, {self._clock.left(trainer)} left"
         print(line, file=sys.stderr, flush=True)
 
 

@@ -2,13 +2,11 @@
 """The optimizer: learning rates by batch and step, and which parameters decay."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,8 +16,8 @@ REFERENCE_BATCH = 256
 def warmup_cosine(step: int, total: int, warmup: int, floor: float) -> float:
     """Return the factor on the learning rate at a step.
 
-    It rises linearly over the first ``warmup`` steps, of which the first already moves, and falls
-    to ``floor`` along half a cosine at step ``total``.
+    The factor rises linearly over the first ``warmup`` steps, is above 0 at the first of them, and
+    falls along half a cosine to ``floor`` at step ``total``.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -29,14 +27,14 @@ def warmup_cosine(step: int, total: int, warmup: int, floor: float) -> float:
 
 @dataclass(frozen=True)
 class Optimization:
-    """AdamW, and how the learning rate follows the batch and the course of training.
+    """AdamW, and its learning rate by batch size and step.
 
     Args:
         base_lr: Learning rate for a global batch of 256 images; it is scaled linearly with the
             batch: the loader's, times the processes, times the batches accumulated.
-        lr: Learning rate whatever the batch, instead of ``base_lr``.
-        weight_decay: Of weights; biases, norms and embeddings do not decay.
-        betas: Of AdamW.
+        lr: Learning rate for any batch size, instead of ``base_lr``.
+        weight_decay: Weight decay of AdamW; biases, norms and embeddings do not decay.
+        betas: Decay rates of AdamW's two moments.
         warmup: Share of the steps over which the rate rises linearly; then it falls along half a
             cosine.
         floor: Share of the rate that is left at the end.
@@ -54,6 +52,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list where it comes from a file
         if not self.base_lr > 0 or (self.lr is not None and not self.lr > 0):
             raise ValueError(f"base_lr and lr must be above 0, got {self.base_lr} and {self.lr}")
         if not 0 <= self.warmup < 1 or not 0 <= self.floor <= 1:
@@ -87,7 +86,7 @@ class Optimization:
 
         Args:
             groups: Parameter groups; one with ``lr_scale`` gets that share of the rate.
-            trainer: Says how long and on how much data the run is.
+            trainer: Trainer that knows the number of steps and the batch size.
 
         Raises:
             ValueError: If the run has no end, or as for :meth:`learning_rate`.
@@ -103,32 +102,3 @@ class Optimization:
         course = partial(warmup_cosine, total=int(total), warmup=warmup, floor=self.floor)
         scheduler = {"scheduler": LambdaLR(optimizer, course), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups, with weight decay and without.
-
-    Parameters of fewer than two dimensions do not decay, nor do those that a part's
-    ``no_weight_decay()`` names.
-    """
-    exempt = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        for name in _exempt_names(module)
-    }
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            plain = parameter.dim() < 2 or name in exempt
-            (others if plain else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _exempt_names(module: nn.Module) -> Iterable[str]:
-    names = getattr(module, "no_weight_decay", None)
-    return names() if callable(names) else ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How processes that train together end."""
+"""A safe end of processes that train together."""
 
 import atexit
 import time
@@ -7,7 +7,7 @@ from functools import cache
 
 from torch import distributed
 
-# Its threads need a moment on one core, of however many others wait for it.
+# Seconds that gloo's threads may need on one core, however many processes share it.
 _GRACE_S = 1.0
 
 
@@ -15,10 +15,10 @@ _GRACE_S = 1.0
 def end_gently() -> None:
     """Give the threads of gloo time to finish before Python ends.
 
-    They let go of the tensors of the last messages after the main thread went on. One that does so
-    while Python ends aborts the process, all of whose work is done by then. Nothing says when they
-    are through: destroying the groups does not wait for them as long as anything refers to these,
-    and torch's own caches of device meshes do.
+    They free the buffers of the last messages after the main thread has continued. A thread that
+    does so while Python ends aborts the process, although all its work is done. Nothing tells when
+    they have finished: destroying the groups does not wait for them as long as something refers to
+    the groups, as torch's own caches of device meshes do.
     """
     atexit.register(_wait)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that survive whatever ends a run, and from which it goes on bit by bit.
+"""Checkpoints that are always complete, and from which a run resumes with the same bits.
 
 Lightning restores weights, optimizers, schedules and progress, and the data module the order of its
-samples. What is left is here: files that are never half written, the random generators of every
-process, and saving when a run is told to stop.
+samples. This module adds files that are never half written, the random generators of every process,
+and saving when a signal stops a run.
 """
 
 import os
@@ -32,11 +32,11 @@ from rsvheat.models import CheckpointError
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint cannot be written; those written before are whole."""
+    """A checkpoint cannot be written; earlier ones are complete."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and puts it there when it is complete."""
+    """Writes a checkpoint to a temporary file, which replaces the old one when it is complete."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -44,12 +44,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save a checkpoint.
 
         Args:
-            checkpoint: What ``torch.save`` takes.
-            path: A local file, or a URL, which Lightning writes in one transaction.
-            storage_options: Not used.
+            checkpoint: Content of the file.
+            path: Path of a local file, or a URL, which Lightning writes in one transaction.
+            storage_options: Unused.
 
         Raises:
-            CheckpointWriteError: If the file cannot be written. What was at ``path`` still is.
+            CheckpointWriteError: If the file cannot be written; a file at ``path`` is unchanged.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -75,9 +75,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Load a checkpoint of a run.
 
         Args:
-            path: A file or URL.
-            map_location: See ``torch.load``.
-            weights_only: See ``torch.load``; None is True.
+            path: Path or URL of the file.
+            map_location: Location of the tensors, as for ``torch.load``.
+            weights_only: Whether only plain values and tensors are allowed, as for ``torch.load``;
+                None is True.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -108,10 +109,10 @@ def _free(folder: Path) -> int:
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure that a folder exists and takes files.
+    """Make sure that a folder exists and can be written to.
 
     Args:
-        folder: The folder; it is made if need be.
+        folder: Path of the folder, which is created if it does not exist.
 
     Raises:
         CheckpointWriteError: If it cannot be made or written to.
@@ -127,24 +128,24 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: after each epoch, every so many steps, and when told to stop.
+    """Saves ``last.ckpt`` after each epoch, every ``every_n_steps`` steps and at a signal.
 
-    SIGTERM and the first SIGINT (Ctrl+C) end the run after the step under way, or after the epoch
-    if that was its last step, with a checkpoint; with several processes, whichever of them was
-    told. An error outside a step, while data is read say, leaves a checkpoint too; one within a
-    step, or while an epoch ends, leaves the checkpoint before it.
+    SIGTERM and the first SIGINT (Ctrl+C) end the run with a checkpoint after the current step, or
+    after the epoch if that was its last step; with several processes, a signal to any of them does.
+    After an error outside a step, for example while data is read, a checkpoint is saved, too. After
+    an error within a step, or while an epoch ends, the checkpoint before it remains.
 
-    Before training starts, the folder is tried and its free space compared with what the
-    checkpoints will need; what a killed run left half written there is removed.
+    Before training starts, the folder is tested and its free space is compared with the size of the
+    checkpoints; incomplete files of a killed run are removed.
 
     Args:
-        folder: Where the file goes.
+        folder: Folder of the file.
         every_n_steps: Optimizer steps between checkpoints within an epoch; 0 for none.
-        others: How many other checkpoints the run will keep there, for the estimate of space.
+        others: Number of other checkpoints that the run will keep there, for the estimate of space.
 
     Attributes:
-        path: The file.
-        signal: The signal that ended the run, or None.
+        path: Path of the file.
+        signal: Signal that ended the run, or None.
 
     Raises:
         ValueError: If ``every_n_steps`` is negative.
@@ -167,7 +168,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Try the folder and estimate the space."""
+        """Test the folder and estimate the space."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         folder = self.path.parent
@@ -187,10 +188,10 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals, instead of Lightning.
+        """Handle signals instead of Lightning.
 
-        Its handler starts a collective operation at whatever point the process has reached, which
-        blocks when the others are at another one.
+        Lightning's handler starts a collective operation at whatever point the process has reached,
+        which blocks while the other processes are at another point.
         """
         self._consistent, self._saved_step = True, trainer.global_step
         if threading.current_thread() is threading.main_thread():
@@ -225,10 +226,10 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if it is time to, and stop if told to."""
-        # Gradients that are still being accumulated would be lost. And a run that goes on from an
-        # epoch's last step begins with the next epoch, and would leave out what ends this one: its
-        # means, its validation, the best checkpoint.
+        """Save every ``every_n_steps`` steps, and stop after a signal."""
+        # Gradients that are still being accumulated would be lost. And a run that resumes from an
+        # epoch's last step begins with the next epoch: it would skip the end of this one, with its
+        # means, its validation and the best checkpoint.
         self._consistent = trainer.global_step > self._step_at_start and not trainer.is_last_batch
         if not self._consistent:
             return
@@ -237,21 +238,21 @@ class LastCheckpoint(Checkpoint):
         self._stop_if_told(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and stop if told to."""
+        """Save, and stop after a signal."""
         self._save(trainer)
         self._stop_if_told(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave signals as they were."""
+        """Restore the handlers of signals."""
         self._restore_handlers()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save what is worth saving, and leave signals as they were."""
+        """Save completed steps, and restore the handlers of signals."""
         self._restore_handlers()
-        # Only at a signal are all processes known to be here. During validation the averaged
-        # weights may stand in for the model's.
+        # Saving takes all processes, and only after a signal all are known to be here. During
+        # validation the averaged weights may have replaced the model's.
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
         worth = self._consistent and trainer.training and trainer.global_step > self._saved_step
         if together and worth and not isinstance(exception, CheckpointWriteError):
@@ -274,9 +275,9 @@ class LastCheckpoint(Checkpoint):
 class RandomState(Callback):
     """Keeps the states of Python's, NumPy's and torch's generators in checkpoints.
 
-    Those of every process are kept; processes that a continued run adds start from their seeds.
-    What a step draws does not depend on them, see :class:`~rsvheat.training.task.Task`: this is for
-    what others draw between the steps.
+    Those of every process are kept; processes that a resumed run adds start from their seeds. The
+    randomness of a step does not depend on them, see :class:`~rsvheat.training.task.Task`; they
+    restore random numbers that are drawn between steps.
     """
 
     def __init__(self) -> None:
@@ -294,13 +295,13 @@ class RandomState(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the state of this process."""
+        """Read the state of this process."""
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
             self._state = states[trainer.global_rank]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set it, when the data loaders have drawn the seeds of their workers."""
+        """Set the state, after the data loaders have drawn the seeds of their workers."""
         if self._state is not None:
             _set_random_state(self._state, pl_module.device)
             self._state = None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks have in common."""
+"""The base class of tasks: Lightning modules that train a network."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,23 +12,32 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
+from rsvheat.checkpoint import training_content
+from rsvheat.data.datamodule import DataModule
 from rsvheat.training.fsdp2 import shard
 from rsvheat.training.optimization import Optimization
 from rsvheat.training.process_exit import end_gently
 
 
 class Task(LightningModule, ABC):
-    """A Lightning module that trains a network.
+    """Trains a network.
 
-    All that is random in a step, stochastic depth included, follows from the seed, the epoch, the
-    batch and the process. So it is the same for any number of workers that read, and in a run that
-    goes on from a checkpoint.
+    All randomness of a step, stochastic depth included, follows from the seed, the epoch, the batch
+    and the process. So it is the same for any number of workers that read, and in a run that
+    resumes from a checkpoint.
 
     Args:
-        network: What is trained.
-        optimization: The optimizer and the learning rate.
-        seed: Of what is random in its steps.
+        network: Network to train.
+        optimization: Optimizer and learning rate.
+        seed: Seed of the randomness in its steps.
+
+    Attributes:
+        monitor: Name of the logged value by which checkpoints are the best.
+        mode: Whether its ``"min"`` or ``"max"`` is the best.
     """
+
+    monitor: ClassVar[str] = "train/loss_epoch"
+    mode: ClassVar[Literal["min", "max"]] = "min"
 
     def __init__(self, network: nn.Module, optimization: Optimization, seed: int) -> None:
         super().__init__()
@@ -40,9 +49,9 @@ class Task(LightningModule, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters in groups, with their weight decay and ``lr_scale``."""
 
-    @abstractmethod
     def images_in(self, batch: Mapping[str, Any]) -> int:
-        """Return how many images a batch holds."""
+        """Return the number of images in a batch, those of all modalities counted."""
+        return sum(len(images) for images in batch["images"].values())
 
     def setup(self, stage: str) -> None:
         """Have processes that train together end without an abort."""
@@ -72,6 +81,12 @@ class Task(LightningModule, ABC):
             if any(isinstance(callback, WeightAveraging) for callback in callbacks):
                 raise ValueError("ema does not go with FSDP2: leave it out, or take strategy ddp")
             shard(self.network, self.device_mesh)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the description of the network and its data, if a data module has one."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, DataModule):
+            checkpoint["rsvheat"] = training_content(self.network, **data.description())
 
     def log_step(self, values: Mapping[str, float], batch_idx: int) -> None:
         """Log a step's values, of which ``loss`` has to be finite, and the learning rate.

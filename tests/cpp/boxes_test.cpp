@@ -198,7 +198,7 @@ struct Kept {
 Kept nms(const Array& boxes, const std::vector<int64_t>& order, const std::vector<int64_t>& labels,
          double threshold, const ParallelFor& parallel) {
   const int64_t n = static_cast<int64_t>(order.size());
-  const std::unique_ptr<bool[]> keep(new bool[n]);
+  const std::unique_ptr<bool[]> keep(new bool[n]());
   const int64_t invalid =
       nms_rotated_cpu(boxes.data(), order.data(), labels.empty() ? nullptr : labels.data(), n,
                       threshold, keep.get(), boxes.dtype(), parallel);

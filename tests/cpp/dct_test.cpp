@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "core/cpu/dispatch.h"
+#include "core/cpu/plan_cache.h"
 #include "support.h"
 
 namespace rsvheat::testing {

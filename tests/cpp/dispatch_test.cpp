@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cpu/dispatch.h"
+#include "core/cpu/plan_cache.h"
 
 #include <gtest/gtest.h>
 

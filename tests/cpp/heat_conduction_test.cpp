@@ -102,17 +102,21 @@ TEST(HeatConduction, ZeroDiffusivityIsTheIdentity) {
 
 TEST(HeatConduction, LargeDiffusivityLeavesTheMean) {
   const Shape shape{1, 12, 10, 5};
-  const float huge = 1e30f;
   const Values x = random_values(count(shape), DType::kFloat32, /*seed=*/15);
   Values means(shape.channels, 0.0);
   for (size_t i = 0; i < x.size(); ++i) means[i % shape.channels] += x[i] / (12 * 10);
   Values expected(x.size());
   for (size_t i = 0; i < x.size(); ++i) expected[i] = means[i % shape.channels];
-  const Array input(DType::kFloat32, x);
-  Array y(DType::kFloat32, count(shape));
-  EXPECT_TRUE(heat_conduction_cpu(input.data(), {&huge, 0, 0, 0}, Conduction::kDiffusivity,
-                                  y.data(), DType::kFloat32, shape, kSerial));
-  expect_close(y, expected, "k = 1e30");
+  for (DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const Array input(dtype, x);
+    for (double huge : {1e30, std::numeric_limits<double>::infinity()}) {
+      const Array k(dtype, Values{huge});
+      Array y(dtype, count(shape));
+      EXPECT_TRUE(heat_conduction_cpu(input.data(), {k.data(), 0, 0, 0}, Conduction::kDiffusivity,
+                                      y.data(), dtype, shape, kSerial));
+      expect_close(y, expected, "k = " + std::to_string(huge));
+    }
+  }
 }
 
 TEST(HeatConduction, ReportsNegativeAndNanDiffusivityAnywhere) {

@@ -31,6 +31,19 @@ def shared() -> Callable[[str], Path]:
 
 
 @pytest.fixture
+def faults() -> Callable[[str], Path]:
+    """Path of a file on which readers once failed; the test is skipped where they are not."""
+    folder = SHARED.parent / "faults"
+
+    def path(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"there are no such files at {folder}")
+        return folder / name
+
+    return path
+
+
+@pytest.fixture
 def write_png() -> Callable[..., Path]:
     """Write (C, H, W) or (H, W) of uint8 as PNG or, by its name, as JPEG."""
     image = pytest.importorskip("PIL.Image")
@@ -59,10 +72,12 @@ def write_tif() -> Callable[..., Path]:
             count=values.shape[0],
             height=values.shape[1],
             width=values.shape[2],
-            dtype=values.dtype,
-            crs="EPSG:32632",
-            transform=rasterio.Affine(10, 0, 0, 0, -10, 0),
-            **options,
+            **{
+                "dtype": values.dtype,
+                "crs": "EPSG:32632",
+                "transform": rasterio.Affine(10, 0, 0, 0, -10, 0),
+                **options,
+            },
         ) as file:
             file.write(values)
         return path

@@ -12,10 +12,12 @@ import pytest
 pytest.importorskip("lightning")
 pytest.importorskip("PIL")
 
+from utils import data_module
+
 from rsvheat.data import (
+    ClassFolders,
     FolderSource,
-    ImageFolderDataModule,
-    OpticalSarDataModule,
+    ImageFolders,
     read_image,
 )
 
@@ -29,13 +31,13 @@ def pair_folders(part):
 
 
 def test_pairs_train_and_hold_out_a_scene():
-    data = OpticalSarDataModule(
+    data = data_module(
+        ImageFolders,
         pair_folders("train"),
         val_folders=pair_folders("test"),
         tile=256,
         size=64,
         window=128,
-        num_workers=0,
         on_error="raise",
     )
     data.setup()
@@ -68,17 +70,16 @@ def test_pairs_show_the_same_ground():
 
 
 def test_classes_are_balanced_and_no_image_is_twice():
-    data = ImageFolderDataModule(
+    data = data_module(
+        ClassFolders,
         str(DATA / "eurosat" / "train"),
         test_root=str(DATA / "eurosat" / "test"),
         val_fraction=0,
-        num_workers=0,
         on_error="raise",
     )
-    data.setup()
-    assert data.num_classes == 10
-    assert np.bincount(data.datasets["train"].labels).tolist() == [60] * 10
-    assert np.bincount(data.datasets["test"].labels).tolist() == [20] * 10
+    assert len(data.spec.classes) == 10
+    assert np.bincount(data.datasets["train"].source.labels).tolist() == [60] * 10
+    assert np.bincount(data.datasets["test"].source.labels).tolist() == [20] * 10
     files = list((DATA / "eurosat").rglob("*.jpg"))
     assert len({hashlib.sha256(path.read_bytes()).digest() for path in files}) == 800
     assert {read_image(path).values.shape for path in files} == {(3, 64, 64)}

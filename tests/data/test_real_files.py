@@ -101,7 +101,7 @@ def test_four_bands_of_naip(shared):
         Crop(64, 128),
     )
     assert len(samples) == 3 * 4
-    assert all(sample["optical"].shape == (4, 64, 64) for sample in samples)
+    assert all(sample["images"]["optical"].shape == (4, 64, 64) for sample in samples)
 
 
 def test_nodata_of_landsat_becomes_the_fill(shared, tmp_path):
@@ -111,8 +111,8 @@ def test_nodata_of_landsat_becomes_the_fill(shared, tmp_path):
     with rasterio.open(tmp_path / "RGB.byte.tif") as file:
         window = rasterio.windows.Window((791 - 718) // 2, 0, 718, 718)
         masked = file.read(window=window, masked=True)
-    np.testing.assert_array_equal(sample["optical"].eq(-9).numpy(), masked.mask)
-    assert sample["optical"][~masked.mask].abs().max() <= 1
+    np.testing.assert_array_equal(sample["images"]["optical"].eq(-9).numpy(), masked.mask)
+    assert sample["images"]["optical"][~masked.mask].abs().max() <= 1
 
 
 @pytest.mark.parametrize("folder", ["geotiff/port_la_s1", "geotiff/pyrosar_s1"])
@@ -122,8 +122,8 @@ def test_radar_in_decibels_is_left_in_decibels(shared, folder):
     (sample,) = one_sample(source, sensors, Crop(64, 200))
     statistics = compute_statistics(source, sensors)["sar"]
     assert -20 < statistics.mean[0] < -3
-    assert sample["sar"].isfinite().all()
-    assert 0.3 < sample["sar"].std() < 2
+    assert sample["images"]["sar"].isfinite().all()
+    assert 0.3 < sample["images"]["sar"].std() < 2
 
 
 def test_names_of_sen12_pairs_are_mapped(shared):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data import images
 from torch.utils.data import DataLoader
 
 from rsvheat.data import (
@@ -14,6 +17,7 @@ from rsvheat.data import (
     ConcatSource,
     Crop,
     DataError,
+    FileSource,
     FolderSource,
     ImageDataset,
     Normalize,
@@ -21,11 +25,14 @@ from rsvheat.data import (
     SampleError,
     Sensor,
     ShardSource,
-    collate_modalities,
+    collate,
+    open_image,
     write_shards,
 )
+from rsvheat.data.shards import _tiff
 
-pytest.importorskip("PIL")
+PIL = pytest.importorskip("PIL")
+pytest.importorskip("PIL.Image")
 
 
 def scanned(source, skips=0):
@@ -300,7 +307,7 @@ def test_samples_of_shards_are_those_of_the_folder_for_any_number_of_workers(tmp
     folder = ImageDataset(source, sensors, normalizers, Crop(8, 8))
     packed = ImageDataset(shards, sensors, normalizers, Crop(8, 8))
     for index in range(13):
-        assert torch.equal(folder[index]["optical"], packed[index]["optical"])
+        assert torch.equal(folder[index]["images"]["optical"], packed[index]["images"]["optical"])
     assert packed.blocks == [3, 3, 3, 3, 1]
     part = ImageDataset(shards, sensors, normalizers, Crop(8, 8), indices=[0, 1, 4, 6, 12])
     assert part.blocks == [2, 1, 1, 1]
@@ -308,9 +315,7 @@ def test_samples_of_shards_are_those_of_the_folder_for_any_number_of_workers(tmp
 
     def keys(workers):
         sampler = ResumableSampler(13, 4, blocks=packed.blocks, mix_blocks=2)
-        loader = DataLoader(
-            packed, 4, sampler=sampler, num_workers=workers, collate_fn=collate_modalities
-        )
+        loader = DataLoader(packed, 4, sampler=sampler, num_workers=workers, collate_fn=collate)
         return [batch["keys"] for batch in loader]
 
     assert keys(0) == keys(2)
@@ -321,3 +326,305 @@ def test_manifests_count(tmp_path, folders):
     content = json.loads((tmp_path / "shards" / "shards.json").read_text())
     assert [shard["samples"] for shard in content["shards"]] == [3, 2]
     assert content["shards"][0]["modalities"] == ["optical", "sar"]
+
+
+# Damaged shards and indices.
+
+
+def foreign(folder, count=4):
+    """Write a shard without an index; return its path and where its headers are."""
+    path = folder / "foreign.tar"
+    headers = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(count):
+            content = io.BytesIO()
+            PIL.Image.fromarray(np.full((8, 8), number, np.uint8)).save(content, "PNG")
+            member = tarfile.TarInfo(f"{number:04}.optical.png")
+            member.size = len(content.getvalue())
+            headers.append(tar.offset)
+            content.seek(0)
+            tar.addfile(member, content)
+        end = tar.offset
+    return path, headers, end
+
+
+def test_one_flipped_bit_in_any_header_is_damage(tmp_path):
+    path, headers, _ = foreign(tmp_path)
+    content = path.read_bytes()
+    assert ShardSource(tmp_path).scan() == []
+    flips = np.random.default_rng(0).integers(0, 8 * tarfile.BLOCKSIZE, 60)
+    for header in headers:
+        for flip in flips.tolist():
+            damaged = bytearray(content)
+            damaged[header + flip // 8] ^= 1 << flip % 8
+            path.write_bytes(damaged)
+            shards = ShardSource(tmp_path)
+            if header == 0:
+                with pytest.raises(DataError, match=r"foreign.tar is damaged"):
+                    shards.scan()
+                continue
+            skip, *_ = shards.scan()
+            assert skip.kind == "damaged"
+            assert (
+                f"foreign.tar is damaged: its header at byte {header} is not valid" in skip.reason
+            )
+            assert len(shards) == headers.index(header)
+
+
+def test_shards_that_end_early_or_late_are_named(tmp_path):
+    path, headers, end = foreign(tmp_path)
+    content = path.read_bytes()
+    for size, problem in (
+        (end, "cut short"), (end + 100, "cut short"), (headers[2] + 100, "cut short"),
+        (headers[2], "cut short"), (headers[2] + 600, "unexpected end of data"),
+    ):  # fmt: skip
+        path.write_bytes(content[:size])
+        (skip,) = ShardSource(tmp_path).scan()
+        assert f"foreign.tar is damaged: {problem}" in skip.reason.replace("it is ", "")
+    path.write_bytes(content + content)
+    shards = ShardSource(tmp_path)
+    (skip,) = shards.scan()
+    assert "has more after its end, which is not read" in skip.reason
+    assert len(shards) == 4
+    path.write_bytes(content[: end + 2 * tarfile.BLOCKSIZE])  # without padding
+    assert ShardSource(tmp_path).scan() == []
+
+
+def test_members_of_other_kinds_are_named(tmp_path):
+    path, _, _ = foreign(tmp_path, 1)
+    with tarfile.open(path) as tar:
+        image = tar.extractfile("0000.optical.png").read()
+
+    def member(name, kind=tarfile.REGTYPE, content=b"", link=""):
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname, entry.size = kind, link, len(content)
+        return entry, io.BytesIO(content)
+
+    with tarfile.open(path, "w") as tar:
+        for entry, content in (
+            member("a.optical.png", content=image),
+            member("b.optical.png", tarfile.LNKTYPE, link="a.optical.png"),
+            member("c.optical.png", tarfile.SYMTYPE, link="a.optical.png"),
+            member("d.optical.png", tarfile.LNKTYPE, link="nothing.png"),
+            member("a.optical.jpg", content=image),
+            member("a.optical.json", content=b"{}"),
+            member("a.cls", content=b"1"),
+            member("._a.optical.png", content=b"AppleDouble"),
+            member("__MACOSX/a.optical.png", content=b"AppleDouble"),
+            member("folder", tarfile.DIRTYPE),
+            member(os.fsdecode(b"\xe9.optical.png"), content=image),
+        ):
+            tar.addfile(entry, content)
+    shards = ShardSource(tmp_path)
+    reasons = [skip.reason for skip in shards.scan()]
+    assert [shards.key(index) for index in range(len(shards))] == ["a", "b"]
+    assert shards.modalities == ("optical",)
+    for index in range(2):
+        with shards.open(index, "optical") as reader:
+            assert reader.read().values.shape == (1, 8, 8)
+    assert reasons == [
+        f"{path}: c.optical.png is no ordinary file",
+        f"{path}: d.optical.png is no ordinary file",
+        f"{path}: a.optical.jpg: a.optical.png has the same name, and is used",
+        rf"{path}: \udce9.optical.png: its name is not UTF-8",
+    ]
+
+
+def changed(content, *path, value):
+    """Return a copy of JSON content with another value somewhere."""
+    content = json.loads(json.dumps(content))
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if value is KeyError:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return content
+
+
+def used(folder):
+    """Read all of a folder of shards; return the error, or what was skipped."""
+    shards = ShardSource(folder)
+    try:
+        skips = shards.scan()
+        for index in range(len(shards)):
+            shards.key(index)
+            for modality in shards.present(index):
+                shards.open(index, modality).close()
+    except DataError as error:
+        return str(error)
+    return "".join(skip.reason for skip in skips)
+
+
+WRONG = [KeyError, None, True, -1, 2**70, 1e300, "text", [], [1], {}, [[]], [None], [[1, 2]]]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+def test_indices_of_wrong_content_are_one_error_that_names_the_file(tmp_path, folders, value):
+    folder = tmp_path / "shards"
+    write_shards(scanned(FolderSource(folders(4))), folder, samples_per_shard=2)
+    places = {
+        "shard-000000.json": [
+            ("fingerprint",), ("bytes",), ("samples",), ("samples", 0), ("samples", 0, 0),
+            ("samples", 0, 1), ("samples", 0, 1, 0), ("samples", 0, 1, 0, 0),
+            ("samples", 0, 1, 0, 1), ("samples", 0, 1, 0, 2), ("samples", 0, 1, 0, 3),
+        ],
+        "shards.json": [
+            ("shards",), ("shards", 0), ("shards", 0, "name"), ("shards", 0, "samples"),
+            ("shards", 0, "bytes"), ("shards", 0, "modalities"), ("shards", 0, "modalities", 0),
+        ],
+    }  # fmt: skip
+    for name, paths in places.items():
+        path = folder / name
+        content = json.loads(path.read_text())
+        for place in paths:
+            other = changed(content, *place, value=value)
+            if other == content:
+                continue
+            path.write_text(json.dumps(other))
+            told = used(folder)
+            # Other names, no modalities, and fewer files or shards are possible.
+            possible = place[-1] in {
+                "text": (0, 1, "fingerprint"), "[]": ("modalities", "shards"), str(KeyError): (0,),
+            }.get(str(value), ())  # fmt: skip
+            assert told or possible, (place, value)
+            assert not told or name in told or "shard-000000" in told
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "is damaged: maximum recursion"),
+        ("\0", "is damaged"),
+        ('{"format": "rsvheat shards 1", "shards": [{"name": "../a.tar", "samples": 1}]}',
+         r"is damaged: '../a.tar' is not the name of a shard"),
+        ('{"format": "rsvheat shards 1"}', "is damaged: it has no entry 'shards'"),
+        ('{"format": "rsvheat shards 1", "shards": ' + "9" * 5000 + "}", "is damaged"),
+        ("[]", "is not an index of shards"),
+    ],
+)  # fmt: skip
+def test_manifests_of_strangers_are_one_error(tmp_path, text, message):
+    (tmp_path / "shards.json").write_text(text)
+    with pytest.raises(DataError, match=f"shards.json {message}") as caught:
+        ShardSource(tmp_path).scan()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_and_folders_named_as_an_index(tmp_path, folders):
+    folder = tmp_path / "shards"
+    write_shards(scanned(FolderSource(folders(2))), folder)
+    for path in folder.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    shards = scanned(ShardSource(folder))
+    assert shards.key(1) == "scene001"
+    (folder / "shard-000000.json").unlink()
+    (folder / "shard-000000.json").mkdir()
+    with pytest.raises(DataError, match=r"shard-000000.json cannot be read: Is a directory"):
+        scanned(ShardSource(folder)).key(0)
+
+
+def test_an_index_and_a_manifest_that_disagree_are_named(tmp_path, folders):
+    folder = tmp_path / "shards"
+    write_shards(scanned(FolderSource(folders(3))), folder)
+    path = folder / "shard-000000.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(changed(content, "samples", value=content["samples"][:2])))
+    with pytest.raises(DataError, match=r"000000.json has 2 samples, and .*shards.json says 3"):
+        scanned(ShardSource(folder)).key(2)
+
+
+# What is written.
+
+
+def test_masks_that_lie_beside_files_are_in_shards(tmp_path, write_png, write_tif):
+    """Copied files would lose them."""
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(1, 255, (3, 16, 16)).astype(np.uint8)
+    data = values[0] > 100
+    write_png(tmp_path / "in" / "a.png", np.where(data, values, 0))
+    band = '<PAMRasterBand band="{}"><NoDataValue>0</NoDataValue></PAMRasterBand>'
+    (tmp_path / "in" / "a.png.aux.xml").write_text(
+        f"<PAMDataset>{''.join(map(band.format, (1, 2, 3)))}</PAMDataset>"
+    )
+    path = write_tif(tmp_path / "in" / "b.tif", values)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
+        file.write_mask(data)
+    source = scanned(FolderSource({"optical": tmp_path / "in"}))
+    write_shards(source, tmp_path / "shards")
+    shards = scanned(ShardSource(tmp_path / "shards"))
+    for index in range(2):
+        with shards.open(index, "optical") as reader:
+            found, valid = reader.read()
+        np.testing.assert_array_equal(np.broadcast_to(valid, found.shape), [data] * 3)
+        np.testing.assert_array_equal(found[:, data], values[:, data])
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int16", "int32", "float32", "float64"]
+)
+@pytest.mark.parametrize("per_band", [False, True])
+def test_tiles_keep_what_is_valid_whatever_says_so(tmp_path, write_tif, dtype, per_band):
+    """A nodata value and alpha, or a nodata value of each band."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 100, (3, 20, 30)).astype(dtype)
+    alpha = rng.integers(0, 2, (1, 20, 30)).astype(dtype)
+    if per_band:
+        tif = write_tif(tmp_path / "image.tif", values)
+        names = {"uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16",
+                 "int32": "Int32", "float32": "Float32", "float64": "Float64"}  # fmt: skip
+        bands = [
+            f"{names[dtype]} <NoDataValue>{n}</NoDataValue>{images.source(tif, n)}"
+            for n in (1, 2, 3)
+        ]
+        path = images.vrt(tmp_path / "image.vrt", 20, 30, *bands)
+        expected = values != np.array([1, 2, 3])[:, None, None]
+    else:
+        path = write_tif(
+            tmp_path / "image.tif", np.concatenate([values, alpha]), nodata=7,
+            photometric="rgb", alpha="yes",
+        )  # fmt: skip
+        expected = (values != 7) & (alpha > 0)
+    write_shards(FileSource([("a", {"optical": str(path)})]), tmp_path / "copied")
+    with open_image(path) as reader:
+        pixels = reader.read()
+    content = _tiff(*pixels, 7.0)
+    with open_image(content) as reader:
+        found, valid = reader.read()
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(found[valid], values[expected])
+    assert found.dtype == dtype
+    with scanned(ShardSource(tmp_path / "copied")).open(0, "optical") as reader:
+        np.testing.assert_array_equal(reader.read().valid, expected)
+
+
+def test_images_of_one_row_or_column_and_half_precision_are_written(tmp_path):
+    arrays = [
+        {"optical": np.arange(9, dtype=np.uint8).reshape(1, 1, 9)},
+        {"optical": np.arange(9, dtype=np.uint8).reshape(1, 9, 1)},
+        {"optical": np.arange(27, dtype=np.uint8).reshape(3, 1, 9)},
+        {"optical": np.arange(9, dtype=np.float16).reshape(1, 3, 3)},
+    ]
+    write_shards(ArraySource(arrays), tmp_path / "shards")
+    shards = scanned(ShardSource(tmp_path / "shards"))
+    for index, array in enumerate(arrays):
+        with shards.open(index, "optical") as reader:
+            np.testing.assert_array_equal(reader.read().values, array["optical"])
+
+
+def test_number_signs_in_names_are_no_tiles_of_shards(tmp_path, write_png):
+    for name in ("scene #1", "scene #2", "north#1_2", "north#1_3"):
+        write_png(tmp_path / "in" / f"{name}.png", np.zeros((8, 12), np.uint8))
+    for tile in (None, 8):
+        source = scanned(FolderSource({"optical": tmp_path / "in"}, tile=tile))
+        folder = tmp_path / f"shards{tile}"
+        write_shards(source, folder)
+        for path in (None, *folder.glob("*.json")):
+            if path is not None:
+                path.unlink()
+        shards = scanned(ShardSource(folder))
+        assert len(shards) == len(source)
+        assert [shards.group(i) for i in range(len(shards))] == [
+            source.group(i) for i in range(len(source))
+        ]

@@ -20,7 +20,9 @@ from rsvheat.data import (
 pytest.importorskip("torchgeo")
 pytest.importorskip("lightning")
 
-from rsvheat.data import OpticalSarDataModule, Sensor, TorchGeoDataModule
+from utils import data_module
+
+from rsvheat.data import DataSpec, ImageFolders, Sensor, TorchGeoClasses
 
 RNG = np.random.default_rng(0)
 S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -77,7 +79,8 @@ def test_sen12ms_gives_pairs(sen12ms, write_tif):
 
 def test_sen12ms_trains_without_its_damaged_files(sen12ms):
     (sen12ms / "ROIs1158_spring" / "s1_1" / "ROIs1158_spring_s1_1_p30.tif").write_text("damaged")
-    data = OpticalSarDataModule(
+    data = data_module(
+        ImageFolders,
         sources=[SEN12MSSource(sen12ms)],
         size=8,
         window=8,
@@ -157,19 +160,18 @@ def test_eurosat_by_name(tmp_path, write_tif):
     for split, numbers in (("train", (0, 1, 2)), ("val", (3,)), ("test", (4, 5))):
         names = [f"{label}_{number}.jpg" for label in ("Forest", "River") for number in numbers]
         (tmp_path / f"eurosat-{split}.txt").write_text("\n".join(names))
-    data = TorchGeoDataModule("EuroSAT", str(tmp_path), num_workers=0, batch_size=2)
+    data = data_module(TorchGeoClasses, "EuroSAT", str(tmp_path), size=64, batch_size=2)
     data.prepare_data()
     data.setup()
-    assert data.classes == ["Forest", "River"]
-    assert data.modalities == {"optical": 3}
+    assert data.spec == DataSpec({"optical": 3}, "label", ["Forest", "River"], (64, 64))
     assert {n: len(d) for n, d in data.datasets.items()} == {
         "train": 6, "train_plain": 6, "val": 2, "test": 4,
     }  # fmt: skip
     assert data.statistics["optical"].mean == (301, 201, 101)  # B04, B03, B02
     batch = next(iter(data.loader("test")))
-    assert batch["image"].shape == (2, 3, 64, 64)
+    assert batch["images"]["optical"].shape == (2, 3, 64, 64)
     assert batch["keys"] == ["Forest/Forest_4", "Forest/Forest_5"]
-    all_bands = TorchGeoDataModule("EuroSAT", str(tmp_path), bands=["B8A", "B01"], num_workers=0)
+    all_bands = data_module(TorchGeoClasses, "EuroSAT", str(tmp_path), bands=["B8A", "B01"])
     all_bands.setup()
     assert all_bands.statistics["optical"].mean == (1201, 1)
     for arguments, message in (
@@ -178,9 +180,9 @@ def test_eurosat_by_name(tmp_path, write_tif):
         (("EuroSAT", "x"), "no band 'B99'"),
     ):
         with pytest.raises(ValueError, match=message):
-            TorchGeoDataModule(*arguments, bands=["B99"])
+            TorchGeoClasses(*arguments, bands=["B99"])
     with pytest.raises(DataError, match="nowhere does not hold EuroSAT"):
-        TorchGeoDataModule("EuroSAT", str(tmp_path / "nowhere")).setup()
+        data_module(TorchGeoClasses, "EuroSAT", str(tmp_path / "nowhere")).setup()
 
 
 def test_resisc45_by_name(tmp_path, write_png):
@@ -191,12 +193,12 @@ def test_resisc45_by_name(tmp_path, write_png):
     for number, split in enumerate(("train", "val", "test")):
         names = [f"{label}_{number:03}.jpg" for label in ("airport", "beach")]
         (tmp_path / f"resisc45-{split}.txt").write_text("\n".join(names))
-    data = TorchGeoDataModule("RESISC45", str(tmp_path), size=16, num_workers=0, batch_size=2)
+    data = data_module(TorchGeoClasses, "RESISC45", str(tmp_path), size=16, batch_size=2)
     data.setup()
     (batch,) = data.test_dataloader()
     assert batch["keys"] == ["airport/airport_002", "beach/beach_002"]
     assert batch["label"].tolist() == [0, 1]
-    assert batch["image"].shape == (2, 3, 16, 16)
+    assert batch["images"]["optical"].shape == (2, 3, 16, 16)
 
 
 def test_torchgeo_is_named_where_it_is_missing(tmp_path, monkeypatch):
@@ -213,16 +215,16 @@ def test_paths_may_be_paths(sen12ms):
 
 
 def test_sensors_of_all_bands(sen12ms):
-    data = OpticalSarDataModule(
+    data = data_module(
+        ImageFolders,
         sources=[SEN12MSSource(sen12ms, optical=S2, sar=("VV", "VH"))],
         sensors={"optical": Sensor(13), "sar": Sensor(2)},
         size=8,
         val_fraction=0,
         batch_size=4,
-        num_workers=0,
     )
     data.setup()
-    assert data.modalities == {"optical": 13, "sar": 2}
+    assert data.spec.modalities == {"optical": 13, "sar": 2}
     (batch,) = data.train_dataloader()
     assert batch["images"]["optical"].shape == (4, 13, 8, 8)
     assert batch["images"]["optical"].std() == pytest.approx(1, abs=0.2)

@@ -24,8 +24,8 @@ from disks import small_disk
 from rsvheat import cli
 from rsvheat.data import DataError
 from rsvheat.demo import run_demo
+from rsvheat.demo.demo_report import verdict
 from rsvheat.demo.images import find_images, full_folder, shipped_images
-from rsvheat.demo.report import verdict
 from rsvheat.demo.state import State
 
 EPOCHS = 5

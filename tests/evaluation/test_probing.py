@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 import torch
+from utils import data_module
 
-from rsvheat.data import ImageFolderDataModule
+from rsvheat.data import ClassFolders
 from rsvheat.evaluation import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.models import create_model, pool_features
 
@@ -104,14 +105,14 @@ def test_probe_refuses_what_it_cannot_choose():
 
 
 def test_features_are_pooled_from_the_stages(scenes):
-    data = ImageFolderDataModule(str(scenes), size=32, batch_size=8, num_workers=0)
+    data = data_module(ClassFolders, str(scenes), size=32, batch_size=8)
     data.setup()
     encoder = create_model("rsvheat_nano", img_size=32, num_classes=0, drop_path=0.5)
     features = extract_features(encoder, data.loader("val"))
     dataset = data.datasets["val"]
     assert features.values.shape == (len(dataset), 2 * sum(encoder.dims))
     assert features.labels.tolist() == [dataset[i]["label"] for i in range(len(dataset))]
-    x = torch.stack([dataset[i]["optical"] for i in range(3)])
+    x = torch.stack([dataset[i]["images"]["optical"] for i in range(3)])
     with torch.no_grad():
         maps = encoder.forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
     torch.testing.assert_close(features.values[:3], pool_features(maps))

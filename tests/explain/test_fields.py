@@ -90,7 +90,7 @@ def test_heat_of_learnt_diffusivities_is_what_the_model_conducts(encoder):
     impulse[0, 2, 5] = 1
     encoder.eval()
     with torch.no_grad():
-        y = operator._conduct(impulse, stage.freq_embed, 1.0)[0].mean(-1)
+        y = operator.conduction(impulse, stage.freq_embed, operator.to_k, 1.0)[0].mean(-1)
     np.testing.assert_allclose(spread.temperature[0], y, atol=1e-6)
 
 

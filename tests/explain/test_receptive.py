@@ -70,7 +70,7 @@ def test_heat_reaches_beyond_convolutions(one_thread):
     (cold,) = effective_receptive_field(encoder, image)
     # Two convolutions of stride 2, and one of a position in each direction.
     rows, columns = np.nonzero(cold.sensitivity > 1e-9)
-    assert warm.centre == (48, 48)
+    assert warm.center == (48, 48)
     assert rows.min() == columns.min() == 48 - 3 - 4
     assert rows.max() == columns.max() == 48 + 3 + 4
     assert (warm.sensitivity > 1e-9).mean() > 0.5

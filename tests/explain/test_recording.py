@@ -66,16 +66,35 @@ def test_hooks_come_off_and_gradients_go_through(encoder, image):
     assert len(outer) == 4
     assert not any(one.after.requires_grad for one in outer)
     assert encoder.stages[0].blocks[0].op.to_k.weight.grad.abs().sum() > 0
-    for module in encoder.modules():
-        assert "_conduct" not in vars(module)
+    assert not any(module._forward_hooks for module in encoder.modules())
     encoder(image[None])
     assert len(outer) == 4
+
+
+def test_conduction_is_a_module_with_hooks(encoder, image):
+    encoder.eval()
+    conduction = encoder.stages[0].blocks[0].op.conduction
+    assert not list(conduction.parameters())
+    seen = []
+    with torch.no_grad(), record(encoder, stages=[0]) as found:
+        plain = encoder(image[None])
+        handle = conduction.register_forward_hook(lambda m, args, y: seen.append((args[0], y)))
+        assert torch.equal(encoder(image[None]), plain)
+        handle.remove()
+        handle = conduction.register_forward_hook(lambda m, args, y: y + 1)
+        assert not torch.equal(encoder(image[None]), plain)
+        handle.remove()
+        assert torch.equal(encoder(image[None]), plain)
+    assert len(found) == 4
+    ((before, after),) = seen
+    assert torch.equal(before, found[1].before)
+    assert torch.equal(after, found[1].after)
 
 
 def test_hooks_come_off_after_an_error(encoder, image):
     with pytest.raises(RuntimeError, match="stop"), record(encoder):
         raise RuntimeError("stop")
-    assert not any("_conduct" in vars(module) for module in encoder.modules())
+    assert not any(module._forward_hooks for module in encoder.modules())
     with pytest.raises(ValueError, match="image must be"):
         conductions(encoder, image[:2])
     assert encoder.training

@@ -233,7 +233,7 @@ def test_init_cfg_resamples_tables_and_logs_the_report(tmp_path: Path) -> None:
     text = log.read_text()
     assert "parameters loaded, 8 of them resized" in text
     assert "resized stages.0.freq_embed.table: (24, 24) -> (16, 16)" in text
-    assert "left as initialised output_norms.0.weight" in text
+    assert "left as initialized output_norms.0.weight" in text
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def _swin() -> dict[str, Tensor]:
         (lambda d: _file(d, "a.safetensors", b"<html><body>404"), "web page"),
         (lambda d: _file(d, "a.pth", b"version https://git-lfs.github.com/spec/v1\n"), "LFS"),
         (lambda d: _file(d, "a.pth", b"\x89PNG\r\n\x1a\n" + bytes(64)), "plain weights|damaged"),
-        (lambda d: save({"model": Attack()}, d / "a.pth"), "Python objects"),
+        (lambda d: save({"model": Attack()}, d / "a.pth"), "never loaded|plain weights"),
         (lambda d: save([1, 2], d / "a.pth"), "holds a list"),
         (lambda d: save({"epoch": 3}, d / "a.pth"), "no weights; its keys are epoch"),
         (lambda d: save(_resnet(), d / "a.pth"), r"another architecture.*conv1\.weight"),

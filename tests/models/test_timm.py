@@ -2,6 +2,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 import rsvheat
 from rsvheat.models import VARIANTS, RSVHeat
-from rsvheat.models.registry import PRETRAINED, WEIGHTS
+from rsvheat.models.variants import PRETRAINED, WEIGHTS
 
 
 def test_every_variant_is_registered() -> None:
@@ -27,11 +28,15 @@ def test_every_variant_is_registered() -> None:
         "import rsvheat; assert 'timm' not in sys.modules; import timm",
         "import timm; import rsvheat",
         "import rsvheat; from timm.models import create_model; import timm",
+        "import rsvheat, importlib.util; importlib.util.find_spec('timm'); import timm",
+        "import rsvheat.models; import timm",
+        "from rsvheat.models import RSVHeat; import timm; import rsvheat",
     ],
 )
 def test_either_may_be_imported_first_and_rsvheat_does_not_import_timm(statements: str) -> None:
     code = f"import sys; {statements}; assert timm.is_model('rsvheat_nano')"
     code += "; assert sum(name.startswith('rsvheat_') for name in timm.list_models()) == 5"
+    code += "; assert len(timm.create_model('rsvheat_nano', num_classes=0).stages) == 4"
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
 
 
@@ -93,6 +98,33 @@ def test_pretrained_with_other_bands_and_classes() -> None:
     )
     assert model(x.expand(2, 6, 64, 64)).shape == (2, 5)
     assert model.load_report.missing == ["head.fc.weight", "head.fc.bias"]
+
+
+def test_pretrained_weights_of_another_file(tmp_path: Path) -> None:
+    # timm reads the file; names, sizes and stems are adapted as by load_checkpoint.
+    source = rsvheat.create_model("rsvheat_nano", img_size=32, num_classes=3)
+    state = {f"network.encoder.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "own.ckpt")
+    overlay = {"file": str(tmp_path / "own.ckpt"), "num_classes": 3}
+    model = timm.create_model(
+        "rsvheat_nano", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=4, num_classes=3
+    )
+    own = rsvheat.create_model("rsvheat_nano", img_size=64, in_chans=4, num_classes=3)
+    report = rsvheat.load_checkpoint(own, tmp_path / "own.ckpt", inflate_stems=True)
+    for name, value in own.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert model.load_report == report
+    assert len(report.resized) == 8
+    # By timm's rule the classifier goes where the configuration says another number of classes.
+    del overlay["num_classes"]
+    other = timm.create_model(
+        "rsvheat_nano", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3
+    )
+    assert other.load_report.missing == ["head.fc.weight", "head.fc.bias"]
+    assert not torch.equal(other.head.fc.weight, source.head.fc.weight)
+    torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "own.ckpt")
+    with pytest.raises(rsvheat.CheckpointError, match=r"own\.ckpt is of another architecture"):
+        timm.create_model("rsvheat_nano", pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 def test_pretrained_features() -> None:

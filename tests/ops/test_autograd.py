@@ -213,8 +213,6 @@ def op_samples(device: torch.device) -> list[tuple[str, tuple[object, ...]]]:
     return samples
 
 
-# A gradient with respect to pred and target exists only if the forward pass was told so.
-NOT_DIFFERENTIABLE = {("spectral_l1", False)}
 SAMPLE_IDS = [f"{i}-{name}" for i, (name, _) in enumerate(op_samples(torch.device("cpu")))]
 
 
@@ -223,8 +221,6 @@ SAMPLE_IDS = [f"{i}-{name}" for i, (name, _) in enumerate(op_samples(torch.devic
 def test_opcheck(index: int, requires_grad: bool, native: torch.device) -> None:
     name, args = op_samples(native)[index]
     if requires_grad:
-        if (name, args[-1]) in NOT_DIFFERENTIABLE:
-            return
         args = tuple(
             arg.clone(memory_format=torch.preserve_format).requires_grad_()
             if isinstance(arg, Tensor) and name != "frequency_split"
@@ -236,8 +232,13 @@ def test_opcheck(index: int, requires_grad: bool, native: torch.device) -> None:
     torch.library.opcheck(getattr(torch.ops.rsvheat, name).default, args)
 
 
-def test_spectral_op_without_gradient_says_so(native: torch.device) -> None:
-    pred = random((1, 1, 4, 4), device=native).requires_grad_()
-    _, spectral, _ = torch.ops.rsvheat.spectral_l1(pred, pred.detach() * 2, False)
-    with pytest.raises(RuntimeError, match="with_grad=False"):
-        spectral.backward()
+def test_spectral_op_finds_its_gradient_later_if_nobody_asked_before(native: torch.device) -> None:
+    pred = random((2, 3, 4, 5), device=native).requires_grad_()
+    target = random((2, 3, 4, 5), device=native)
+    for weights in ((0, 1), (1, 0.5)):
+        grads = []
+        for with_grad in (True, False):
+            sums = torch.ops.rsvheat.spectral_l1(pred, target, with_grad)[:2]
+            loss = sum(weight * total for weight, total in zip(weights, sums, strict=True))
+            grads += torch.autograd.grad(loss, pred)
+        torch.testing.assert_close(*grads)

@@ -107,7 +107,7 @@ def test_a_capture_without_a_plan_says_what_to_do(device: torch.device) -> None:
     torch.ops.rsvheat.dct2d(x, False)  # and the device is not the worse for it
 
 
-def test_nothing_synchronises(device: torch.device) -> None:
+def test_nothing_synchronizes(device: torch.device) -> None:
     made = calls(device)
     for call in made:
         call.run()

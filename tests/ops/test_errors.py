@@ -79,14 +79,14 @@ for op in (ops.dct2d, ops.idct2d):
         )  # fmt: skip
 
 # k and filter
-for k in (-1, -1e-9, NAN, INF, -INF):
+for k in (-1, -1e-9, NAN, -INF):
     case(
         f"k {k}", lambda k=k: ops.heat_conduction(NHWC, k),
-        ValueError, "k must be a finite number >= 0", f"got {k}",
+        ValueError, "k must be a number >= 0", f"got {k}",
     )  # fmt: skip
     case(
         f"heat_filter k {k}", lambda k=k: ops.heat_filter(k, 4, 5),
-        ValueError, "k must be a finite number >= 0", f"got {k}",
+        ValueError, "k must be a number >= 0", f"got {k}",
     )  # fmt: skip
 for name, call in {
     "k": lambda k: ops.heat_conduction(NHWC, k),
@@ -120,11 +120,10 @@ case(
 for k, values in {
     "negative": (torch.tensor([0.0, -0.5, 2.0]), "from -0.5 to 2.0"),
     "NaN": (torch.tensor([0.0, NAN, 2.0]), "nan"),
-    "infinite": (torch.tensor([0.0, INF]), "from 0.0 to inf"),
 }.items():
     case(
         f"heat_filter {k} tensor", lambda k=values[0]: ops.heat_filter(k, 4, 5),
-        ValueError, "k must be finite and >= 0", "got", values[1],
+        ValueError, "k must be >= 0", "got", values[1],
     )  # fmt: skip
 case(
     "heat_filter shape", lambda: ops.heat_filter(K, 5, 4),
@@ -307,7 +306,7 @@ def test_kernel_finds_bad_diffusivities(
 
 @pytest.mark.usefixtures("implementation")
 def test_values_on_the_device_are_checked_where_they_can_be_read(device: torch.device) -> None:
-    with pytest.raises(ValueError, match="k must be finite"):
+    with pytest.raises(ValueError, match="k must be >= 0"):
         ops.heat_filter(torch.tensor([-1.0], device=device), 4, 5)
     with pytest.raises(ValueError, match="radius must be finite"):
         ops.frequency_split(NHWC.to(device), torch.tensor(-1.0))

@@ -56,7 +56,7 @@ def test_required_kernels_are_not_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     ):
         with pytest.raises(RuntimeError, match="RSVHEAT_REQUIRE_NATIVE=1 forbids"):
             call()
-    reference.dct2d(x)  # the twin itself may always be called
+    reference.dct2d(x)  # the reference itself may always be called
 
 
 def test_native_ops_serve_native_devices(native: torch.device) -> None:

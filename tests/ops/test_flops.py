@@ -65,6 +65,6 @@ def test_lines_and_pixels(size: tuple[int, int], native: torch.device) -> None:
     assert counted(lambda: ops.dct2d(x, "nhwc")) == round(2.5 * n * math.log2(n))
 
 
-def test_twins_count_as_matrix_products(device: torch.device) -> None:
+def test_references_count_as_matrix_products(device: torch.device) -> None:
     x = random((2, 8, 4, 3), device=device)
     assert counted(lambda: reference.dct2d(x, "nhwc")) == 2 * N * (8 + 4)

@@ -130,7 +130,7 @@ def exact_spatial_correction_conv(
 
 class Step(NamedTuple):
     function: Callable[..., Tensor]
-    twin: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
     exact: Callable[..., Exact]
     arguments: tuple[str, ...]
 
@@ -230,10 +230,10 @@ def test_values_and_gradients(
 
 @every_dtype
 @every_step
-def test_twins_values_and_gradients(name: str, dtype: torch.dtype, one_thread: None) -> None:
+def test_reference_values_and_gradients(name: str, dtype: torch.dtype, one_thread: None) -> None:
     for channels in (3, 17, 64):
         for shape in shapes(name, channels):
-            assert_exact(name, STEPS[name].twin, shape, dtype, "cpu")
+            assert_exact(name, STEPS[name].reference, shape, dtype, "cpu")
 
 
 @every_step
@@ -252,8 +252,9 @@ class TestArguments:
         inputs[1 if name == "add_layer_norm" else 0][:, 0] = 0.5
         small, large = (STEPS[name].function(*inputs, eps) for eps in (1e-12, 1e3))
         assert not torch.allclose(small, large)
-        torch.testing.assert_close(large, STEPS[name].twin(*inputs, eps=1e3))
-        torch.testing.assert_close(STEPS[name].function(*inputs), STEPS[name].twin(*inputs, EPS))
+        torch.testing.assert_close(large, STEPS[name].reference(*inputs, eps=1e3))
+        step = STEPS[name]
+        torch.testing.assert_close(step.function(*inputs), step.reference(*inputs, EPS))
         assert small.isfinite().all()
 
     @every_step
@@ -393,7 +394,7 @@ def test_wide_open_and_closed_gates(dtype: torch.dtype, kernel: torch.device) ->
 @pytest.mark.usefixtures("one_thread")
 @every_step
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nonfinite_values_spread_as_in_the_twin(
+def test_nonfinite_values_spread_as_in_the_reference(
     value: float, name: str, kernel: torch.device
 ) -> None:
     shape = (2, 5, 6, 19)
@@ -402,7 +403,7 @@ def test_nonfinite_values_spread_as_in_the_twin(
         inputs[index].view(-1)[inputs[index].numel() // 2] = value
         grad_y = random(shape, device=kernel)
         actual = value_and_gradients(STEPS[name].function, inputs, grad_y)
-        expected = value_and_gradients(STEPS[name].twin, inputs, grad_y)
+        expected = value_and_gradients(STEPS[name].reference, inputs, grad_y)
         for got, want in zip(actual, expected, strict=True):
             assert torch.equal(got.isfinite(), want.isfinite()), STEPS[name].arguments[index]
             if math.isnan(value):
@@ -411,12 +412,12 @@ def test_nonfinite_values_spread_as_in_the_twin(
 
 
 @every_step
-def test_nan_gradients_spread_as_in_the_twin(name: str, kernel: torch.device) -> None:
+def test_nan_gradients_spread_as_in_the_reference(name: str, kernel: torch.device) -> None:
     inputs = operands(name, (2, 5, 6, 19), torch.float32, kernel)
     grad_y = random((2, 5, 6, 19), device=kernel)
     grad_y[1, 2, 3, 4] = math.nan
     actual = value_and_gradients(STEPS[name].function, inputs, grad_y)
-    expected = value_and_gradients(STEPS[name].twin, inputs, grad_y)
+    expected = value_and_gradients(STEPS[name].reference, inputs, grad_y)
     for got, want in zip(actual, expected, strict=True):
         assert torch.equal(got.isnan(), want.isnan())
 
@@ -536,7 +537,7 @@ class TestGradients:
 @every_step
 def test_saves_its_inputs_alone(name: str, native: torch.device) -> None:
     if native.type != "cpu":
-        pytest.skip("other devices run the twins")
+        pytest.skip("other devices run the reference implementations")
     inputs = leaves(operands(name, (2, 4, 5, 6), torch.float32, native))
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -521,6 +521,91 @@ def _initialised_again(layer: Layer) -> None:
     layer.reset_parameters()
 
 
+# What autograd's version counter does not see.
+
+
+def _moving_average(layer: Layer) -> None:
+    for value in layer.parameters():
+        value.data.mul_(0.9).add_(torch.ones_like(value), alpha=0.1)
+
+
+def _written_by_numpy(layer: Layer) -> None:
+    layer.weight.detach().numpy()[...] = 0.25
+
+
+def _one_element_by_numpy(layer: Layer) -> None:
+    layer.weight.detach().numpy().flat[7] += 1
+
+
+def _bias_by_data(layer: Layer) -> None:
+    layer.bias.data[1] += 1
+
+
+def _rows_by_data(layer: Layer) -> None:
+    layer.weight.data.copy_(layer.weight.data.flip(0))
+
+
+def _signs_by_data(layer: Layer) -> None:
+    layer.weight.data.neg_()
+
+
+def _fused_step_of_other_gradients(layer: Layer) -> None:
+    # Gradients may come from elsewhere: no pass of this layer announces the step.
+    for value in layer.parameters():
+        value.grad = torch.ones_like(value)
+    torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True).step()
+
+
+INVISIBLE = [
+    _moving_average,
+    _written_by_numpy,
+    _one_element_by_numpy,
+    _bias_by_data,
+    _rows_by_data,
+    _signs_by_data,
+    _fused_step_of_other_gradients,
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "autocast", "frozen"])
+@pytest.mark.parametrize("change", INVISIBLE)
+def test_invisible_writes_count_in_every_mode(
+    change: Callable[[Layer], None], mode: str, channels_last: bool, layer: Layer
+) -> None:
+    layer.requires_grad_(mode != "frozen")
+    if channels_last and isinstance(layer, Conv2dNHWC):
+        layer.to(memory_format=torch.channels_last)
+    x = features()
+
+    def call(layer: Layer) -> Tensor:
+        contexts = {
+            "no_grad": torch.no_grad(),
+            "inference_mode": torch.inference_mode(),
+            "autocast": torch.autocast("cpu", torch.bfloat16),
+            "frozen": nullcontext(),
+        }
+        with contexts[mode], torch.set_grad_enabled(mode == "frozen"):
+            return layer(x)
+
+    before = call(layer)
+    assert is_packed(layer)
+    change(layer)
+    after = call(layer)
+    assert is_packed(layer)
+    assert torch.equal(after, call(copy.deepcopy(layer)))
+    assert not torch.equal(after, before)
+
+
+def test_without_the_compiled_operators_nothing_is_kept(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "AVAILABLE", False)
+    x = features()
+    assert_accurate(run(layer, x), exact(plain(layer, x)))
+    assert not is_packed(layer)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -540,6 +625,7 @@ def _initialised_again(layer: Layer) -> None:
         _round_trip_in_half,
         _written_while_training,
         _initialised_again,
+        *INVISIBLE,
     ],
 )
 def test_no_change_of_weights_leaves_a_stale_result(
@@ -622,7 +708,7 @@ def test_pruned_weights(layer: Layer) -> None:
 
 def test_dropped_weights_are_freed(layer: Layer) -> None:
     run(layer, features())
-    kept = weakref.ref(layer._packed.weights[0][0])
+    kept = weakref.ref(layer._packed.weights[0])
     layer.train()
     assert kept() is None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every input, by the native ops and by the twins."""
+"""What holds for every input, by the native ops and by the reference."""
 
 import math
 
@@ -59,6 +59,77 @@ def test_large_diffusivity_leaves_the_mean_alone(
     x = random(shape, torch.float64, device)
     y = ops.heat_conduction(x, 1e30)
     torch.testing.assert_close(y, x.mean((1, 2), keepdim=True).expand_as(x), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", EPS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_infinite_diffusivity_leaves_the_mean_alone(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    x = random(shape, dtype, device)
+    expected = x.double().mean((1, 2), keepdim=True).expand_as(x)
+    infinite = torch.full((), math.inf, device=device)
+    for k in (math.inf, 1e300, 10**400, infinite, infinite.expand(shape[1:]), infinite.half()):
+        assert_close(ops.heat_conduction(x, k), expected, EPS[dtype])
+        filtered = ops.apply_heat_filter(x, ops.heat_filter(k, *shape[1:3]).to(device))
+        assert_close(filtered, expected, EPS[dtype])
+
+
+def test_infinite_diffusivity_removes_a_coefficient(device: torch.device) -> None:
+    x = random((2, 6, 5, 3), torch.float64, device)
+    for index in ((0, 0, 1), (0, 2, 1), (3, 0, 0), (5, 4, 2)):
+        k = diffusivity((6, 5, 3), torch.float64, device)
+        gain = ops.heat_filter(k, 6, 5)
+        k[index] = math.inf
+        gain[index] = 1 if index[:2] == (0, 0) else 0
+        assert_close(ops.heat_conduction(x, k), ops.apply_heat_filter(x, gain), 1e-14)
+        assert torch.equal(ops.heat_filter(k, 6, 5), gain)
+
+
+def test_derivatives_at_infinite_diffusivity(device: torch.device) -> None:
+    x = random((2, 6, 5, 3), torch.float64, device).requires_grad_()
+    k = diffusivity((6, 5, 3), torch.float64, device)
+    k[0, 0, 0] = k[2, 3, 1] = math.inf
+    k.requires_grad_()
+    large = k.detach().clamp(max=1e6).requires_grad_()
+    grads, expected = (
+        torch.autograd.grad(ops.heat_conduction(x, k).sin().sum(), (x, k), create_graph=True)
+        for k in (k, large)
+    )
+    tangents = [torch.ones_like(x), torch.ones_like(k)]
+    for grad, other in zip(grads, expected, strict=True):
+        assert_close(grad, other, 1e-12)
+    # The kernels' exponential ends at the smallest normal number.
+    assert max(abs(grads[1][0, 0, 0]), abs(grads[1][2, 3, 1])) < 1e-300
+    twice = [
+        torch.autograd.grad(sum((g * g).sum() for g in first), (x, k))
+        for first, k in ((grads, k), (expected, large))
+    ]
+    for grad, other in zip(*twice, strict=True):
+        assert_close(grad, other, 1e-12)
+    pairs = [
+        torch.func.jvp(ops.heat_conduction, (x.detach(), k.detach()), tuple(tangents))
+        for k in (k, large)
+    ]
+    assert_close(pairs[0][1], pairs[1][1], 1e-12)
+
+
+def test_nan_is_refused_or_spreads_over_its_channel(
+    device: torch.device, implementation: str
+) -> None:
+    x = random((2, 6, 5, 3), torch.float64, device)
+    for index in ((0, 0, 1), (3, 2, 1), (5, 4, 1)):
+        k = diffusivity((6, 5, 3), torch.float64, device)
+        k[index] = math.nan
+        with pytest.raises(ValueError, match="k must be >= 0, got values from nan to nan"):
+            ops.heat_filter(k, 6, 5)
+        if implementation == "native" and device.type == "cpu":
+            with pytest.raises(RuntimeError, match="k holds a negative or NaN value"):
+                ops.heat_conduction(x, k)
+        else:
+            y = ops.heat_conduction(x, k)
+            assert y[..., 1].isnan().all()
+            assert y[..., ::2].isfinite().all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

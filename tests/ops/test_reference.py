@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure-torch twins against SciPy in float64."""
+"""The reference implementations against SciPy in float64."""
 
 import inspect
 
@@ -44,12 +44,12 @@ SIZES = [(1, 1), (1, 7), (9, 1), (2, 3), (8, 8), (13, 17), (56, 28), (127, 64), 
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_twin_has_the_public_signature(name: str) -> None:
+def test_reference_has_the_public_signature(name: str) -> None:
     public = inspect.signature(getattr(ops, name))
     assert inspect.signature(getattr(reference, name)) == public
 
 
-def test_every_public_function_has_a_twin() -> None:
+def test_every_public_function_has_a_reference() -> None:
     # heat_filter is plain torch itself. Rotated boxes have test_boxes_*.py.
     others = {"heat_filter", "MultiDomainLoss", "use_reference"}
     others |= {name for name in ops.__all__ if "boxes" in name or name.endswith("_rotated")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch to the twins: who follows it, and who does not."""
+"""The switch to the reference implementations: which calls follow it."""
 
 import threading
 
@@ -12,7 +12,7 @@ from rsvheat import ops
 from rsvheat.ops import _backend, reference
 
 
-def is_twin(x: torch.Tensor) -> bool:
+def is_reference(x: torch.Tensor) -> bool:
     # A kernel and a matrix product do not round alike.
     return torch.equal(ops.dct2d(x, "nhwc"), reference.dct2d(x, "nhwc"))
 
@@ -22,35 +22,35 @@ def x(native: torch.device) -> torch.Tensor:
     return random((2, 61, 53, 8), device=native)
 
 
-def test_twins_serve_within_the_context_only(
+def test_reference_serves_within_the_context_only(
     x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RSVHEAT_REQUIRE_NATIVE", "1")  # forbids fallbacks, not a choice
     with ops.use_reference():
         with ops.use_reference():
-            assert is_twin(x)
-        assert is_twin(x)
-    assert not is_twin(x)
+            assert is_reference(x)
+        assert is_reference(x)
+    assert not is_reference(x)
 
 
 def test_an_exception_leaves_the_context(x: torch.Tensor) -> None:
     with pytest.raises(KeyError), ops.use_reference():
         raise KeyError
-    assert not is_twin(x)
+    assert not is_reference(x)
 
 
 def test_it_decorates_functions(x: torch.Tensor) -> None:
-    assert ops.use_reference()(is_twin)(x)
-    assert not is_twin(x)
+    assert ops.use_reference()(is_reference)(x)
+    assert not is_reference(x)
 
 
 def test_other_threads_do_not_follow(x: torch.Tensor) -> None:
     seen = []
     with ops.use_reference():
-        thread = threading.Thread(target=lambda: seen.append(is_twin(x)))
+        thread = threading.Thread(target=lambda: seen.append(is_reference(x)))
         thread.start()
         thread.join()
-        assert is_twin(x)
+        assert is_reference(x)
     assert seen == [False]
 
 
@@ -60,11 +60,11 @@ def test_compiled_functions_follow(x: torch.Tensor) -> None:
     compiled = torch.compile(
         lambda x: ops.dct2d(x, "nhwc"), fullgraph=True, backend=graphs, dynamic=False
     )
-    native, twin = ops.dct2d(x, "nhwc"), reference.dct2d(x, "nhwc")
+    native, expected = ops.dct2d(x, "nhwc"), reference.dct2d(x, "nhwc")
     for _ in range(2):
         torch.testing.assert_close(compiled(x), native, rtol=0, atol=0)
         with ops.use_reference():
-            torch.testing.assert_close(compiled(x), twin, rtol=0, atol=1e-6)
+            torch.testing.assert_close(compiled(x), expected, rtol=0, atol=1e-6)
     assert graphs.frame_count == 2
     targets = [{str(node.target) for node in graph.graph.nodes} for graph in graphs.graphs]
     assert [any("rsvheat" in target for target in t) for t in targets] == [True, False]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small classifier that knows colours, and scenes for it."""
+"""A small classifier that knows colors, and scenes for it."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,69 +10,67 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("lightning")
 pytest.importorskip("PIL")
 pytest.importorskip("rasterio")
 
-import PIL.Image
 import rasterio
-from lightning.pytorch import Trainer
 from raster.quilts import CLASSES, SIDE, patch
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
-from rsvheat.data import ImageFolderDataModule
-from rsvheat.tasks import create_classification_task
-from rsvheat.training import AtomicCheckpointIO, Optimization
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data import Normalizer, Pixels, Statistics
+from rsvheat.data.normalize import PERCENTILES
+from rsvheat.data.spec import DataSpec
+from rsvheat.models import RSVHeat
+from rsvheat.models.classification import Classifier
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_quick(_reproducible: None) -> Iterator[None]:
+def _one_thread(_reproducible: None) -> None:
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        yield
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier of 32 x 32 pixels that training saved."""
-    folder = tmp_path_factory.mktemp("classes")
+    """A trained classifier of 32 x 32 pixels."""
     rng = np.random.default_rng(0)
-    for name in CLASSES:
-        (folder / name).mkdir()
-        for i in range(16):
-            image = np.moveaxis(patch(name, rng), 0, 2)
-            PIL.Image.fromarray(image).save(folder / name / f"{i}.png")
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
+    images = [patch(name, rng) for name in CLASSES for _ in range(16)]
+    labels = torch.arange(len(CLASSES)).repeat_interleave(16)
+    values = np.stack(images, 1).reshape(3, -1)
+    mean, std = tuple(values.mean(1).tolist()), tuple(values.std(1).tolist())
+    percentiles = tuple(tuple(band) for band in np.percentile(values, PERCENTILES, 1).T.tolist())
+    pixels = (values.shape[1],) * 3
+    statistics = {"optical": Statistics(mean, std, percentiles, "none", len(images), pixels)}
+    normalizer = Normalizer(mean, std, 5.0)
+    x = torch.stack([normalizer(Pixels(image, None)) for image in images])
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     torch.set_num_threads(1)
-    data = ImageFolderDataModule(
-        str(folder), size=SIDE, batch_size=12, num_workers=0, val_fraction=0.0
+    torch.manual_seed(0)
+    network = Classifier(
+        RSVHeat(
+            dims=(8, 16, 16, 16),
+            depths=(1, 1, 1, 1),
+            img_size=SIDE,
+            modalities={"optical": 3},
+            num_classes=len(CLASSES),
+            norm_position="pre",
+            layer_scale=None,
+        ),
+        len(CLASSES),
     )
-    data.setup()
-    task = create_classification_task(
-        data.classes,
-        img_size=SIDE,
-        encoder_options={"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]},
-        optimization=Optimization(lr=1e-2, betas=(0.9, 0.999)),
-    )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=8,
-        default_root_dir=str(folder),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        plugins=[AtomicCheckpointIO()],
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(task, data)
-        path = folder / "best.ckpt"
-        trainer.save_checkpoint(path)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for _ in range(8):
+        for rows in torch.randperm(len(x)).split(12):
+            optimizer.zero_grad()
+            logits = network({"optical": x[rows]})
+            torch.nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.1).backward()
+            optimizer.step()
     torch.set_num_threads(threads)
+    torch.random.set_rng_state(state)
+    spec = DataSpec({"optical": 3}, "label", CLASSES, (SIDE, SIDE))
+    path = tmp_path_factory.mktemp("classes") / "best.ckpt"
+    TrainedModel(network, spec, {"optical": normalizer}, statistics).save(path)
     return path
 
 

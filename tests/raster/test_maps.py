@@ -4,7 +4,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("lightning")
 pytest.importorskip("rasterio")
 pytest.importorskip("PIL")
 import rasterio
@@ -12,9 +11,9 @@ import torch
 from raster.quilts import CLASSES, SIDE, quilt
 from rasterio.transform import Affine
 
+from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import DataError, Pixels, open_image
-from rsvheat.raster import draw_map, predict_map, read_map
-from rsvheat.tasks import load_classifier, saved_normalizers
+from rsvheat.raster import draw_map, predict, read_map
 
 LABELS = np.random.default_rng(5).integers(0, 3, (3, 4))
 UTM = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
@@ -36,7 +35,7 @@ def drawn():
 
 def test_a_map_is_read_as_it_was_written(write_scene, checkpoint, tmp_path):
     scene = write_scene(quilt(LABELS), **UTM)
-    predict_map(scene, tmp_path / "map.tif", checkpoint, colors={"Roof": "#ff0000"})
+    predict(scene, tmp_path / "map.tif", checkpoint, colors={"Roof": "#ff0000"})
     found = read_map(tmp_path / "map.tif")
     assert np.array_equal(found.labels, LABELS)
     assert (found.classes, found.nodata, found.stride) == (CLASSES, 255, SIDE)
@@ -55,7 +54,7 @@ def test_what_is_no_map_is_told(write_scene, checkpoint, tmp_path):
         read_map(scene)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.tif"):
         read_map(tmp_path / "none.tif")
-    path = predict_map(scene, tmp_path / "map.tif", checkpoint, stride=4).path
+    path = predict(scene, tmp_path / "map.tif", checkpoint, stride=4).path
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"map\.tif is damaged or no map"):
         read_map(path)
@@ -65,7 +64,7 @@ def test_the_map_is_drawn_over_the_scene_in_its_colors(write_scene, checkpoint, 
     values = quilt(LABELS)
     values[:, :SIDE, :SIDE] = 0
     scene = write_scene(values, nodata=0, **UTM)
-    predict_map(scene, tmp_path / "map.tif", checkpoint)
+    predict(scene, tmp_path / "map.tif", checkpoint)
     figure = draw_map(tmp_path / "map.tif", scene, opacity=1.0)
     left, right = figure.axes
     assert left.images[0].get_array().shape == (3 * SIDE, 4 * SIDE, 3)
@@ -83,7 +82,7 @@ def test_the_map_is_drawn_over_the_scene_in_its_colors(write_scene, checkpoint, 
 
 def test_a_scene_of_one_band_and_sixteen_bits_is_drawn(write_scene, checkpoint, tmp_path, drawn):
     scene = write_scene(quilt(LABELS)[:1].astype(np.uint16) * 100, **UTM)
-    predict_map(scene, tmp_path / "map.tif", checkpoint, bands=[1, 1, 1])
+    predict(scene, tmp_path / "map.tif", checkpoint, bands=[1, 1, 1])
     image = draw_map(tmp_path / "map.tif", scene, max_side=64).axes[0].images[0].get_array()
     assert image.shape == (48, 64, 3)
     assert (image.min(), image.max()) == (0, 255)
@@ -91,7 +90,7 @@ def test_a_scene_of_one_band_and_sixteen_bits_is_drawn(write_scene, checkpoint, 
 
 def test_a_map_of_another_scene_is_told(write_scene, checkpoint, tmp_path):
     pytest.importorskip("matplotlib")
-    predict_map(write_scene(quilt(LABELS), **UTM), tmp_path / "map.tif", checkpoint)
+    predict(write_scene(quilt(LABELS), **UTM), tmp_path / "map.tif", checkpoint)
     other = write_scene(quilt(LABELS.T), "other.tif", **UTM)
     with pytest.raises(DataError, match=r"3 x 4 pixels of 32; it is no map of .*other\.tif"):
         draw_map(tmp_path / "map.tif", other)
@@ -110,7 +109,7 @@ def test_a_map_of_another_scene_is_told(write_scene, checkpoint, tmp_path):
 def test_real_rasters(shared_data, name, bands, checkpoint, tmp_path):
     """Where they lie, what is missing, and their windows' classes as the data layer reads them."""
     path = shared_data / "geotiff" / name
-    result = predict_map(path, tmp_path / "map.tif", checkpoint, bands=bands, stride=48)
+    result = predict(path, tmp_path / "map.tif", checkpoint, bands=bands, stride=48)
     found = read_map(result.path)
     with rasterio.open(path) as scene, rasterio.open(result.path) as file:
         assert file.crs == scene.crs
@@ -119,7 +118,7 @@ def test_real_rasters(shared_data, name, bands, checkpoint, tmp_path):
         filled = scene.dataset_mask() > 0
     # Shares of the scene's area, which is 0.1 % to 60 % empty here.
     assert (found.labels != 255).mean() == pytest.approx(filled.mean(), abs=0.12)
-    task, normalize = load_classifier(checkpoint), saved_normalizers(checkpoint)["optical"]
+    model = TrainedModel.load(checkpoint, device="cpu")
     with open_image(path) as reader, torch.inference_mode():
         image = reader.read(None, bands)
         for (row, column), label in np.ndenumerate(found.labels[1:-1, 1:-1]):
@@ -127,4 +126,5 @@ def test_real_rasters(shared_data, name, bands, checkpoint, tmp_path):
                 continue
             part = np.s_[:, 48 * row + 56 : 48 * row + 88, 48 * column + 56 : 48 * column + 88]
             valid = None if image.valid is None else image.valid[part]
-            assert label == task(normalize(Pixels(image.values[part], valid))[None]).argmax()
+            x = model.normalizers["optical"](Pixels(image.values[part], valid))
+            assert label == model.network.predict({"optical": x[None]}).argmax()

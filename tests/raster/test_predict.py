@@ -18,32 +18,32 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("lightning")
 pytest.importorskip("rasterio")
 pytest.importorskip("PIL")
 
 import PIL.Image
 import rasterio
 import rasterio.shutil
+from data.images import png
 from raster.quilts import CLASSES, SIDE, quilt
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
+from stand_ins import trained
 
 from rsvheat import cli
-from rsvheat.data import DataError, Pixels, read_image
-from rsvheat.evaluation import extract_features
-from rsvheat.models import CheckpointError
-from rsvheat.raster import classification as module
-from rsvheat.raster import predict_map, read_map
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data import DataError, Normalizer, Pixels, read_image
+from rsvheat.data.spec import DataSpec
+from rsvheat.models import CheckpointError, create_model
+from rsvheat.models.classification import Classifier
+from rsvheat.raster import predict, read_map
 from rsvheat.raster.scene import Georeference
 from rsvheat.raster.writing import Layer, writing
-from rsvheat.tasks import create_classification_task, load_classifier, saved_normalizers
 
 UTM = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
-TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
 LABELS = np.random.default_rng(5).integers(0, 3, (4, 6))
 
 
@@ -76,6 +76,12 @@ def labels_of(path):
             return file.read(1)
 
 
+def rewrite(checkpoint, path, **changes):
+    """Write a checkpoint whose description has other values."""
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "rsvheat": {**content["rsvheat"], **changes}}, path)
+
+
 def files(folder):
     return sorted(path.name for path in Path(folder).rglob("*"))
 
@@ -84,7 +90,7 @@ def files(folder):
 
 
 def test_windows_get_their_classes(scene, checkpoint, tmp_path):
-    result = predict_map(scene, tmp_path / "map.tif", checkpoint)
+    result = predict(scene, tmp_path / "map.tif", checkpoint)
     assert np.array_equal(labels_of(tmp_path / "map.tif"), LABELS)
     assert (result.rows, result.columns, result.classes) == (4, 6, CLASSES)
     assert result.counts == tuple(np.bincount(LABELS.ravel(), minlength=3).tolist())
@@ -94,41 +100,41 @@ def test_windows_get_their_classes(scene, checkpoint, tmp_path):
     assert files(tmp_path) == ["map.tif", "map.tif.aux.xml", "scene.tif"]
 
 
-def _know(task, data):
-    """Make the classifier one of nearest class means."""
-    features = extract_features(task.network, data.loader("train_plain"), deviation=False)
-    values = features.values[:, -task.network.head.fc.in_features :]
-    means = torch.stack([values[features.labels == i].mean(0) for i in range(len(data.classes))])
-    weight = means - means.mean(0)
+def _nearest_means(encoder, images, labels):
+    """Make an encoder's head one of nearest class means."""
     with torch.no_grad():
-        task.network.head.fc.weight.copy_(weight)
-        task.network.head.fc.bias.copy_(-(weight * means).sum(1) / 2)
+        values = encoder.forward_head(encoder.forward_features(images), pre_logits=True)
+        means = torch.stack([values[labels == i].mean(0) for i in range(int(labels.max()) + 1)])
+        weight = means - means.mean(0)
+        encoder.head.fc.weight.copy_(weight)
+        encoder.head.fc.bias.copy_(-(weight * means).sum(1) / 2)
 
 
 def test_a_mosaic_of_images_is_predicted_as_they_are_one_by_one(tmp_path):
     """Real images, the pretrained encoder with a classifier on top, and exactly its classes."""
-    from rsvheat.data import ImageFolderDataModule
-
     root = Path(__file__).parents[2] / "examples/data/eurosat/test"
     if not root.is_dir():
         pytest.skip("examples/data is not beside the tests")
-    data = ImageFolderDataModule(str(root), size=64, num_workers=0, val_fraction=0.0)
-    data.setup()
-    task = create_classification_task(data.classes, pretrained=True, img_size=64).eval()
-    _know(task, data)
-    checkpoint = {"state_dict": task.state_dict(), "data": data.state_dict()}
-    task.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    paths = [path for folder in sorted(root.iterdir()) for path in sorted(folder.iterdir())[:4]]
+    classes = sorted(folder.name for folder in root.iterdir())
+    paths = [path for name in classes for path in sorted((root / name).iterdir())[:4]]
     images = [read_image(path) for path in paths]
-    normalize = saved_normalizers(tmp_path / "a.ckpt")["optical"]
-    task = load_classifier(tmp_path / "a.ckpt")
+    values = np.stack([image.values for image in images], 1).reshape(3, -1)
+    normalize = Normalizer(tuple(values.mean(1).tolist()), tuple(values.std(1).tolist()), 5.0)
+    x = torch.stack([normalize(image) for image in images])
+    modalities, number = {"optical": 3}, len(classes)
+    encoder = create_model(
+        "rsvheat_nano", pretrained=True, modalities=modalities, num_classes=number, img_size=64
+    ).eval()
+    _nearest_means(encoder, x, torch.arange(number).repeat_interleave(4))
+    network = Classifier(encoder, number)
+    spec = DataSpec(modalities, "label", classes, (64, 64))
+    TrainedModel(network, spec, {"optical": normalize}).save(tmp_path / "a.ckpt")
     with torch.inference_mode():
-        expected = [int(task(normalize(image)[None]).argmax()) for image in images]
+        expected = [int(encoder(image[None]).argmax()) for image in x]
     rows = [np.concatenate([im.values for im in images[i : i + 8]], 2) for i in range(0, 40, 8)]
     mosaic = np.moveaxis(np.concatenate(rows, 1), 0, 2)
     PIL.Image.fromarray(mosaic).save(tmp_path / "mosaic.png")
-    predict_map(tmp_path / "mosaic.png", tmp_path / "map.tif", tmp_path / "a.ckpt", batch_size=7)
+    predict(tmp_path / "mosaic.png", tmp_path / "map.tif", tmp_path / "a.ckpt", batch_size=7)
     assert labels_of(tmp_path / "map.tif").ravel().tolist() == expected
     assert len(set(expected)) >= 6
 
@@ -138,7 +144,7 @@ def test_each_pixel_is_the_class_of_the_window_around_it(
     scene, checkpoint, tmp_path, stride, batch_size
 ):
     """However rows are read and batched: against windows that are cut from the whole image."""
-    predict_map(
+    predict(
         scene,
         tmp_path / "map.tif",
         checkpoint,
@@ -147,7 +153,8 @@ def test_each_pixel_is_the_class_of_the_window_around_it(
         probability=tmp_path / "p.tif",
     )
     image = read_image(scene).values
-    task, normalize = load_classifier(checkpoint), saved_normalizers(checkpoint)["optical"]
+    model = TrainedModel.load(checkpoint, device="cpu")
+    normalize = model.normalizers["optical"]
     found, percent = labels_of(tmp_path / "map.tif"), labels_of(tmp_path / "p.tif")
     height, width = image.shape[1:]
     assert found.shape == (-(-height // stride), -(-width // stride))
@@ -156,52 +163,51 @@ def test_each_pixel_is_the_class_of_the_window_around_it(
             top = min(max(row * stride + (stride - SIDE) // 2, 0), height - SIDE)
             left = min(max(column * stride + (stride - SIDE) // 2, 0), width - SIDE)
             part = Pixels(image[:, top : top + SIDE, left : left + SIDE], None)
-            chance, expected = task(normalize(part)[None]).softmax(1)[0].max(0)
+            chance, expected = model.network.predict({"optical": normalize(part)[None]})[0].max(0)
             assert label == expected
             assert percent[row, column] == pytest.approx(100 * float(chance), abs=0.51)
 
 
 def test_windows_of_another_side_are_resized_to_the_classifiers(write_scene, checkpoint, tmp_path):
     large = write_scene(quilt(LABELS).repeat(2, 1).repeat(2, 2), **UTM)
-    result = predict_map(large, tmp_path / "map.tif", checkpoint, window=2 * SIDE)
+    result = predict(large, tmp_path / "map.tif", checkpoint, window=2 * SIDE)
     assert np.array_equal(labels_of(result.path), LABELS)
 
 
 def test_windows_are_by_default_those_of_training(write_scene, checkpoint, tmp_path):
     """Of a classifier that saw windows of 64 pixels, resized to 32."""
-    content = torch.load(checkpoint, weights_only=True)
-    assert content["ImageFolderDataModule"]["window"] is None
-    content["ImageFolderDataModule"]["window"] = 2 * SIDE
-    torch.save(content, tmp_path / "a.ckpt")
+    rewrite(checkpoint, tmp_path / "a.ckpt", window=2 * SIDE)
     large = write_scene(quilt(LABELS).repeat(2, 1).repeat(2, 2), **UTM)
-    predict_map(large, tmp_path / "map.tif", tmp_path / "a.ckpt")
+    predict(large, tmp_path / "map.tif", tmp_path / "a.ckpt")
     assert np.array_equal(labels_of(tmp_path / "map.tif"), LABELS)
 
 
 def test_a_scene_that_is_smaller_than_a_window_is_mirrored(write_scene, checkpoint, tmp_path):
     scene = write_scene(quilt(np.array([[1, 2]]))[:, :20], **UTM)
-    result = predict_map(scene, tmp_path / "map.tif", checkpoint)
+    result = predict(scene, tmp_path / "map.tif", checkpoint)
     assert labels_of(result.path).tolist() == [[1, 2]]
     assert sum(result.square_km) == pytest.approx(20 * 64 * 100 / 1e6)
     one = write_scene(quilt(np.array([[2]]))[:, :1, :1], "one.tif", **UTM)
-    assert labels_of(predict_map(one, tmp_path / "one_map.tif", checkpoint).path).tolist() == [[2]]
+    assert labels_of(predict(one, tmp_path / "one_map.tif", checkpoint).path).tolist() == [[2]]
 
 
 def test_the_encoder_gets_its_windows_in_batches(scene, checkpoint, tmp_path, monkeypatch):
     sizes = []
-    call = module.WindowClassifier.__call__
+    infer = TrainedModel.infer
     monkeypatch.setattr(
-        module.WindowClassifier,
-        "__call__",
-        lambda self, windows: sizes.append(len(windows)) or call(self, windows),
+        TrainedModel,
+        "infer",
+        lambda self, images, **options: (
+            sizes.append(len(images["optical"])) or infer(self, images, **options)
+        ),
     )
-    predict_map(scene, tmp_path / "map.tif", checkpoint, batch_size=12)
+    predict(scene, tmp_path / "map.tif", checkpoint, batch_size=12)
     assert sizes == [12, 12]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_precision(scene, checkpoint, tmp_path, precision):
-    predict_map(scene, tmp_path / "map.tif", checkpoint, precision=precision)
+    predict(scene, tmp_path / "map.tif", checkpoint, precision=precision)
     assert np.array_equal(labels_of(tmp_path / "map.tif"), LABELS)
 
 
@@ -212,9 +218,9 @@ def test_a_scene_of_another_stretch_is_matched(write_scene, checkpoint, tmp_path
     stretched = values.astype(np.uint16) * 20 + 3000
     stretched[:, :SIDE, :SIDE] = 0
     scene = write_scene(stretched, nodata=0, **UTM)
-    plain = predict_map(scene, tmp_path / "plain.tif", checkpoint)
+    plain = predict(scene, tmp_path / "plain.tif", checkpoint)
     assert not np.array_equal(labels_of(plain.path).ravel()[1:], labels.ravel()[1:])
-    predict_map(scene, tmp_path / "map.tif", checkpoint, match=True)
+    predict(scene, tmp_path / "map.tif", checkpoint, match=True)
     assert labels_of(tmp_path / "map.tif")[0, 0] == 255
     assert np.array_equal(labels_of(tmp_path / "map.tif").ravel()[1:], labels.ravel()[1:])
 
@@ -222,19 +228,17 @@ def test_a_scene_of_another_stretch_is_matched(write_scene, checkpoint, tmp_path
 def test_matching_needs_statistics_and_data(scene, write_scene, checkpoint, tmp_path):
     empty = write_scene(np.zeros((3, 40, 40), np.uint8), "empty.tif", nodata=0, **UTM)
     with pytest.raises(DataError, match=r"empty\.tif has bands without data"):
-        predict_map(empty, tmp_path / "map.tif", checkpoint, match=True)
-    content = torch.load(checkpoint, weights_only=True)
-    content["ImageFolderDataModule"]["statistics"] = {}
-    torch.save(content, tmp_path / "a.ckpt")
+        predict(empty, tmp_path / "map.tif", checkpoint, match=True)
+    rewrite(checkpoint, tmp_path / "a.ckpt", statistics={})
     with pytest.raises(ValueError, match=r"a\.ckpt holds no statistics"):
-        predict_map(scene, tmp_path / "map.tif", tmp_path / "a.ckpt", match=True)
+        predict(scene, tmp_path / "map.tif", tmp_path / "a.ckpt", match=True)
 
 
 # Where a map lies.
 
 
 def test_the_maps_pixels_lie_on_the_windows(scene, checkpoint, tmp_path):
-    predict_map(scene, tmp_path / "map.tif", checkpoint, stride=8)
+    predict(scene, tmp_path / "map.tif", checkpoint, stride=8)
     with rasterio.open(tmp_path / "map.tif") as file:
         assert file.crs == rasterio.CRS.from_epsg(32632)
         assert file.transform == Affine(80, 0, 500000, 0, -80, 5000000)
@@ -243,7 +247,7 @@ def test_the_maps_pixels_lie_on_the_windows(scene, checkpoint, tmp_path):
 def test_rotated_scenes_have_rotated_maps(write_scene, checkpoint, tmp_path):
     turned = Affine.translation(1e5, 2e6) @ Affine.rotation(30) @ Affine.scale(3, -2)
     scene = write_scene(quilt(LABELS), crs="EPSG:32632", transform=turned)
-    result = predict_map(scene, tmp_path / "map.tif", checkpoint)
+    result = predict(scene, tmp_path / "map.tif", checkpoint)
     with rasterio.open(tmp_path / "map.tif") as file:
         corner = file.transform @ (6, 4)
     assert corner == pytest.approx(turned @ (6 * SIDE, 4 * SIDE))
@@ -255,7 +259,7 @@ def test_ground_control_points_and_rpcs_are_scaled(write_scene, checkpoint, tmp_
         GroundControlPoint(r, c, 8 + c / 1e3, 50 - r / 1e3) for r in (0, 128) for c in (0, 192)
     ]
     scene = write_scene(quilt(LABELS), gcps=(points, "EPSG:4326"))
-    assert predict_map(scene, tmp_path / "map.tif", checkpoint).square_km is None
+    assert predict(scene, tmp_path / "map.tif", checkpoint).square_km is None
     with rasterio.open(tmp_path / "map.tif") as file:
         found, crs = file.gcps
     assert crs == rasterio.CRS.from_epsg(4326)
@@ -265,7 +269,7 @@ def test_ground_control_points_and_rpcs_are_scaled(write_scene, checkpoint, tmp_
     one = [1.0] + [0.0] * 19
     rpcs = RPC(0, 1, 50, 1, one, one, 63.5, 64, 8, 1, one, one, 95.5, 96, -1, -1)
     scene = write_scene(quilt(LABELS), "rpc.tif", rpcs=rpcs)
-    predict_map(scene, tmp_path / "map.tif", checkpoint, overwrite=True)
+    predict(scene, tmp_path / "map.tif", checkpoint, overwrite=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(tmp_path / "map.tif") as file:
@@ -295,11 +299,11 @@ def test_pictures_and_virtual_rasters(suffix, run, scene, checkpoint, tmp_path):
 
 def test_coordinates_that_are_not_to_scale_have_no_area(write_scene, checkpoint, tmp_path):
     scene = write_scene(quilt(LABELS), crs="EPSG:3857", transform=Affine(10, 0, 1e6, 0, -10, 8e6))
-    assert predict_map(scene, tmp_path / "map.tif", checkpoint).square_km is None
+    assert predict(scene, tmp_path / "map.tif", checkpoint).square_km is None
     feet = write_scene(
         quilt(LABELS), "feet.tif", crs="EPSG:2263", transform=Affine(10, 0, 1e6, 0, -10, 2e5)
     )
-    area = predict_map(feet, tmp_path / "feet_map.tif", checkpoint).square_km
+    area = predict(feet, tmp_path / "feet_map.tif", checkpoint).square_km
     assert sum(area) == pytest.approx(128 * 192 * 100 * 0.3048006096**2 / 1e6)
 
 
@@ -307,7 +311,7 @@ def test_coordinates_that_are_not_to_scale_have_no_area(write_scene, checkpoint,
 
 
 def test_a_map_is_a_cog_with_names_colors_and_provenance(scene, checkpoint, tmp_path):
-    predict_map(scene, tmp_path / "deep/map.tif", checkpoint, stride=8, colors={"Roof": "#ff0000"})
+    predict(scene, tmp_path / "deep/map.tif", checkpoint, stride=8, colors={"Roof": "#ff0000"})
     with rasterio.open(tmp_path / "deep/map.tif") as file:
         structure, tags = file.tags(ns="IMAGE_STRUCTURE"), file.tags()
         assert (structure["LAYOUT"], structure["COMPRESSION"]) == ("COG", "DEFLATE")
@@ -342,7 +346,7 @@ def test_large_maps_have_overviews_of_classes_only(tmp_path):
 
 def test_gdal_finds_the_names(scene, checkpoint, tmp_path):
     """In a virtual raster that GDAL makes of the map, the names are GDAL's own."""
-    predict_map(scene, tmp_path / "map.tif", checkpoint)
+    predict(scene, tmp_path / "map.tif", checkpoint)
     rasterio.shutil.copy(tmp_path / "map.tif", tmp_path / "map.vrt", driver="VRT")
     root = ElementTree.parse(tmp_path / "map.vrt")
     names = [name.text for name in root.findall("VRTRasterBand/CategoryNames/Category")]
@@ -350,7 +354,7 @@ def test_gdal_finds_the_names(scene, checkpoint, tmp_path):
 
 
 def test_probabilities(scene, checkpoint, tmp_path):
-    predict_map(scene, tmp_path / "map.tif", checkpoint, probability=tmp_path / "p.tif")
+    predict(scene, tmp_path / "map.tif", checkpoint, probability=tmp_path / "p.tif")
     with rasterio.open(tmp_path / "p.tif") as file:
         assert (file.dtypes, file.nodata, file.scales) == (("uint8",), 255, (0.01,))
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
@@ -389,7 +393,7 @@ def test_windows_without_data_have_no_class(kind, write_scene, checkpoint, tmp_p
         scene = write_scene(values, **UTM)
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(scene, "r+") as file:
             file.write_mask(~holes())
-    result = predict_map(
+    result = predict(
         scene, tmp_path / "map.tif", checkpoint, probability=tmp_path / "p.tif", **options
     )
     found, expected = labels_of(tmp_path / "map.tif"), LABELS.copy()
@@ -398,11 +402,11 @@ def test_windows_without_data_have_no_class(kind, write_scene, checkpoint, tmp_p
     assert np.array_equal(found, expected)
     assert np.array_equal(labels_of(tmp_path / "p.tif") == 255, expected == 255)
     assert result.nodata == 2
-    tolerant = predict_map(
+    tolerant = predict(
         scene, tmp_path / "map.tif", checkpoint, max_nodata=1, overwrite=True, **options
     )
     assert tolerant.nodata == 1  # where there is nothing at all
-    strict = predict_map(
+    strict = predict(
         scene, tmp_path / "map.tif", checkpoint, max_nodata=0, overwrite=True, **options
     )
     assert strict.nodata == 3
@@ -412,12 +416,12 @@ def test_missing_pixels_are_what_they_were_in_training(write_scene, checkpoint, 
     """Compared with the data layer, by probability: labels alone would tell little."""
     values = np.where(holes(), np.uint8(0), quilt(LABELS))
     scene = write_scene(values, nodata=0, **UTM)
-    predict_map(scene, tmp_path / "map.tif", checkpoint, probability=tmp_path / "p.tif")
-    task, normalize = load_classifier(checkpoint), saved_normalizers(checkpoint)["optical"]
-    image = normalize(read_image(scene, (SIDE, 0, SIDE, SIDE)))
+    predict(scene, tmp_path / "map.tif", checkpoint, probability=tmp_path / "p.tif")
+    model = TrainedModel.load(checkpoint, device="cpu")
+    image = model.normalizers["optical"](read_image(scene, (SIDE, 0, SIDE, SIDE)))
     assert (image[:, :10] == 0).all()
     with torch.inference_mode():
-        chance = task(image[None]).softmax(1).max()
+        chance = model.network.predict({"optical": image[None]}).max()
     assert labels_of(tmp_path / "p.tif")[1, 0] == pytest.approx(100 * float(chance), abs=0.51)
 
 
@@ -426,10 +430,43 @@ def test_pixels_of_a_fine_map_that_hold_no_data_have_no_class(write_scene, check
     values = quilt(LABELS)
     values[:, :, :40] = 0
     scene = write_scene(values, nodata=0, **UTM)
-    predict_map(scene, tmp_path / "map.tif", checkpoint, stride=4)
+    predict(scene, tmp_path / "map.tif", checkpoint, stride=4)
     found = labels_of(tmp_path / "map.tif")
     assert (found[:, :10] == 255).all()
     assert (found[:, 10:] != 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG with tRNS", "JPEG with .msk", "alpha and nodata", "alpha5"])
+def test_pixels_without_data_have_no_class_whatever_says_so(
+    write_scene, checkpoint, tmp_path, kind
+):
+    """The left half of the scene; training reads the same files in the same way."""
+    values = np.clip(quilt(LABELS), 1, 255)
+    height, width = values.shape[1:]
+    data = np.arange(width) >= width // 2
+    values[:, :, ~data] = 0
+    alpha = np.broadcast_to(np.where(data, 255, 0), (height, width)).astype(np.uint8)
+    options = {}
+    if kind == "PNG with tRNS":
+        path = tmp_path / "scene.png"
+        path.write_bytes(png(values, trns=bytes(6)))
+    elif kind == "JPEG with .msk":
+        path = tmp_path / "scene.jpg"
+        PIL.Image.fromarray(np.moveaxis(values, 0, 2)).save(path, quality=95)
+        mask = write_scene(values, "mask.tif", **UTM)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(mask, "r+") as file:
+            file.write_mask(alpha)
+        (tmp_path / "mask.tif.msk").rename(tmp_path / "scene.jpg.msk")
+    elif kind == "alpha and nodata":
+        path = write_scene(values, alpha=alpha, photometric="rgb", nodata=0, **UTM)
+    else:
+        path = write_scene(np.concatenate([values, values[:1]]), alpha=alpha, **UTM)
+        options = {"bands": [1, 2, 3]}
+    predict(path, tmp_path / "map.tif", checkpoint, **options)
+    found = labels_of(tmp_path / "map.tif")
+    assert (found[:, :3] == 255).all()
+    assert np.array_equal(found[:, 3:], LABELS[:, 3:])
+    np.testing.assert_array_equal(read_image(path, bands=[1, 2, 3]).valid.all(0), alpha > 0)
 
 
 # Bands.
@@ -439,7 +476,7 @@ def test_bands_are_chosen_and_ordered(write_scene, checkpoint, tmp_path):
     values = quilt(LABELS)
     mixed = np.stack([values[2], np.zeros_like(values[0]), values[0], values[1]])
     scene = write_scene(mixed, photometric="minisblack", **UTM)
-    predict_map(scene, tmp_path / "map.tif", checkpoint, bands=[3, 4, 1])
+    predict(scene, tmp_path / "map.tif", checkpoint, bands=[3, 4, 1])
     assert np.array_equal(labels_of(tmp_path / "map.tif"), LABELS)
 
 
@@ -457,7 +494,7 @@ def test_wrong_bands_are_told(write_scene, checkpoint, tmp_path, bands, options,
     values = np.zeros((bands, 40, 40), np.uint8)
     scene = write_scene(values, photometric="minisblack", **UTM)
     with pytest.raises(ValueError, match=message):
-        predict_map(scene, tmp_path / "map.tif", checkpoint, **options)
+        predict(scene, tmp_path / "map.tif", checkpoint, **options)
     assert files(tmp_path) == ["scene.tif"]
 
 
@@ -502,7 +539,7 @@ def test_memory_does_not_grow_with_the_scene(write_scene, checkpoint, tmp_path):
     result = []
     grown = _peak(
         lambda: result.append(
-            predict_map(scene, tmp_path / "map.tif", checkpoint, window=250, max_nodata=0.95)
+            predict(scene, tmp_path / "map.tif", checkpoint, window=250, max_nodata=0.95)
         )
     )
     # All but the last window is empty.
@@ -567,20 +604,12 @@ def test_files_that_are_no_raster_are_told(kind, run, checkpoint, tmp_path):
 @pytest.mark.parametrize("kind", ["missing", "encoder", "cut", "html", "normalizers", "classes"])
 def test_wrong_checkpoints_are_told(kind, scene, checkpoint, tmp_path):
     path = tmp_path / "wrong.ckpt"
-    content = torch.load(checkpoint, weights_only=True)
     if kind == "encoder":
-        del content["classifier"]
-        torch.save(content, path)
+        rewrite(checkpoint, path, task="pretraining")
     elif kind == "normalizers":
-        del content["ImageFolderDataModule"]
-        torch.save(content, path)
+        rewrite(checkpoint, path, normalizers={})
     elif kind == "classes":
-        task = create_classification_task(
-            [f"class {i}" for i in range(256)], img_size=8, encoder_options=TINY
-        )
-        content |= {"state_dict": task.state_dict()}
-        task.on_save_checkpoint(content)
-        torch.save(content, path)
+        trained(Classifier, classes=[f"class {i}" for i in range(256)]).save(path)
     elif kind == "cut":
         shutil.copy(checkpoint, path)
         cut(path)
@@ -588,14 +617,14 @@ def test_wrong_checkpoints_are_told(kind, scene, checkpoint, tmp_path):
         path.write_text("<html>Not found</html>")
     message = {
         "missing": r"no checkpoint file at .*wrong\.ckpt",
-        "encoder": r"wrong\.ckpt is no checkpoint of fine-tuning",
+        "encoder": r"wrong\.ckpt is a checkpoint of pretraining",
         "cut": r"wrong\.ckpt is truncated",
         "html": r"wrong\.ckpt is a web page",
-        "normalizers": r"wrong\.ckpt does not say how optical images were normalised",
+        "normalizers": r"wrong\.ckpt does not say how optical images were normalized",
         "classes": r"wrong\.ckpt has 256 classes; a map holds up to 255",
     }[kind]
     with pytest.raises((CheckpointError, FileNotFoundError, ValueError), match=message):
-        predict_map(scene, tmp_path / "map.tif", path)
+        predict(scene, tmp_path / "map.tif", path)
     assert "map.tif" not in files(tmp_path)
 
 
@@ -620,7 +649,10 @@ def test_a_map_that_is_there_stays_unless_it_is_to_be_replaced(run, scene, check
         ({"window": 0}, "window must be at least 1 pixel, got 0"),
         ({"stride": -1}, "stride must be at least 1 pixel, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"max_nodata": 1.5}, "max_nodata within 0 to 1"),
+        ({"max_nodata": 1.5}, "max_nodata must be within 0 to 1, got 1.5"),
+        ({"overlap": 4}, "overlap has no meaning for classes of windows, got 4"),
+        ({"min_score": 0.5}, "min_score has no meaning for classes of windows"),
+        ({"bands": {"sar": [1]}}, "bands must be given for optical, got sar"),
         ({"precision": "int8"}, "precision must be one of .*'float32'.*, got 'int8'"),
         ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
         ({"colors": {"Tree": "#000000"}}, "colors has 'Tree'; the classes are Forest, Lake & Sea"),
@@ -631,14 +663,14 @@ def test_wrong_arguments_are_told(scene, checkpoint, tmp_path, options, message)
     if "probability" in options:
         options["probability"] = tmp_path / options["probability"]
     with pytest.raises(ValueError, match=message):
-        predict_map(scene, output, checkpoint, **options)
+        predict(scene, output, checkpoint, **options)
     assert files(tmp_path) == ["scene.tif"]
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work_starts(
     run, scene, checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module.WindowClassifier, "__call__", _never)
+    monkeypatch.setattr(TrainedModel, "infer", _never)
     (tmp_path / "file").touch()
     code, _, err = run(scene, "--checkpoint", checkpoint, "--output", tmp_path / "file/map.tif")
     assert code == 1
@@ -646,16 +678,16 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work_starts(
     assert f"{tmp_path}/file" in err
 
 
-def _never(self, windows):
+def _never(self, images, **options):
     raise AssertionError("the work has started")
 
 
 def test_too_little_space_is_told_before_the_work_starts(scene, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.WindowClassifier, "__call__", _never)
+    monkeypatch.setattr(TrainedModel, "infer", _never)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2 * 24 - 1))
-    with pytest.raises(OSError, match=r"the map may need 0\.0 MiB, 0\.0 are free"):
-        predict_map(scene, tmp_path / "map.tif", checkpoint)
+    with pytest.raises(OSError, match=r"the map may need 48 bytes, 47 bytes are free"):
+        predict(scene, tmp_path / "map.tif", checkpoint)
     assert files(tmp_path) == ["scene.tif"]
 
 
@@ -683,20 +715,19 @@ def test_a_disk_that_becomes_full_leaves_the_older_map(
         before = {path: path.read_bytes() for path in disk.iterdir()}
         rng = np.random.default_rng(0)
 
-        def fill(self, windows):
+        def fill(self, images, **options):
             if not (disk / "others").exists():
                 room = shutil.disk_usage(disk).free - free
                 (disk / "others").write_bytes(bytes(room))
-            labels = rng.integers(0, 3, len(windows), np.uint8)
-            return labels, labels
+            return torch.from_numpy(rng.random((len(images["optical"]), 3), np.float32))
 
-        monkeypatch.setattr(module.WindowClassifier, "__call__", fill)
+        monkeypatch.setattr(TrainedModel, "infer", fill)
         code, out, err = run(*words, "--stride", "1", "--overwrite", "--batch_size", "2000")
         (disk / "others").unlink()
         assert (code, out) == (1, ""), (code, out, err)
         assert len(err.splitlines()) == 1
         assert "map.tif cannot be written" in err
-        assert "MiB are free" in err
+        assert "are free)" in err
         assert {path: path.read_bytes() for path in disk.iterdir()} == before
 
 
@@ -709,14 +740,14 @@ def test_a_killed_command_leaves_no_map(number, run, scene, checkpoint, tmp_path
     if child == 0:
         code = 99
         try:
-            call = module.WindowClassifier.__call__
+            infer = TrainedModel.infer
             steps = []
 
-            def slow(self, windows):
+            def slow(self, images, **options):
                 steps.append(time.sleep(0.02 if len(steps) < 10 else 60))
-                return call(self, windows)
+                return infer(self, images, **options)
 
-            module.WindowClassifier.__call__ = slow
+            TrainedModel.infer = slow
             signal.signal(signal.SIGINT, signal.default_int_handler)
             code = cli.main(["predict", *map(str, words)])
         finally:
@@ -739,10 +770,37 @@ def test_a_killed_command_leaves_no_map(number, run, scene, checkpoint, tmp_path
     assert files(tmp_path / "out") == ["map.tif", "map.tif.aux.xml"]
 
 
+def test_a_result_that_is_not_finite_is_told_with_its_window(run, scene, checkpoint, tmp_path):
+    """Finite weights whose products overflow: no confident map, and one line."""
+    model = TrainedModel.load(checkpoint, device="cpu")
+    with torch.no_grad():
+        model.network.encoder.head.norm.weight.fill_(1e38)
+        model.network.encoder.head.fc.weight.mul_(1e3)
+    model.save(tmp_path / "large.ckpt")
+    words = ["--checkpoint", tmp_path / "large.ckpt", "--output", tmp_path / "map.tif"]
+    code, out, err = run(scene, *words, "--batch_size", 4)
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "rsvheat predict: scene.tif: the network's result is not finite in the window of 32 x 32 "
+        "pixels at row 0, column "
+    )
+    assert len(err.splitlines()) == 1
+    assert files(tmp_path) == ["large.ckpt", "scene.tif"]
+
+
+def test_the_checkpoint_is_read_once(run, scene, checkpoint, tmp_path, monkeypatch):
+    calls = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: calls.append(a) or load(*a, **k))
+    words = ["--checkpoint", checkpoint, "--output", tmp_path / "map.tif", "--match"]
+    assert run(scene, *words)[0] == 0
+    assert len(calls) == 1
+
+
 def test_the_command_needs_a_checkpoint(run, scene):
     code, _, err = run(scene)
     assert code == 2
-    assert err.startswith("rsvheat predict: --checkpoint: name that of a classifier")
+    assert err.startswith("rsvheat predict: --checkpoint: name one of fine-tuning")
 
 
 def test_the_command_writes_to_runs_maps_and_tells_shares(

@@ -5,7 +5,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import rsvheat
-from rsvheat.tasks import encoder_arguments, load_encoder, pictures
+from rsvheat.checkpoint import load_encoder
+from rsvheat.tasks import pictures
 from rsvheat.training import LastCheckpoint, Optimization
 
 PARTS = {"loss", "spatial", "frequency", "contrastive", "feature_std", "effective_rank"}
@@ -106,11 +107,11 @@ def test_an_encoder_is_rebuilt_from_its_arguments(options):
     encoder = rsvheat.create_model(
         "rsvheat_nano", dims=[8, 16], depths=[1, 2], img_size=(32, 48), num_classes=3, **options
     )
-    arguments = encoder_arguments(encoder)
+    arguments = encoder.config
     twin = rsvheat.models.RSVHeat(**arguments)
     shapes = {name: value.shape for name, value in encoder.state_dict().items()}
     assert {name: value.shape for name, value in twin.state_dict().items()} == shapes
-    assert encoder_arguments(twin) == arguments
+    assert twin.config == arguments
     twin.load_state_dict(encoder.state_dict())
     x = torch.randn(2, 3, 32, 48)
     assert torch.equal(encoder.eval()(x), twin.eval()(x))

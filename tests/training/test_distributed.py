@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rsvheat.tasks import load_encoder
+from rsvheat.checkpoint import load_encoder
 
 SCRIPT = """
 import sys
@@ -22,9 +22,9 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.distributed.tensor import DTensor
 
 from rsvheat.augmentation import RandomView
-from rsvheat.data import ImageFolderDataModule, OpticalSarDataModule
+from rsvheat.data import ClassFolders, Crop, DataModule, ImageFolders, LoaderOptions
 from rsvheat.masking import FrequencyMasking
-from rsvheat.tasks import create_classification_task, create_pretraining_task
+from rsvheat.tasks import ClassificationTask, PretrainingTask
 from rsvheat.training import AtomicCheckpointIO, Optimization
 
 TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
@@ -65,8 +65,17 @@ def pretrain(objective, folder, processes=1, strategy="auto", checkpoint=None):
         options["augmentation"] = RandomView(
             scale=(1, 1), ratio=(1, 1), dihedral=False, contrast=0, brightness=0, channel_shift=0
         )
-    task = create_pretraining_task(
-        img_size=32,
+    data = DataModule(
+        ImageFolders(
+            {"optical": f"{folder}/optical", "sar": f"{folder}/sar"},
+            unmatched="keep",
+            val_fraction=0,
+        ),
+        crop=Crop(32, augment=False),
+        loader=LoaderOptions(8 // processes, num_workers=0),
+    )
+    task = PretrainingTask(
+        data.spec,
         encoder_options=TINY,
         optimization=Optimization(lr=1e-3, warmup=0.0),
         images_every=1,
@@ -74,16 +83,6 @@ def pretrain(objective, folder, processes=1, strategy="auto", checkpoint=None):
         masking=FrequencyMasking(ratio=(0.25, 0.25), join="low"),
         decoder_dim=8,
         **options,
-    )
-    data = OpticalSarDataModule(
-        {"optical": f"{folder}/optical", "sar": f"{folder}/sar"},
-        unmatched="keep",
-        size=32,
-        window=None,
-        augment=False,
-        batch_size=8 // processes,
-        num_workers=0,
-        val_fraction=0,
     )
     run.fit(task, data)
     if checkpoint:
@@ -94,10 +93,11 @@ def pretrain(objective, folder, processes=1, strategy="auto", checkpoint=None):
 def classify(folder, processes=1, strategy="auto"):
     run = trainer(processes, strategy)
     # More than one batch a process, the last of which has nothing new for one of them.
-    data = ImageFolderDataModule(folder, folder, size=32, batch_size=2, num_workers=0)
-    data.setup()
-    task = create_classification_task(data.classes, img_size=32, encoder_options=TINY)
-    task.network.head.fc.bias.data[0] = 9.0  # finds the two samples of the first class
+    data = DataModule(
+        ClassFolders(folder, folder), crop=Crop(32), loader=LoaderOptions(2, num_workers=0)
+    )
+    task = ClassificationTask(data.spec, encoder_options=TINY)
+    task.network.encoder.head.fc.bias.data[0] = 9.0  # finds the two samples of the first class
     [values] = run.validate(task, data, verbose=False)
     run.test(task, data, verbose=False)
     return {**values, "scores": task.scores.to_dict()}
@@ -211,7 +211,8 @@ import sys, threading, time
 import torch
 from torch import distributed
 
-from rsvheat.tasks import create_classification_task
+from rsvheat.data import DataSpec
+from rsvheat.tasks import ClassificationTask
 
 class Slow:
     def __del__(self):
@@ -221,7 +222,7 @@ class Slow:
 path, rank = sys.argv[1], int(sys.argv[2])
 store = distributed.FileStore(path, 2)
 distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-create_classification_task(("a", "b"), "rsvheat_nano", img_size=32).setup("fit")
+ClassificationTask(DataSpec({"optical": 3}, "label", ("a", "b"), (32, 32))).setup("fit")
 ending, tensor = threading.Event(), torch.ones(1)
 if rank == 0:
     tensor.slow = Slow()

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rsvheat.models import create_model, create_pretraining_model
 from rsvheat.training import Optimization
-from rsvheat.training.optimization import parameter_groups, warmup_cosine
+from rsvheat.training.optimization import warmup_cosine
 
 
 class _Trainer:
@@ -73,25 +72,3 @@ def test_a_run_without_an_end_has_no_cosine():
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Optimization(**wrong)
-
-
-def test_embeddings_norms_and_biases_do_not_decay():
-    options = {"dims": [8, 16], "depths": [1, 1], "layer_scale": 1e-5}
-    network = create_pretraining_model("rsvheat_nano", img_size=32, encoder_options=options)
-    network.encoder.stems["sar"].requires_grad_(False)
-    decayed, others = parameter_groups(network, 0.1)
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    plain = {names[id(parameter)] for parameter in others["params"]}
-    assert all(parameter.dim() >= 2 for parameter in decayed["params"])
-    assert "encoder.stages.0.freq_embed.table" in plain
-    assert "encoder.stages.1.spatial_correction_embed" in plain
-    assert "encoder.stages.0.blocks.0.gamma1" in plain
-    every = [p for p in network.parameters() if p.requires_grad]
-    assert len(decayed["params"]) + len(others["params"]) == len(every) < len(names)
-
-
-def test_an_encoder_alone_has_the_same_exemptions():
-    encoder = create_model("rsvheat_nano", dims=[8, 16], depths=[1, 1], num_classes=0)
-    _, others = parameter_groups(encoder, 0.1)
-    assert any(parameter is encoder.stages[0].freq_embed.table for parameter in others["params"])

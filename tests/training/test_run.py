@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
+from utils import data_module
 
 from rsvheat import cli
+from rsvheat.data import ClassFolders
+from rsvheat.tasks import ClassificationTask
 from rsvheat.training import CheckpointWriteError, Run
+from rsvheat.training import run as run_module
 
 # Stochastic depth draws from torch's own generator.
 OPTIONS = {
@@ -247,16 +251,18 @@ def test_killed_at_a_random_step_a_command_goes_on_with_the_same_bits(tmp_path, 
     config.write_text(
         f"""
 data:
-  folders: {{optical: {pairs}/optical, sar: {pairs}/sar}}
-  unmatched: keep
-  size: 32
-  window: null
-  batch_size: 4
-  num_workers: 0
-  val_fraction: 0.0
+  dataset:
+    class_path: rsvheat.data.ImageFolders
+    init_args:
+      folders: {{optical: {pairs}/optical, sar: {pairs}/sar}}
+      unmatched: keep
+      val_fraction: 0.0
+  crop: {{size: 32, window: null}}
+  loader: {{batch_size: 4, num_workers: 0}}
 model:
-  encoder_options: {{dims: [8, 16, 16, 16], depths: [1, 1, 1, 1], drop_path: 0.3}}
-  images_every: 1
+  init_args:
+    encoder_options: {{dims: [8, 16, 16, 16], depths: [1, 1, 1, 1], drop_path: 0.3}}
+    images_every: 1
 trainer: {{accelerator: cpu, max_epochs: 4, log_every_n_steps: 1}}
 save_every: 3
 ema: 0.9
@@ -285,3 +291,76 @@ ema: 0.9
     assert cli.main([*words("killed"), "--resume"]) == 0
     assert cli.main(words("whole")) == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_generators_of_a_resumed_classifier_are_the_same(trainer, scenes, tmp_path):
+    """Stopped in the last epoch, whose validation is the first one of the resumed process."""
+    options = {"size": 32, "batch_size": 12, "val_fraction": 0.25, "num_workers": 1}
+
+    def fit(folder, *callbacks, resume=False):
+        seed_everything(1, workers=True)
+        data = data_module(ClassFolders, str(scenes), **options)
+        task = ClassificationTask(data.spec, encoder_options=OPTIONS["encoder_options"])
+        run = Run(tmp_path / folder, resume=resume, save_every=1, keep_best=0)
+        arguments = run.trainer_arguments()
+        arguments["callbacks"] = [*callbacks, *arguments["callbacks"]]
+        fitted = trainer(**{**arguments, "max_epochs": 2})
+        fitted.fit(task, data, ckpt_path=run.checkpoint)
+        return torch.load(run.last.path, weights_only=True)
+
+    whole = fit("whole")
+    with pytest.raises(GoneError):
+        fit("stopped", Stop(whole["global_step"] - 1, _vanish))
+    resumed = fit("stopped", resume=True)
+    for name in ("state_dict", "optimizer_states", "random_states"):
+        assert differences(whole[name], resumed[name]) == []
+
+
+TRAIN = """
+import sys
+
+from rsvheat.training import Run
+
+run = Run(sys.argv[1], resume=True)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys, scenes):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    before = sorted(os.listdir(folder))
+    words = ["finetune", "--data.dataset.root", str(scenes), "--output", str(folder), "--resume"]
+    assert cli.main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder} is being written by process {process.pid} on " in line
+    assert sorted(os.listdir(folder)) == before
+    process.communicate()
+    run = Run(folder, resume=True)
+    # Another run of this process, as in a notebook, takes its place.
+    assert Run(folder, resume=True)._lock is run._lock
+
+
+def test_a_run_that_ended_can_go_on_in_another_process(train, pretraining, pair_data, trainer):
+    run = train("run")
+    fitted = trainer(**{**run.trainer_arguments(), "max_epochs": 1})
+    assert run._lock.held
+    run.checkpoint = None
+    assert run.fit(fitted, pretraining(**OPTIONS), pair_data()) == 0
+    assert not run._lock.held
+    code = "import sys; from rsvheat.training import Run; Run(sys.argv[1], resume=True)"
+    subprocess.run([sys.executable, "-c", code, str(run.folder)], check=True)
+
+
+def test_other_processes_of_a_run_leave_the_lock_to_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module.rank_zero_only, "rank", 1)
+    assert Run(tmp_path)._lock is None
+    monkeypatch.setattr(run_module.rank_zero_only, "rank", 0)
+    assert Run(tmp_path)._lock.held

@@ -23,7 +23,7 @@ namespace {
 
 #include "../roi_align_math.inl"
 
-const BoxKernels& kernels() {
+const BoxKernels& box_kernels() {
   switch (cpu_capability()) {
 #if defined(RSVHEAT_X86_KERNELS)
     case CpuCapability::kAvx512:
@@ -75,7 +75,7 @@ class PreparedBoxes {
             std::make_unique_for_overwrite<double[]>(kBoxFields * round_up(count, kBoxPadding))),
         table_{fields_.get(), round_up(count, kBoxPadding), count} {
     const PrepareJob job{boxes, order, table_};
-    const auto kernel = kernels().prepare[static_cast<int>(dtype)];
+    const auto kernel = box_kernels().prepare[static_cast<int>(dtype)];
     spread(parallel, table_.stride / kBoxPadding, kBoxPadding * kPrepareCost,
            [&](int64_t begin, int64_t end, int64_t) { kernel(job, begin, end); });
   }
@@ -259,8 +259,8 @@ void box_iou_rotated_cpu(const void* boxes1, int64_t n, const void* boxes2, int6
   const PreparedBoxes rows(boxes1, n, nullptr, dtype, parallel);
   const PreparedBoxes columns(boxes2, m, nullptr, dtype, parallel);
   const IouJob job{rows.table(), columns.table(), iou};
-  const auto kernel = aligned ? kernels().iou_aligned[static_cast<int>(dtype)]
-                              : kernels().iou_matrix[static_cast<int>(dtype)];
+  const auto kernel = aligned ? box_kernels().iou_aligned[static_cast<int>(dtype)]
+                              : box_kernels().iou_matrix[static_cast<int>(dtype)];
   const int64_t items =
       aligned ? round_up(n, kBoxPadding) / kBoxPadding : n * ((m + kColumns - 1) / kColumns);
   const double cost =
@@ -276,7 +276,7 @@ void box_iou_rotated_backward_cpu(const void* grad, const void* boxes1, int64_t 
   const PreparedBoxes rows(boxes1, n, nullptr, dtype, parallel);
   const PreparedBoxes columns(boxes2, m, nullptr, dtype, parallel);
   const IouBackwardJob job{rows.table(), columns.table(), aligned, grad, grad_boxes1};
-  const auto kernel = kernels().iou_backward[static_cast<int>(dtype)];
+  const auto kernel = box_kernels().iou_backward[static_cast<int>(dtype)];
   const int64_t items = aligned ? round_up(n, kBoxPadding) / kBoxPadding : n;
   const double cost = aligned ? kBoxPadding * kPairCost : kNearCost * static_cast<double>(m);
   spread(parallel, items, cost,
@@ -304,8 +304,8 @@ int64_t nms_rotated_cpu(const void* boxes, const int64_t* order, const int64_t* 
   const std::unique_ptr<bool[]> suppressed(new bool[kLargestBlock]);
   job.suppressed = suppressed.get();
   std::vector<uint64_t> overlaps, removed;
-  const auto against_kept = kernels().nms_against_kept[static_cast<int>(dtype)];
-  const auto within_block = kernels().nms_within_block[static_cast<int>(dtype)];
+  const auto against_kept = box_kernels().nms_against_kept[static_cast<int>(dtype)];
+  const auto within_block = box_kernels().nms_within_block[static_cast<int>(dtype)];
   std::fill(keep, keep + n, false);
   for (int64_t first = 0, size = kFirstBlock; first < n; first += size) {
     if (first >= 2 * size && size < kLargestBlock) size *= 2;
@@ -471,7 +471,7 @@ int64_t roi_align_rotated_cpu(const void* x, const double* boxes, int64_t k, Roi
   job.y = y;
   job.layout = layout;
   job.block_channels = 32;
-  const RoiAlignKernels& kernel = kernels().roi_align[static_cast<int>(dtype)];
+  const RoiAlignKernels& kernel = box_kernels().roi_align[static_cast<int>(dtype)];
   const double points = points_at_most(rois, grid, shape);
   const double channels = static_cast<double>(shape.channels);
 
@@ -486,7 +486,7 @@ int64_t roi_align_rotated_cpu(const void* x, const double* boxes, int64_t k, Roi
     return -1;
   }
   // A bin's sums; for NCHW all bins of a box, too.
-  const auto lanes = static_cast<int64_t>(kernels().vector_bytes / compute_bytes(dtype));
+  const auto lanes = static_cast<int64_t>(box_kernels().vector_bytes / compute_bytes(dtype));
   const int64_t rows = layout == Layout::kNchw ? bins + 1 : 1;
   job.scratch_bytes = rows * round_up(shape.channels, lanes) * compute_bytes(dtype);
   const int64_t slots = std::max(parallel.num_threads, 1);
@@ -537,7 +537,7 @@ int64_t roi_align_rotated_backward_cpu(const void* grad_y, const double* boxes, 
   job.x = grad_y;
   job.y = grad_x;
   job.layout = layout;
-  const RoiAlignKernels& kernel = kernels().roi_align[static_cast<int>(dtype)];
+  const RoiAlignKernels& kernel = box_kernels().roi_align[static_cast<int>(dtype)];
   const bool wide = dtype == DType::kFloat32 || dtype == DType::kFloat64;
   const int64_t threads = std::max(parallel.num_threads, 1);
   const double points = points_at_most(rois, grid, shape);
@@ -556,7 +556,7 @@ int64_t roi_align_rotated_backward_cpu(const void* grad_y, const double* boxes, 
   }
   // Wide blocks, as each works out all positions again; but enough of them for all threads. Sums
   // over the boxes are in the boxes' order either way.
-  const auto lanes = static_cast<int64_t>(kernels().vector_bytes / compute_bytes(dtype));
+  const auto lanes = static_cast<int64_t>(box_kernels().vector_bytes / compute_bytes(dtype));
   constexpr int64_t kBlockChannels = 64;
   const auto blocks = [&] {
     return (shape.channels + job.block_channels - 1) / job.block_channels;

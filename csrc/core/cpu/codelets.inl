@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Unnormalised DCT-II, DCT-III and DCT-IV of fixed small length on an array of registers.
+// Unnormalized DCT-II, DCT-III and DCT-IV of fixed small length on an array of registers.
 //
 // Even lengths use the orthogonal factorisations (stable: butterflies and rotations only; Lee's
 // recursion divides by cosines near zero). With M = N / 2 and P = M / 2:
@@ -51,7 +51,7 @@ RSVHEAT_INLINE constexpr T cosine(int a) {
   return kCosines<T, N>.values[a % (8 * N)];
 }
 
-// The real DFT of odd length N, C[j] = sum_m x[m] cos(2 pi j m / N) and S[j] likewise with sines,
+// The real DFT of odd length N, C[j] = sum_m x[m] cos(2 pi j m / N) and S[j] the same with sines,
 // j = 0 .. N / 2 (S[0] is not used), and its transpose. Composite lengths N = P Q go by
 // m = Q a + b, j = j1 + P j2: P-point DFTs over a, rotations by 2 pi b j1 / N, Q-point DFTs over b.
 constexpr int smallest_factor(int n) {

@@ -2,8 +2,6 @@
 // Chooses, once per process, which instruction set the CPU kernels run with.
 #pragma once
 
-#include <cstddef>
-
 #include "../export.h"
 
 namespace rsvheat {
@@ -29,12 +27,8 @@ RSVHEAT_API bool parse_cpu_capability(const char* name, CpuCapability* capabilit
 // Non-null if RSVHEAT_CPU_CAPABILITY held something unknown or unavailable (it was then ignored).
 RSVHEAT_API const char* cpu_capability_warning();
 
-// Transform plans (twiddle tables, by size and precision) are built on first use and kept.
-struct PlanCacheInfo {
-  size_t plans, bytes;
-};
-RSVHEAT_API PlanCacheInfo cpu_plan_cache_info();
-RSVHEAT_API void
-clear_cpu_plan_cache();  // safe at any time; plans in use are freed when their call ends
+struct Kernels;
+// The kernels of the capability in use.
+const Kernels& kernels();
 
 }  // namespace rsvheat

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What dispatch.cpp hands to the kernels of the chosen instruction set: operands, tables and work
-// space, prepared where the C++ library may be used freely.
+// What the entry points hand to the kernels of the chosen instruction set: operands, tables and
+// work space, prepared where the C++ library may be used freely.
 #pragma once
 
 #include <cstddef>

@@ -62,9 +62,9 @@ RSVHEAT_INLINE void row_moments(int rows, int64_t channels, double eps, const Va
   }
   for (int i = 0; i < rows; ++i) {
     const T squares = sum_channels<T>(channels, [&](int64_t c, int64_t count) {
-      Vec<T> centred = value(i, c, count) - moments[i].mean;
-      if (count < kLanes<T>) centred *= first_lanes<T>(count);
-      return centred * centred;
+      Vec<T> centered = value(i, c, count) - moments[i].mean;
+      if (count < kLanes<T>) centered *= first_lanes<T>(count);
+      return centered * centered;
     });
     const double variance = static_cast<double>(squares) / static_cast<double>(channels);
     moments[i].inverse_deviation = static_cast<T>(1.0 / __builtin_sqrt(variance + eps));
@@ -135,21 +135,21 @@ void layer_norm(const NormJob& job) {
   }
 }
 
-// The gradient of a row of a norm with respect to what went in. `normalised` is the row after
+// The gradient of a row of a norm with respect to what went in. `normalized` is the row after
 // subtraction of the mean and division by the deviation, `grad` that of the norm's output times its
-// weight: d = (grad - mean(grad) - normalised * mean(grad * normalised)) / deviation.
-template <class T, class Grad, class Normalised, class Store>
+// weight: d = (grad - mean(grad) - normalized * mean(grad * normalized)) / deviation.
+template <class T, class Grad, class Normalized, class Store>
 RSVHEAT_INLINE void norm_row_backward(int64_t channels, T inverse_deviation, const Grad& grad,
-                                      const Normalised& normalised, const Store& store_row) {
+                                      const Normalized& normalized, const Store& store_row) {
   const T mean = sum_channels<T>(channels, grad) / static_cast<T>(channels);
   const T slope = sum_channels<T>(channels,
                                   [&](int64_t c, int64_t count) {
-                                    return grad(c, count) * normalised(c, count);
+                                    return grad(c, count) * normalized(c, count);
                                   }) /
                   static_cast<T>(channels);
   for_channels<T>(channels, [&](int64_t c, int64_t count) {
-    const Vec<T> centred = grad(c, count) - mean - normalised(c, count) * slope;
-    store_row(c, count, centred * inverse_deviation);
+    const Vec<T> centered = grad(c, count) - mean - normalized(c, count) * slope;
+    store_row(c, count, centered * inverse_deviation);
   });
 }
 
@@ -193,11 +193,11 @@ void layer_norm_backward(const NormBackwardJob& job) {
           row_moments<T>(
               1, channels, job.norm.eps,
               [x](int, int64_t c, int64_t count) { return load_first(x + c, count); }, &moments);
-          const auto normalised = [&](int64_t c, int64_t count) {
+          const auto normalized = [&](int64_t c, int64_t count) {
             return (load_first(x + c, count) - moments.mean) * moments.inverse_deviation;
           };
           for_channels<T>(channels, [&](int64_t c, int64_t count) {
-            const Vec<T> unit = normalised(c, count);
+            const Vec<T> unit = normalized(c, count);
             const Vec<T> scale = load_first(weight + c, count);
             Vec<T> grad = load_first(grad_y + c, count);
             if (kStep == NormStep::kGate) {
@@ -216,7 +216,7 @@ void layer_norm_backward(const NormBackwardJob& job) {
           norm_row_backward<T>(
               channels, moments.inverse_deviation,
               [&](int64_t c, int64_t count) { return load_first(grad_norm + c, count); },
-              normalised,
+              normalized,
               [&](int64_t c, int64_t count, Vec<T> v) { store_first(grad_x + c, v, count); });
         }
       }

@@ -54,8 +54,9 @@ void prefetch_runs(const S* from, int64_t stride, int64_t pixels, int64_t count)
 
 // A row of filters, times scale_h * scale_w[w]: `registers` registers for each of `pixels` pixels,
 // `from_stride` apart in the coefficients, `to_stride` in the tile. Diffusivities become
-// exp(-k * (omega_sq_h + omega_sq_w[w])). Returns the lanes with k < 0 or NaN. A function of its
-// own, so that the constants of exp stay in registers.
+// exp(-k * (omega_sq_h + omega_sq_w[w])), also for an infinite k: 1 at omega = 0, else 0. Returns
+// the lanes with k < 0 or NaN. A function of its own, so that the constants of exp stay in
+// registers.
 template <class T, bool kDiffusivity>
 __attribute__((noinline)) Mask<T> filter_row(const T* from, int64_t from_stride, int64_t pixels,
                                              int64_t registers, T* to, int64_t to_stride, T scale_h,
@@ -69,6 +70,8 @@ __attribute__((noinline)) Mask<T> filter_row(const T* from, int64_t from_stride,
       Vec<T> value = load(from + r * L);
       if constexpr (kDiffusivity) {
         invalid |= ~(value >= T(0));
+        constexpr T kLargest = std::numeric_limits<T>::max();
+        value = value < kLargest ? value : splat(kLargest);
         value = exp_nonpositive(value * exponent);
       }
       store(to + r * L, value * scale);

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <numbers>
 
-#include "dispatch.h"
+#include "plan_cache.h"
 
 namespace rsvheat {
 namespace {

@@ -13,7 +13,7 @@ namespace rsvheat {
 // Sizes up to this one are unrolled in registers and need no plan.
 inline constexpr int kMaxCodelet = 32;
 
-// Tables of the transforms of length n, which are unnormalised. With c(a) = cos(pi * a / (2 n)):
+// Tables of the transforms of length n, which are unnormalized. With c(a) = cos(pi * a / (2 n)):
 //   DCT-II  X[k] = sum_i x[i] c((2 i + 1) k)            DCT-III is its transpose
 //   DCT-IV  X[k] = sum_i x[i] c((2 i + 1) (2 k + 1) / 2)
 // Even n halve (see codelets.inl); odd n beyond the codelets multiply by the even and odd halves

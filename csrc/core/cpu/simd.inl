@@ -128,7 +128,7 @@ struct Storage<Float16> {
 #else
   RSVHEAT_INLINE static Float32s load(const Float16* p) {
     const UInt32s half = load_bits(p);
-    // Moving the exponent by multiplication also normalises subnormals.
+    // Moving the exponent by multiplication also normalizes subnormals.
     const Float32s scaled = bit_cast<Float32s>((half & 0x7fffu) << 13) * 0x1p112f;
     const UInt32s special = bit_cast<UInt32s>((half & 0x7c00u) == 0x7c00u);
     const UInt32s magnitude = bit_cast<UInt32s>(scaled) | (special & 0x7f800000u);

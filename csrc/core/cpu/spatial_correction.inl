@@ -257,18 +257,18 @@ void spatial_correction_conv_backward(const CorrectionBackwardJob& job) {
             T* grad_embed = static_cast<T*>(job.gradients.embed) + at;
             Moments<T> moments;
             correction.correct(1, image + at, correction.embed + at, corrected, &moments);
-            const auto normalised = [&](int64_t c, int64_t) {
+            const auto normalized = [&](int64_t c, int64_t) {
               return (load(corrected + c) - moments.mean) * moments.inverse_deviation;
             };
             for_channels<T>(channels, [&](int64_t c, int64_t count) {
               const Vec<T> value = load(grad + c);  // zero beyond the channels
-              store(weight_sums + c, load(weight_sums + c) + value * normalised(c, count));
+              store(weight_sums + c, load(weight_sums + c) + value * normalized(c, count));
               store(bias_sums + c, load(bias_sums + c) + value);
               store(grad + c, value * load_first(correction.weight + c, count));
             });
             norm_row_backward<T>(
                 channels, moments.inverse_deviation,
-                [&](int64_t c, int64_t) { return load(grad + c); }, normalised,
+                [&](int64_t c, int64_t) { return load(grad + c); }, normalized,
                 [&](int64_t c, int64_t count, Vec<T> v) {
                   v = load(corrected + c) <= T(0) ? Vec<T>{} : v;  // keeps NaN
                   store_first(grad_x + at + c, v, count);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Unnormalised transforms of lines of any length, kLanes independent lines at a time. The
+// Unnormalized transforms of lines of any length, kLanes independent lines at a time. The
 // factorisations are those of codelets.inl, applied in memory until a codelet takes over.
 //
 // `in` and `out` are lines of registers, strides in elements of T; they may be the same line.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trigonometric transforms of compile-time size on arrays that the compiler keeps in registers; all
-// coefficients become immediate operands. Unnormalised, in natural order:
+// coefficients become immediate operands. Unnormalized, in natural order:
 //   dct2: X[k] = sum_n x[n] cos(pi (2n+1) k / (2N))
 //   dct3: x[n] = sum_k X[k] cos(pi (2n+1) k / (2N)), the transpose of dct2
 //   dct4: Y[k] = sum_n x[n] cos(pi (2n+1) (2k+1) / (4N)), its own transpose

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <limits>
+
 #include "../heat_conduction.h"
 #include "platform.h"
 
@@ -11,6 +13,9 @@ template <typename Acc>
 struct Filter {
   const Acc* data;  // null: none
   int64_t stride_h, stride_w, stride_c;
+  // A constant of the class: device code cannot call the library's functions, not even constexpr
+  // ones.
+  static constexpr Acc kLargest = std::numeric_limits<Acc>::max();
   bool diffusivity;        // data is k, not the filter itself
   Acc omega_h2, omega_w2;  // (pi / H)^2 log2(e), (pi / W)^2 log2(e): exp(-k |omega|^2) is one exp2
 
@@ -20,6 +25,8 @@ struct Filter {
   // `value` is *at(n, m, c).
   RSVHEAT_DEVICE Acc factor(Acc value, int n, int m) const {
     if (!diffusivity) return value;
+    // An infinite k gives 1 at n = m = 0, else 0; NaN stays.
+    if (value > kLargest) value = kLargest;
     return exp2(-value * (Acc(n) * Acc(n) * omega_h2 + Acc(m) * Acc(m) * omega_w2));
   }
 };

@@ -11,7 +11,7 @@ namespace rsvheat {
 
 Status frequency_split_cuda_workspace(Shape shape, DType dtype, cudaStream_t stream, size_t* bytes);
 
-// radius and angles are device memory and are not checked, as that would synchronise.
+// radius and angles are device memory and are not checked, as that would synchronize.
 Status frequency_split_cuda(const void* x, const double* radius, const double* angles, void* low,
                             void* high, DType dtype, Shape shape, void* workspace,
                             cudaStream_t stream);

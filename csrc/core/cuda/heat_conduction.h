@@ -5,7 +5,7 @@
 // the size that the *_workspace function says for the same arguments; that call also creates any
 // cuFFT plan needed, which is what makes a later call capturable in a CUDA graph. Results do not
 // depend on the stream or on timing. Thread-safe. A negative or NaN diffusivity is not detected
-// (that would synchronise): it yields growing or NaN values.
+// (that would synchronize): it yields growing or NaN values.
 #pragma once
 
 #include <cstddef>

@@ -3,27 +3,25 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "../operands.h"
 #include "run.h"
 
 namespace rsvheat {
 namespace {
 
-Tensor transform(const char* op, const Tensor& x_any_strides, bool channels_last, bool inverse) {
-  const Layout layout = channels_last ? Layout::kNhwc : Layout::kNchw;
-  const Shape shape = shape_of(op, "x", x_any_strides, layout);
-  const DType dtype = dtype_of(op, "x", x_any_strides);
-  const Tensor x = dense(x_any_strides);
-  Tensor y = empty_like_dense(x);
+Tensor transform(const char* op, const Tensor& x, bool channels_last, bool inverse) {
+  const TransformOperands operands(op, x, channels_last);
   run_on_device(
-      op, x,
+      op, operands.x,
       [&](cudaStream_t stream, size_t* bytes) {
-        return dct2d_cuda_workspace(shape, dtype, layout, stream, bytes);
+        return dct2d_cuda_workspace(operands.shape, operands.dtype, operands.layout, stream, bytes);
       },
       [&](void* workspace, cudaStream_t stream) {
-        return dct2d_cuda(x.const_data_ptr(), y.mutable_data_ptr(), dtype, shape, layout, inverse,
-                          workspace, stream);
+        return dct2d_cuda(operands.x.const_data_ptr(), operands.y.mutable_data_ptr(),
+                          operands.dtype, operands.shape, operands.layout, inverse, workspace,
+                          stream);
       });
-  return y;
+  return operands.y;
 }
 
 Tensor dct2d(const Tensor& x, bool channels_last) {

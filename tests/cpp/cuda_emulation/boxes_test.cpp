@@ -62,7 +62,7 @@ TEST(CudaNms, MatchesItsDefinition) {
       std::vector<int64_t> labels(n);
       for (int64_t i = 0; i < n; ++i) labels[i] = i % 2;
       for (const bool labeled : {false, true}) {
-        const std::unique_ptr<bool[]> keep(new bool[n]);
+        const std::unique_ptr<bool[]> keep(new bool[n]());
         Workspace workspace(nms_rotated_cuda_workspace(n));
         expect_ok(nms_rotated_cuda(boxes.data(), order.data(), labeled ? labels.data() : nullptr, n,
                                    0.1, keep.get(), dtype, workspace.data(), nullptr));
@@ -169,7 +169,7 @@ TEST(CudaBarriers, BoxGradient) {
 TEST(CudaBarriers, Nms) {
   const Array boxes(DType::kFloat32, random_boxes(130, 300, DType::kFloat32, /*seed=*/86));
   const auto order = random_order(130, /*seed=*/87);
-  const std::unique_ptr<bool[]> keep(new bool[130]);
+  const std::unique_ptr<bool[]> keep(new bool[130]());
   Workspace workspace(nms_rotated_cuda_workspace(130));
   expect_ok(nms_rotated_cuda(boxes.data(), order.data(), nullptr, 130, 0.1, keep.get(),
                              DType::kFloat32, workspace.data(), nullptr));

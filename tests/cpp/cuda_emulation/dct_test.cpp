@@ -7,7 +7,7 @@
 namespace rsvheat::testing {
 namespace {
 
-// Unnormalised sum_n v[n] cos(pi (2n + a) (2k + b) / (4N)): dct2 (1, 0), dct3 (0, 1), dct4 (1, 1).
+// Unnormalized sum_n v[n] cos(pi (2n + a) (2k + b) / (4N)): dct2 (1, 0), dct3 (0, 1), dct4 (1, 1).
 Values cosine_transform(const Values& v, int a, int b) {
   const int64_t size = int64_t(v.size());
   Values result(v.size());

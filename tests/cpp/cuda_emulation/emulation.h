@@ -77,7 +77,7 @@ class Barrier {
   int waiting_ = 0, generation_ = 0;
 };
 
-// A block's barriers take turns: with one only, a thread that wakes up from it would synchronise
+// A block's barriers take turns: with one only, a thread that wakes up from it would synchronize
 // with those already at the next, which hides races from ThreadSanitizer.
 struct Barriers {
   Barrier turns[4];
@@ -272,7 +272,7 @@ inline std::map<cufftHandle, FftPlan>& fft_plan_table() {
   return table;
 }
 
-// In place, on rows padded to width/2 + 1 complex numbers, unnormalised in both directions.
+// In place, on rows padded to width/2 + 1 complex numbers, unnormalized in both directions.
 template <typename Real>
 void fft(const FftPlan& plan, Real* data) {
   std::memset(plan.work, 0xff, kFftWorkBytes);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/heat_conduction.h"
 
+#include <cmath>
+#include <limits>
+
 #include "kernels.h"
 
 namespace rsvheat::testing {
@@ -98,6 +101,37 @@ TEST(CudaHeatConduction, BroadcastsDiffusivity) {
                           Conduction::kDiffusivity, shape);
       expect_close(y, reference_apply_filter(x, reference_filter(full, shape), shape),
                    describe(shape));
+    }
+  }
+}
+
+TEST(CudaHeatConduction, InfiniteDiffusivityIsTheLimitAndNanSpreads) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const Case& c : {kCases[0], kCases[8], kCases[16], kCases[20]}) {
+    const SharedMemoryLimit limit(c.shared_memory);
+    const Shape shape = c.shape;
+    const int64_t points = shape.height * shape.width * shape.channels;
+    for (DType dtype : {DType::kFloat32, DType::kFloat64}) {
+      const Values x = random_values(count(shape), dtype, /*seed=*/12);
+      // At omega = 0 in the first channel, elsewhere in the second.
+      Values k = random_uniform(points, 0.0, 3.0, coefficient_dtype(dtype), /*seed=*/13);
+      Values large = k;
+      for (int64_t at : {int64_t{0}, points - shape.channels + 1}) {
+        k[at] = kInfinity;
+        large[at] = 1e300;
+      }
+      const auto conduct = [&](const Values& k) {
+        const Array held(coefficient_dtype(dtype), k);
+        const Coefficients view{held.data(), shape.width * shape.channels, shape.channels, 1};
+        return heat_conduction(Array(dtype, x), view, Conduction::kDiffusivity, shape);
+      };
+      expect_close(conduct(k), reference_apply_filter(x, reference_filter(large, shape), shape),
+                   describe(shape));
+      k[0] = std::numeric_limits<double>::quiet_NaN();
+      const Values spread = conduct(k).values();
+      for (int64_t i = 0; i < count(shape); ++i) {
+        EXPECT_EQ(std::isnan(spread[i]), i % shape.channels == 0) << describe(shape) << ": " << i;
+      }
     }
   }
 }

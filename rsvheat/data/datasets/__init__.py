@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets: one reader each, which finds the files and splits them."""
+
+from rsvheat.data.datasets.aid import AID
+from rsvheat.data.datasets.air_polsar_seg import AirPolSARSeg
+from rsvheat.data.datasets.change_folders import ChangeFolders
+from rsvheat.data.datasets.class_folders import ClassFolders
+from rsvheat.data.datasets.image_folders import ImageFolders
+from rsvheat.data.datasets.isaid import ISAID
+from rsvheat.data.datasets.levir_cd import LevirCD
+from rsvheat.data.datasets.loveda import LoveDA
+from rsvheat.data.datasets.mask_folders import MaskFolders
+from rsvheat.data.datasets.potsdam import Potsdam
+from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
+from rsvheat.data.datasets.resisc45 import RESISC45
+from rsvheat.data.datasets.torchgeo_classes import TorchGeoClasses
+from rsvheat.data.datasets.whu_opt_sar import WhuOptSar
+
+__all__ = [
+    "AID",
+    "ISAID",
+    "RESISC45",
+    "AirPolSARSeg",
+    "ChangeFolders",
+    "ClassFolders",
+    "DatasetReader",
+    "ImageFolders",
+    "LevirCD",
+    "LoveDA",
+    "MaskFolders",
+    "Potsdam",
+    "Scan",
+    "Split",
+    "TorchGeoClasses",
+    "WhuOptSar",
+]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes of objects in a scene, by overlapping windows."""
+
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data import Window
+from rsvheat.raster.box_files import BoxFile
+from rsvheat.raster.box_geometry import FoundBoxes, suppress
+from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
+from rsvheat.raster.strips import Strip, strips
+from rsvheat.raster.tiling import cores, window_starts
+
+# Pixels that the network gets at once, unless told otherwise: four windows of 512 x 512.
+_PIXELS = 4 * 512 * 512
+# Boxes of a class that overlap by more are one object, found in two windows.
+_IOU = 0.5
+
+
+class BoxPredictor:
+    """Finds objects in overlapping windows.
+
+    Windows overlap by a quarter of their side by default. A window answers for its core, which ends
+    in the middle of the overlaps: of its boxes those are kept whose center lies in there. Boxes
+    that reach over a seam between cores may have been found from both sides; of those that overlap,
+    the one with the highest score is kept. So objects of up to the overlap's size are found once
+    and whole. Boxes whose center has no data are dropped.
+
+    Args:
+        model: Network whose output is boxes.
+        scenes: Scenes by modality, of one grid.
+        options: Options.
+
+    Attributes:
+        windows: Number of windows.
+
+    Raises:
+        ValueError: If an option has no meaning for boxes, or the overlap is as large as a window.
+    """
+
+    def __init__(self, model: TrainedModel, scenes: Scenes, options: Options) -> None:
+        options.refuse("boxes", "stride")
+        self._model, self._scenes, self._options = model, scenes, options
+        scene = next(iter(scenes.values()))
+        size = square_size(model) if options.window is None else options.window
+        self._overlap = options.overlap_of(size)
+        # Networks for boxes take images of any size; a mirrored border would show objects that are
+        # not there.
+        self._height, self._width = min(size, scene.height), min(size, scene.width)
+        self._tops, self._lefts = (
+            window_starts(length, side, min(self._overlap, side - 1))
+            for length, side in ((scene.height, self._height), (scene.width, self._width))
+        )
+        self._rows = cores(self._tops, self._height)
+        self._columns = cores(self._lefts, self._width)
+        self.windows = len(self._tops) * len(self._lefts)
+        self._batch_size = options.batch_size or max(1, _PIXELS // size**2)
+        self._nothing = FoundBoxes.none(5 if model.output == "oriented_boxes" else 4)
+
+    def open(self, files: Files) -> AbstractContextManager[BoxFile]:
+        """Create the file of the boxes.
+
+        Args:
+            files: Files to be written.
+        """
+        return BoxFile.open(files, self._model, self._scenes)
+
+    def parts(self) -> Generator[tuple[int, FoundBoxes], None, None]:
+        """Predict from top to bottom.
+
+        Yields:
+            Number of windows, and boxes that no later window can find again.
+        """
+        intervals = [(top, top + self._height) for top in self._tops]
+        reading = [strips(scene, intervals) for scene in self._scenes.values()]
+        # Boxes that reach over a seam, of the row of windows above.
+        above = self._nothing
+        for top, core, *read in zip(self._tops, self._rows, *reading, strict=True):
+            strips_read = dict(zip(self._scenes, read, strict=True))
+            inside, over = self._row(strips_read, top, core)
+            both = above + over
+            kept = suppress(both, _IOU)
+            old = np.arange(len(both)) < len(above)
+            yield len(self._lefts), inside + both[kept & old]
+            above = both[kept & ~old]
+        yield 0, above
+
+    def _row(
+        self, read: Mapping[str, Strip], top: int, rows: tuple[float, float]
+    ) -> tuple[FoundBoxes, FoundBoxes]:
+        """Return the boxes of a row of windows: those within a core, and those over a seam."""
+        inside = over = self._nothing
+        places = [
+            (Window(top, left, self._height, self._width), columns)
+            for left, columns in zip(self._lefts, self._columns, strict=True)
+        ]
+        places = [one for one in places if self._filled(read, one[0])]
+        for begin in range(0, len(places), self._batch_size):
+            batch = places[begin : begin + self._batch_size]
+            windows = [{name: strip.cut(w) for name, strip in read.items()} for w, _ in batch]
+            output = infer(
+                self._model, self._scenes, windows, [w for w, _ in batch], self._options.precision
+            )
+            for (window, columns), one in zip(batch, output, strict=True):
+                boxes = FoundBoxes.of(one, window, self._options.min_score or 0.0)
+                x, y = boxes.centers.T
+                own = (x >= columns[0]) & (x < columns[1]) & (y >= rows[0]) & (y < rows[1])
+                boxes = boxes[own]
+                boxes = boxes[self._known(read, boxes)]
+                left, upper, right, lower = boxes.extents.T
+                crossing = (left < columns[0]) | (right > columns[1])
+                crossing |= (upper < rows[0]) | (lower > rows[1])
+                inside, over = inside + boxes[~crossing], over + boxes[crossing]
+        return inside, over
+
+    def _filled(self, read: Mapping[str, Strip], window: Window) -> bool:
+        """Return whether enough of a window holds data: by default, any of it."""
+        known = max(strip.known(window) for strip in read.values())
+        most = self._options.max_nodata
+        return known > 0 and (most is None or 1 - known <= most)
+
+    def _known(self, read: Mapping[str, Strip], boxes: FoundBoxes) -> NDArray[np.bool_]:
+        """Return which boxes have their center on a pixel of the scene with data."""
+        scene = next(iter(self._scenes.values()))
+        columns, rows = np.floor(boxes.centers).astype(np.int64).T
+        inside = (columns >= 0) & (columns < scene.width) & (rows >= 0) & (rows < scene.height)
+        found: NDArray[np.bool_] = np.zeros(len(boxes), bool)
+        for strip in read.values():
+            valid = strip.pixels.valid
+            if valid is None:
+                return np.asarray(inside)
+            found[inside] |= valid[:, rows[inside] - strip.top, columns[inside]].any(0)
+        return found

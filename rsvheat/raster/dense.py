@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A class for each pixel of a scene, by overlapping windows whose probabilities are blended."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data import Window
+from rsvheat.raster.map_files import MapFiles, MapRows
+from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
+from rsvheat.raster.strips import Strip, strips
+from rsvheat.raster.tiling import blending_weight, window_starts
+
+# Pixels that the network gets at once, unless told otherwise: four windows of 512 x 512.
+_PIXELS = 4 * 512 * 512
+
+
+class DensePredictor:
+    """Classifies every pixel.
+
+    Windows overlap by a quarter of their side by default. Of that, the outer quarter on each side,
+    where the network lacks context, counts for nothing; over the rest the probabilities of
+    neighboring windows are blended with a smooth weight. At the border of the scene the pixels
+    beyond are mirrored. Pixels without data have no class.
+
+    Memory holds the rows of one window over the scene's width: the pixels, and a float32 for each
+    class.
+
+    Args:
+        model: Network whose output is a mask.
+        scenes: Scenes by modality, of one grid.
+        options: Options.
+
+    Attributes:
+        windows: Number of windows.
+    """
+
+    kind = "classes of pixels"
+
+    def __init__(self, model: TrainedModel, scenes: Scenes, options: Options) -> None:
+        options.refuse(self.kind, "stride", "min_score")
+        self._model, self._scenes, self._options = model, scenes, options
+        scene = next(iter(scenes.values()))
+        self._shape = scene.height, scene.width
+        self._size = size = square_size(model) if options.window is None else options.window
+        self._overlap = options.overlap_of(size)
+        self._margin = self._overlap // 4
+        self._tops, self._lefts = (
+            window_starts(length, size, self._overlap, self._margin) for length in self._shape
+        )
+        self.windows = len(self._tops) * len(self._lefts)
+        weight = blending_weight(size, self._overlap, self._margin)
+        self._weight = np.outer(weight, weight)
+        self._batch_size = options.batch_size or max(1, _PIXELS // size**2)
+
+    def open(self, files: Files) -> AbstractContextManager[MapFiles]:
+        """Create the files of the map.
+
+        Args:
+            files: Files to be written.
+        """
+        tags = {
+            "RSVHEAT_WINDOW": str(self._size),
+            "RSVHEAT_OVERLAP": str(self._overlap),
+            "RSVHEAT_STRIDE": "1",
+        }
+        return MapFiles.open(files, self._model, self._scenes, self._shape, 1, tags)
+
+    def parts(self) -> Generator[tuple[int, MapRows], None, None]:
+        """Predict from top to bottom.
+
+        Yields:
+            Number of windows, and rows of the map.
+        """
+        height, width = self._shape
+        # Sums over the windows so far, for the rows of the scene from ``first`` on.
+        sums = np.zeros((len(self._model.classes), self._size, width), np.float32)
+        weights = np.zeros((self._size, width), np.float32)
+        first = 0
+        intervals = [(max(top, 0), min(top + self._size, height)) for top in self._tops]
+        reading = [strips(scene, intervals) for scene in self._scenes.values()]
+        # Rows that no later window has a weight for are complete.
+        ends = [top + self._margin for top in self._tops[1:]] + [height]
+        for top, end, *read in zip(self._tops, ends, *reading, strict=True):
+            rows = dict(zip(self._scenes, read, strict=True))
+            self._add(top, rows, first, sums, weights)
+            done = end - first
+            yield len(self._lefts), self._finished(rows, first, sums[:, :done], weights[:done])
+            for kept in (sums, weights):
+                kept[..., : self._size - done, :] = kept[..., done:, :]
+                kept[..., self._size - done :, :] = 0
+            first = end
+
+    def _add(
+        self,
+        top: int,
+        rows: Mapping[str, Strip],
+        first: int,
+        sums: NDArray[np.float32],
+        weights: NDArray[np.float32],
+    ) -> None:
+        """Add the weighted probabilities of a row of windows."""
+        size, (height, width) = self._size, self._shape
+        places = [Window(top, left, size, size) for left in self._lefts]
+        places = [place for place in places if self._filled(rows, place)]
+        for begin in range(0, len(places), self._batch_size):
+            batch = places[begin : begin + self._batch_size]
+            windows = [{name: strip.cut(place) for name, strip in rows.items()} for place in batch]
+            output = infer(self._model, self._scenes, windows, batch, self._options.precision)
+            for place, probabilities in zip(batch, output.cpu().numpy(), strict=True):
+                # The part of the window that is in the scene and not complete yet.
+                up, left = max(first - top, 0), max(-place.left, 0)
+                down, right = min(size, height - top), min(size, width - place.left)
+                weight = self._weight[up:down, left:right]
+                there = np.s_[
+                    ...,
+                    top + up - first : top + down - first,
+                    place.left + left : place.left + right,
+                ]
+                sums[there] += probabilities[:, up:down, left:right] * weight
+                weights[there] += weight
+
+    def _filled(self, rows: Mapping[str, Strip], place: Window) -> bool:
+        """Return whether enough of a window holds data: by default, any of it."""
+        known = self._known(rows, place)
+        missing = 0.0 if known is None else 1 - float(known.mean())
+        most = self._options.max_nodata
+        return missing < 1 and (most is None or missing <= most)
+
+    def _known(self, rows: Mapping[str, Strip], window: Window) -> NDArray[np.bool_] | None:
+        """Return where a part of the scene is predicted, (H, W); None for everywhere."""
+        masks = [strip.part(window).valid for strip in rows.values()]
+        return self.combine([None if m is None else np.logical_or.reduce(m) for m in masks])
+
+    def combine(self, masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+        """Return where pixels are predicted: where any of the sensors has data.
+
+        Args:
+            masks: Where each sensor has data (H, W); None for everywhere.
+        """
+        found = [mask for mask in masks if mask is not None]
+        return np.logical_or.reduce(found) if len(found) == len(masks) else None
+
+    def _finished(
+        self,
+        rows: Mapping[str, Strip],
+        first: int,
+        sums: NDArray[np.float32],
+        weights: NDArray[np.float32],
+    ) -> MapRows:
+        """Return rows of the map from the sums of all their windows."""
+        labels = sums.argmax(0).astype(np.uint8)
+        best = np.take_along_axis(sums, labels[None].astype(np.intp), 0)[0]
+        missing = weights == 0
+        best /= np.where(missing, 1, weights)
+        known = self._known(rows, Window(first, 0, *weights.shape))
+        if known is not None:
+            missing |= ~known
+        labels[missing] = MapFiles.NODATA
+        return MapRows(first, labels, best)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of maps of classes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data.spec import IGNORE_INDEX
+from rsvheat.raster.colors import class_colors
+from rsvheat.raster.predictor import Files, Scenes
+from rsvheat.raster.writing import Layer, LayerWriter, writing
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """A map of classes that was written.
+
+    Attributes:
+        path: Path of the map.
+        rows: Rows of the map.
+        columns: Columns of the map.
+        classes: Names of the classes, by the values of the map's pixels.
+        counts: Number of pixels of the map of each class.
+        nodata: Number of pixels of the map without a class.
+        square_km: Area of each class within the scene; None where coordinates are not to scale.
+        seconds: Time that it took.
+    """
+
+    path: Path
+    rows: int
+    columns: int
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    nodata: int
+    square_km: tuple[float, ...] | None
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return a line, and a table of the classes that occur."""
+        lines = [
+            f"{self.path}: {self.rows} x {self.columns} pixels, {self.nodata} without data, "
+            f"in {self.seconds:.1f} s"
+        ]
+        total = sum(self.counts)
+        width = max(map(len, self.classes))
+        for i in np.argsort(self.counts, kind="stable")[::-1]:
+            if self.counts[i]:
+                area = "" if self.square_km is None else f"  {self.square_km[i]:12,.2f} km2"
+                share = self.counts[i] / total
+                lines.append(f"  {self.classes[i]:{width}}  {share:6.1%}{area}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class MapRows:
+    """Rows of a map.
+
+    Attributes:
+        first: Number of the first row.
+        labels: Classes (rows, columns), uint8; 255 for no data.
+        probabilities: Probabilities of the classes (rows, columns); of no meaning without data.
+        areas: Number of pixels of the scene (rows, columns) in each pixel of the map; None for 1.
+    """
+
+    first: int
+    labels: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    areas: NDArray[np.int64] | None = None
+
+
+class MapFiles:
+    """Writes the map of classes and, if asked for, the map of their probabilities."""
+
+    NODATA: ClassVar[int] = IGNORE_INDEX
+
+    def __init__(
+        self,
+        path: Path,
+        writers: Sequence[LayerWriter],
+        shape: tuple[int, int],
+        classes: tuple[str, ...],
+        square_metres: float | None,
+    ) -> None:
+        self._path, self._writers = path, writers
+        self._shape, self._classes, self._square_metres = shape, classes, square_metres
+        self._counts = np.zeros(self.NODATA + 1, np.int64)
+        self._areas = np.zeros(self.NODATA + 1)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        files: Files,
+        model: TrainedModel,
+        scenes: Scenes,
+        shape: tuple[int, int],
+        stride: int,
+        tags: Mapping[str, str],
+    ) -> Iterator["MapFiles"]:
+        """Create the files, which appear when the block succeeds.
+
+        Args:
+            files: Paths and options.
+            model: Network that predicts.
+            scenes: Scenes by modality.
+            shape: Rows and columns of the map.
+            stride: Side of the map's pixels in pixels of the scene.
+            tags: Metadata beside those of every map.
+
+        Yields:
+            The files, which take :class:`MapRows`.
+
+        Raises:
+            ValueError: If there are more classes than a map has values, or colors are wrong.
+            OSError: If a file cannot be written.
+        """
+        classes = model.classes
+        if len(classes) > cls.NODATA:
+            raise ValueError(
+                f"{model.path} has {len(classes)} classes; a map holds up to {cls.NODATA}"
+            )
+        scene = next(iter(scenes.values()))
+        tags = {**files.tags, **tags}
+        nodata = cls.NODATA
+        table = class_colors(classes, files.colors)
+        layers = [Layer(files.output, "uint8", nodata, "class", "mode", 1.0, classes, table, tags)]
+        if files.probability is not None:
+            name, path = "probability of the class", files.probability
+            layers.append(Layer(path, "uint8", nodata, name, "average", 0.01, tags=tags))
+        where = scene.georeference.scaled(stride)
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(writing(layer, *shape, where, files.overwrite))
+                for layer in layers
+            ]
+            square_metres = scene.georeference.square_metres
+            yield cls(files.output, writers, shape, classes, square_metres)
+
+    def write(self, part: MapRows) -> None:
+        """Write rows of the map.
+
+        Args:
+            part: The next rows.
+        """
+        self._writers[0].write(part.first, part.labels)
+        for writer in self._writers[1:]:
+            missing = part.labels == self.NODATA
+            percent = np.where(missing, self.NODATA, np.rint(100 * part.probabilities))
+            writer.write(part.first, percent.astype(np.uint8))
+        flat = part.labels.ravel()
+        counts = np.bincount(flat, minlength=self.NODATA + 1)
+        self._counts += counts
+        if part.areas is None:
+            self._areas += counts
+        else:
+            self._areas += np.bincount(flat, part.areas.ravel(), minlength=self.NODATA + 1)
+
+    def result(self, seconds: float) -> MapResult:
+        """Return a summary of the map.
+
+        Args:
+            seconds: Time that it took.
+        """
+        n, square_km = len(self._classes), None
+        if self._square_metres is not None:
+            square_km = tuple((self._areas[:n] * self._square_metres / 1e6).tolist())
+        return MapResult(
+            self._path,
+            *self._shape,
+            self._classes,
+            tuple(self._counts[:n].tolist()),
+            int(self._counts[self.NODATA]),
+            square_km,
+            seconds,
+        )

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interface of the predictors, and their common parts: options, scenes, batches of windows."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, get_args
+
+import numpy as np
+import torch
+
+from rsvheat.checkpoint import Precision, TrainedModel, finite_rows
+from rsvheat.data import DataError, Pixels, Window
+from rsvheat.raster.scene import Georeference, Scene
+
+Source: TypeAlias = str | PathLike[str]
+Scenes: TypeAlias = Mapping[str, Scene]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a prediction that do not depend on the scene; see :func:`rsvheat.raster.predict`.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    overlap: int | None = None
+    max_nodata: float | None = None
+    min_score: float | None = None
+    batch_size: int | None = None
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name in ("window", "stride", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                unit = "" if name == "batch_size" else " pixel"
+                raise ValueError(f"{name} must be at least 1{unit}, got {value}")
+        if self.overlap is not None and self.overlap < 0:
+            raise ValueError(f"overlap must be at least 0 pixels, got {self.overlap}")
+        for name in ("max_nodata", "min_score"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be within 0 to 1, got {value}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
+            )
+
+    def overlap_of(self, size: int) -> int:
+        """Return the overlap of windows of a size, by default a quarter of it.
+
+        Args:
+            size: Side of the windows in pixels.
+
+        Raises:
+            ValueError: If the overlap is not below that.
+        """
+        overlap = size // 4 if self.overlap is None else self.overlap
+        if overlap >= size:
+            raise ValueError(f"overlap must be less than the window's {size} pixels, got {overlap}")
+        return overlap
+
+    def refuse(self, kind: str, *names: str) -> None:
+        """Raise if an option is set that has no meaning for a kind of prediction.
+
+        Args:
+            kind: Kind of the prediction, for the message.
+            *names: Names of the options.
+
+        Raises:
+            ValueError: If one of them is set.
+        """
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} has no meaning for {kind}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files to be written.
+
+    Attributes:
+        output: Path of the map or of the boxes.
+        probability: Path of a map of the probability of each pixel's class; None for none.
+        colors: Colors by class name, or the path of a file of them; None for default ones.
+        overwrite: Whether older files are replaced.
+        tags: Metadata.
+    """
+
+    output: Path
+    probability: Path | None = None
+    colors: Mapping[str, str] | Source | None = None
+    overwrite: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Output(Protocol):
+    """Files that are being written."""
+
+    def write(self, part: Any) -> None:
+        """Write the next part of a prediction.
+
+        Args:
+            part: Part that :meth:`Predictor.parts` yielded.
+        """
+        ...
+
+    def result(self, seconds: float) -> Any:
+        """Return a summary of the files when they are complete.
+
+        Args:
+            seconds: Time that it took.
+        """
+        ...
+
+
+class Predictor(Protocol):
+    """Predicts scenes strip by strip with one kind of network.
+
+    The modules :mod:`~rsvheat.raster.windows`, :mod:`~rsvheat.raster.dense`,
+    :mod:`~rsvheat.raster.change` and :mod:`~rsvheat.raster.boxes` hold one each. It is made from a
+    :class:`~rsvheat.checkpoint.TrainedModel`, scenes by modality and :class:`Options`.
+
+    Attributes:
+        windows: Number of windows in the scenes.
+    """
+
+    windows: int
+
+    def open(self, files: Files) -> AbstractContextManager[Output]:
+        """Create files that appear, or replace older ones, when the block succeeds.
+
+        Args:
+            files: Files to be written.
+        """
+        ...
+
+    def parts(self) -> Generator[tuple[int, Any], None, None]:
+        """Predict from top to bottom.
+
+        Yields:
+            Number of windows since the last part, and a part for :meth:`Output.write`.
+        """
+        ...
+
+
+@contextmanager
+def open_scenes(
+    source: Source | Mapping[str, Source],
+    modalities: Mapping[str, int],
+    bands: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    nodata: float | None = None,
+) -> Iterator[dict[str, Scene]]:
+    """Open the rasters of a prediction, which have to lie on one grid.
+
+    Args:
+        source: Path of the raster, or paths by modality; a path alone is of the first modality.
+        modalities: Number of bands by modality that the network takes.
+        bands: Bands of the file, counted from 1, or these by modality; None for all but alpha.
+        nodata: Value that stands for no data, for files that name none.
+
+    Yields:
+        Scenes by modality, in the network's order.
+
+    Raises:
+        ValueError: If a modality is unknown.
+        FileNotFoundError: If there is no such file.
+        DataError: If a file is damaged, its bands do not fit, or grids differ.
+    """
+    first = next(iter(modalities))
+    sources = dict(source) if isinstance(source, Mapping) else {first: source}
+    select = bands if isinstance(bands, Mapping) else dict.fromkeys(sources, bands)
+    for kind, given in (("source", sources), ("bands", select)):
+        if not given or given.keys() - modalities.keys():
+            raise ValueError(
+                f"{kind} must be given for {', '.join(modalities)}, got {', '.join(given)}"
+            )
+    with ExitStack() as stack:
+        scenes = {
+            name: stack.enter_context(
+                Scene(sources[name], modalities[name], select.get(name), nodata)
+            )
+            for name in modalities
+            if name in sources
+        }
+        _check_grids(scenes)
+        yield scenes
+
+
+def _check_grids(scenes: Scenes) -> None:
+    first, *others = scenes.values()
+    for other in others:
+        if (first.height, first.width) != (other.height, other.width):
+            raise DataError(
+                f"{other.name} has {other.height} x {other.width} pixels, and {first.name} has "
+                f"{first.height} x {first.width}: rasters must have the same grid"
+            )
+        a, b = first.georeference, other.georeference
+        if a.crs != b.crs or not _same_transform(a, b):
+            raise DataError(
+                f"{other.name} lies elsewhere than {first.name}, or has another reference system "
+                "or orientation: rasters must have the same grid"
+            )
+
+
+def _same_transform(a: Georeference, b: Georeference) -> bool:
+    if a.transform is None or b.transform is None:
+        return a.transform is b.transform
+    # A hundredth of a pixel: the coordinates of grids differ by rounding.
+    here, there = (np.array(x.transform).reshape(3, 3) for x in (a, b))
+    return bool(np.abs(np.linalg.solve(here, there) - np.eye(3)).max() < 0.01)
+
+
+def square_size(model: TrainedModel) -> int:
+    """Return the side of the windows that a network was trained on, in pixels of a scene.
+
+    Args:
+        model: Trained network.
+
+    Raises:
+        ValueError: If its images were not square.
+    """
+    height, width = model.size
+    if model.window is not None:
+        return model.window
+    if height != width:
+        raise ValueError(
+            f"{model.path or 'the network'} is of images of {model.size}, not square: set window"
+        )
+    return height
+
+
+def infer(
+    model: TrainedModel,
+    scenes: Scenes,
+    windows: Sequence[Mapping[str, Pixels]],
+    places: Sequence[Window],
+    precision: Precision,
+) -> Any:
+    """Predict a batch of windows.
+
+    Args:
+        model: Trained network.
+        scenes: Scenes by modality, for the message of an error.
+        windows: Pixels of the windows by modality, as the files hold them, of one size.
+        places: Places of the windows in the scene.
+        precision: Floating-point type that the network computes in.
+
+    Returns:
+        Predictions, see :meth:`rsvheat.checkpoint.TrainedModel.infer`.
+
+    Raises:
+        FloatingPointError: If a prediction is not finite; the message says of which window.
+    """
+    images = {
+        name: torch.stack([model.normalizers[name](pixels[name]) for pixels in windows])
+        for name in scenes
+    }
+    output = model.infer(images, precision=precision)
+    for place, finite in zip(places, finite_rows(output), strict=True):
+        if not finite:
+            names = " and ".join(Path(fspath(scene.name)).name for scene in scenes.values())
+            raise FloatingPointError(
+                f"{names}: the network's result is not finite in the window of {place.height} x "
+                f"{place.width} pixels at row {place.top}, column {place.left}: the pixels hold "
+                f"extreme values, {precision} is too narrow, or the weights are damaged"
+            )
+    return output

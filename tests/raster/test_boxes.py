@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes of objects in rasters."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rasterio")
+pytest.importorskip("scipy")
+import rasterio
+from rasterio.control import GroundControlPoint
+from rasterio.transform import Affine
+from stand_ins import Boxes, OrientedBoxes, trained
+
+from rsvheat.raster import boxes as module
+from rsvheat.raster import predict
+from rsvheat.raster.box_geometry import FoundBoxes, suppress
+
+UTM = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
+CLASSES = ("ship", "plane")
+
+
+def harbor(height, width, spacing=24, seed=0):
+    """Rectangles of up to 14 pixels, one in each cell of a jittered grid, and their boxes."""
+    rng = np.random.default_rng(seed)
+    values, boxes = np.zeros((3, height, width), np.uint8), []
+    for y in range(0, height - spacing, spacing):
+        for x in range(0, width - spacing, spacing):
+            h, w = rng.integers(4, 15, 2)
+            top, left = y + rng.integers(0, spacing - h - 1), x + rng.integers(0, spacing - w - 1)
+            kind = int(rng.integers(2))
+            values[0, top : top + h, left : left + w] = 250
+            values[1, top : top + h, left : left + w] = 250 * kind
+            boxes.append((left, top, left + w, top + h, kind))
+    return values, boxes
+
+
+def turned(height, width, spacing=40, seed=0):
+    """Rectangles of 20 x 8 pixels at all angles; centers and angles of the long side."""
+    rng = np.random.default_rng(seed)
+    values, boxes = np.zeros((3, height, width), np.uint8), []
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    for y in range(20, height - 20, spacing):
+        for x in range(20, width - 20, spacing):
+            cx, cy = x + rng.uniform(-6, 6), y + rng.uniform(-6, 6)
+            angle = rng.uniform(0, 180)
+            cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+            along = (columns - cx) * cosine - (rows - cy) * sine
+            across = (columns - cx) * sine + (rows - cy) * cosine
+            values[:, (abs(along) <= 10) & (abs(across) <= 4)] = 250
+            boxes.append((cx, cy, angle))
+    return values, boxes
+
+
+def read(path):
+    """Return the features of a GeoJSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["type"] == "FeatureCollection"
+    for feature in content["features"]:
+        (ring,) = feature["geometry"]["coordinates"]
+        assert feature["type"] == "Feature"
+        assert feature["geometry"]["type"] == "Polygon"
+        assert len(ring) == 5
+        assert ring[0] == ring[-1]
+    return content["features"]
+
+
+def pixels(features):
+    """Return horizontal boxes and class numbers of features without georeference."""
+    found = []
+    for feature in features:
+        ring = np.array(feature["geometry"]["coordinates"][0])
+        assert feature["properties"]["class"] == CLASSES[feature["properties"]["label"]]
+        found.append((*ring.min(0), *ring.max(0), feature["properties"]["label"]))
+    return found
+
+
+@pytest.fixture
+def model():
+    return trained(Boxes, classes=CLASSES, size=128)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((200, 300), {"window": 64, "overlap": 16}),
+        ((200, 300), {"window": 64, "overlap": 40, "batch_size": 3}),
+        ((100, 333), {"window": 80, "overlap": 16}),
+        ((60, 50), {"window": 64}),
+        ((300, 40), {"window": 50, "overlap": 20}),
+    ],
+)
+def test_each_object_is_found_once_and_whole(model, write_scene, tmp_path, size, options):
+    values, expected = harbor(*size)
+    result = predict(write_scene(values), tmp_path / "a.geojson", model, **options)
+    assert sorted(pixels(read(tmp_path / "a.geojson"))) == sorted(expected)
+    kinds = np.bincount([kind for *_, kind in expected], minlength=2)
+    assert (result.classes, result.counts) == (CLASSES, tuple(kinds))
+    assert str(result).startswith(f"{tmp_path}/a.geojson: {len(expected)} boxes, in ")
+    # The same boxes as of one pass over the whole scene.
+    one = model.predict(values)
+    whole = [(*box, label) for box, label in zip(one.boxes, one.labels, strict=True)]
+    assert sorted(whole) == sorted(expected)
+
+
+@pytest.mark.parametrize("kind", [Boxes, OrientedBoxes])
+def test_an_object_that_two_windows_find_is_one(kind, write_scene, tmp_path, monkeypatch):
+    """A network whose boxes are a pixel off, towards the middle of what it is shown."""
+
+    class Biased(kind):
+        def predict(self, images):
+            found = super().predict(images)
+            size = images["optical"].shape[-1] / 2
+            for one in found:
+                boxes = one["boxes"]
+                middle = boxes[:, :2] if self.numbers == 5 else (boxes[:, :2] + boxes[:, 2:]) / 2
+                shift = (size - middle).sign()
+                boxes[:, :2] += shift
+                if self.numbers == 4:
+                    boxes[:, 2:] += shift
+            return found
+
+    values = np.zeros((3, 112, 112), np.uint8)
+    for place in (10, 49, 90):  # the seam is at 56
+        values[:, place : place + 14, 10:24] = 250
+        values[:, 49:63, place : place + 14] = 250
+    model = trained(Biased, classes=CLASSES)
+    scene = write_scene(values)
+    options = {"window": 64, "overlap": 16}
+    predict(scene, tmp_path / "a.geojson", model, **options)
+    assert len(read(tmp_path / "a.geojson")) == 5
+    monkeypatch.setattr(module, "_IOU", 1.0)
+    predict(scene, tmp_path / "b.geojson", model, **options)
+    assert len(read(tmp_path / "b.geojson")) > 5
+
+
+def test_boxes_of_other_classes_stay(write_scene):
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 1, 11, 11], [50, 0, 60, 10.0]])
+    scores = np.array([0.5, 0.9, 0.7, 0.1], np.float32)
+    kept = suppress(FoundBoxes(boxes, scores, np.array([0, 0, 1, 0])), 0.5)
+    assert kept.tolist() == [False, True, True, True]
+    far = np.add(boxes, (5e6, 4e6, 5e6, 4e6))
+    assert suppress(FoundBoxes(far, scores, np.array([0, 0, 1, 0])), 0.5).tolist() == kept.tolist()
+    assert suppress(FoundBoxes.none(4), 0.5).shape == (0,)
+
+
+def test_crossed_oriented_boxes_stay():
+    """Their horizontal boxes overlap, they do not."""
+    boxes = np.array([[50, 50, 60, 4, 45], [50, 50, 60, 4, 135], [50.5, 50, 60, 4, 45.0]])
+    found = FoundBoxes(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64))
+    assert suppress(found, 0.5).tolist() == [True, True, False]
+
+
+def test_corners_are_torchvisions():
+    convert = pytest.importorskip("torchvision.ops").box_convert
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform([0, 0, 1, 1, -180], [100, 100, 50, 50, 180], (40, 5))
+    found = FoundBoxes(boxes, np.ones(40, np.float32), np.zeros(40, np.int64))
+    expected = convert(torch.from_numpy(boxes), "cxcywhr", "xyxyxyxy").reshape(40, 4, 2)
+    np.testing.assert_allclose(found.corners, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(150, 240), (90, 90)])
+def test_oriented_boxes_keep_their_angle(write_scene, tmp_path, size):
+    values, expected = turned(*size)
+    scene = write_scene(values)
+    model = trained(OrientedBoxes, classes=CLASSES)
+    predict(scene, tmp_path / "a.geojson", model, window=80, overlap=40)
+    features = read(tmp_path / "a.geojson")
+    assert len(features) == len(expected)
+    centers = np.array([np.array(f["geometry"]["coordinates"][0])[:4].mean(0) for f in features])
+    for x, y, angle in expected:
+        i = np.hypot(*(centers - (x, y)).T).argmin()
+        assert np.hypot(*(centers[i] - (x, y))) < 1
+        # Counter-clockwise from the right became clockwise from the top.
+        off = (features[i]["properties"]["angle"] - (90 - angle)) % 180
+        assert min(off, 180 - off) < 4
+
+
+# Where boxes lie.
+
+
+def square(write_scene, **profile):
+    values = np.zeros((3, 60, 80), np.uint8)
+    values[:, 20:30, 40:60] = 250
+    return write_scene(values, **profile)
+
+
+CORNERS = {(500400, 4999800), (500600, 4999800), (500600, 4999700), (500400, 4999700)}
+
+
+def test_geojson_is_in_longitude_and_latitude(model, write_scene, tmp_path):
+    predict(square(write_scene, **UTM), tmp_path / "a.geojson", model)
+    content = json.loads((tmp_path / "a.geojson").read_text())
+    assert content["rsvheat"]["RSVHEAT_SOURCE"] == "scene.tif"
+    (feature,) = read(tmp_path / "a.geojson")
+    ring = np.array(feature["geometry"]["coordinates"][0])
+    x, y = rasterio.warp.transform("EPSG:4326", "EPSG:32632", *ring.T)
+    assert {(round(a), round(b)) for a, b in zip(x, y, strict=True)} == CORNERS
+    # The right-hand rule of RFC 7946.
+    a, b = ring[:-1].T
+    assert (a * np.roll(b, -1) - np.roll(a, -1) * b).sum() > 0
+    properties = feature["properties"]
+    assert properties == {"class": "plane", "label": 1, "score": round(200 / 201, 4)}
+
+
+def test_geopackage_is_in_the_scenes_reference_system(model, write_scene, tmp_path):
+    pyogrio = pytest.importorskip("pyogrio")
+    geopandas = pytest.importorskip("geopandas")
+    result = predict(square(write_scene, **UTM), tmp_path / "ships.gpkg", model)
+    assert result.counts == (0, 1)
+    frame = geopandas.read_file(tmp_path / "ships.gpkg")
+    assert frame.crs == rasterio.CRS.from_epsg(32632).to_wkt()
+    assert set(frame.geometry[0].exterior.coords) == CORNERS
+    assert frame.geometry[0].exterior.is_ccw
+    assert frame["class"].tolist() == ["plane"]
+    assert frame["score"].tolist() == [round(200 / 201, 4)]
+    assert pyogrio.list_layers(tmp_path / "ships.gpkg")[:, 0].tolist() == ["ships"]
+    info = pyogrio.read_info(tmp_path / "ships.gpkg")
+    assert info["layer_metadata"]["RSVHEAT_SOURCE"] == "scene.tif"
+    many = write_scene(harbor(200, 300)[0], "many.tif", **UTM)
+    predict(many, tmp_path / "ships.gpkg", model, window=64, overwrite=True)
+    predict(many, tmp_path / "many.geojson", model, window=64)
+    frame = geopandas.read_file(tmp_path / "ships.gpkg")
+    assert len(frame) == len(read(tmp_path / "many.geojson")) == len(harbor(200, 300)[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("many.geojson", "many.tif", "scene.tif", "ships.gpkg")
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["geojson", "gpkg"])
+def test_nothing_found_is_a_file_without_boxes(suffix, model, write_scene, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "gpkg":
+        geopandas = pytest.importorskip("geopandas")
+    result = predict(write_scene(np.zeros((3, 40, 40), np.uint8), **UTM), path, model)
+    assert result.counts == (0, 0)
+    if suffix == "gpkg":
+        frame = geopandas.read_file(path)
+        assert (len(frame), frame.crs.to_epsg()) == (0, 32632)
+        assert {"class", "label", "score"} <= set(frame.columns)
+    else:
+        assert read(path) == []
+
+
+def test_rotated_grids_and_ground_control_points(model, write_scene, tmp_path):
+    turned = Affine.translation(500000, 5000000) @ Affine.rotation(30) @ Affine.scale(10, -10)
+    expected = {tuple(np.round(turned @ (x, y))) for x in (40, 60) for y in (20, 30)}
+    points = [
+        GroundControlPoint(row, column, *(turned @ (column, row)))
+        for row in (0, 60)
+        for column in (0, 80)
+    ]
+    for number, place in enumerate(
+        ({"crs": "EPSG:32632", "transform": turned}, {"gcps": (points, "EPSG:32632")})
+    ):
+        scene = square(write_scene, name=f"{number}.tif", **place)
+        predict(scene, tmp_path / f"{number}.geojson", model)
+        (feature,) = read(tmp_path / f"{number}.geojson")
+        ring = np.array(feature["geometry"]["coordinates"][0])
+        x, y = rasterio.warp.transform("EPSG:4326", "EPSG:32632", *ring.T)
+        assert {(round(a), round(b)) for a, b in zip(x, y, strict=True)} == expected
+
+
+def test_angles_are_from_the_maps_north(write_scene, tmp_path):
+    """Of a box along the image's columns: north, or 60 degrees where the grid is turned by -60."""
+    values = np.zeros((3, 60, 60), np.uint8)
+    values[:, 10:40, 20:28] = 250
+    model = trained(OrientedBoxes, classes=CLASSES, size=64)
+    turned = Affine.translation(500000, 5000000) @ Affine.rotation(-60) @ Affine.scale(10, -10)
+    for name, place, angle in (("a", UTM, 0), ("b", {**UTM, "transform": turned}, 60)):
+        scene = write_scene(values, f"{name}.tif", **place)
+        predict(scene, tmp_path / f"{name}.geojson", model)
+        (feature,) = read(tmp_path / f"{name}.geojson")
+        off = (feature["properties"]["angle"] - angle) % 180
+        assert min(off, 180 - off) < 1
+
+
+# Options and what goes wrong.
+
+
+def test_low_scores_are_left_out(model, write_scene, tmp_path):
+    values, _ = harbor(100, 100)
+    scene, one = write_scene(values), model.predict(values)
+    least = float(np.median(one.scores))
+    result = predict(scene, tmp_path / "a.geojson", model, min_score=least)
+    scores = [f["properties"]["score"] for f in read(tmp_path / "a.geojson")]
+    assert sorted(scores) == pytest.approx(sorted(s for s in one.scores if s >= least), abs=1e-4)
+    assert sum(result.counts) == len(scores) < len(one.scores)
+
+
+def test_objects_without_data_are_dropped(model, write_scene, tmp_path):
+    values = np.full((3, 64, 64), 20, np.float32)
+    values[:, 10:20, 10:20] = values[:, 40:50, 40:50] = 250
+    values[:, :30] = np.nan
+    # Missing pixels become 0, which the network takes for background; an object among them is
+    # claimed by a network that always claims it.
+    always = {
+        "boxes": torch.tensor([[10.0, 10, 20, 20], [40, 40, 50, 50]]),
+        "scores": torch.tensor([0.9, 0.8]),
+        "labels": torch.tensor([0, 0]),
+    }
+    model.network.predict = lambda images: [always] * len(images["optical"])
+    result = predict(write_scene(values), tmp_path / "a.geojson", model, window=64)
+    assert result.counts == (1, 0)
+    assert pixels(read(tmp_path / "a.geojson")) == [(40, 40, 50, 50, 0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output": "a.tif"}, r"a\.tif must end in \.gpkg, \.geojson, \.json for boxes"),
+        ({"stride": 4}, "stride has no meaning for boxes, got 4"),
+        ({"probability": "p.tif"}, r"probability has no meaning for boxes, got p\.tif"),
+        ({"colors": {"ship": "#000000"}}, "colors has no meaning for boxes"),
+        ({"overlap": 128}, "overlap must be less than the window's 128 pixels, got 128"),
+        ({"min_score": 2.0}, r"min_score must be within 0 to 1, got 2\.0"),
+    ],
+)
+def test_wrong_arguments_are_told(model, write_scene, tmp_path, options, message):
+    scene = square(write_scene)
+    output = tmp_path / options.pop("output", "a.geojson")
+    with pytest.raises(ValueError, match=message):
+        predict(scene, output, model, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_an_older_file_stays_unless_it_is_to_be_replaced(model, write_scene, tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_text("older")
+    scene = square(write_scene)
+    with pytest.raises(FileExistsError, match=r"a\.geojson is there already: --overwrite"):
+        predict(scene, path, model)
+    model.network.predict = lambda images: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        predict(scene, path, model, overwrite=True)
+    assert path.read_text() == "older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.geojson", "scene.tif"]
+
+
+def test_geopackage_needs_pyogrio(model, write_scene, tmp_path, monkeypatch):
+    scene = square(write_scene)
+    monkeypatch.setitem(sys.modules, "pyogrio.raw", None)
+    monkeypatch.setitem(sys.modules, "pyogrio", None)
+    with pytest.raises(ModuleNotFoundError, match="pyogrio"):
+        predict(scene, tmp_path / "a.gpkg", model)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_results_that_are_not_finite_are_told_with_their_window(model, write_scene, tmp_path):
+    bad = {"boxes": torch.full((1, 4), torch.nan), "scores": torch.ones(1), "labels": torch.ones(1)}
+    model.network.predict = lambda images: [bad] * len(images["optical"])
+    with pytest.raises(FloatingPointError, match="60 x 80 pixels at row 0, column 0"):
+        predict(square(write_scene), tmp_path / "a.geojson", model)
+
+
+def test_the_command_writes_boxes_to_runs_maps(model, write_scene, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("jsonargparse")
+    from rsvheat import cli
+    from rsvheat.commands import predict as command
+
+    scene = square(write_scene, **UTM)
+    model.save(tmp_path / "c.ckpt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    words = [str(scene), "--checkpoint", "c.ckpt", "--min_score=0.5", "--overwrite"]
+    assert cli.main(["predict", *words]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("runs/maps/scene.geojson: 1 boxes, in ")
+    assert out[1].split() == ["plane", "1"]
+    assert len(read(tmp_path / "runs/maps/scene.geojson")) == 1

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the command of an extra on small files: ``python run_extra.py geo|explain|export|none``.
+
+For environments with one extra alone: ``make test-extras`` installs them, ``test_extras.py`` hides
+everything else.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+
+import rsvheat
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.cli import main
+from rsvheat.data import Normalizer
+from rsvheat.data.spec import DataSpec
+from rsvheat.models import RSVHeat
+from rsvheat.models.classification import Classifier
+from rsvheat.models.task_model import TaskModel
+
+CLASSES = ("a", "b", "c")
+
+
+class Shades(TaskModel):
+    """The task of a plug-in: dark and bright pixels."""
+
+    task = "shades"
+    output = "mask"
+
+    def forward(self, images):
+        mean = images["optical"].mean(1, keepdim=True)
+        return torch.cat((-mean, mean), 1)
+
+    def predict(self, images):
+        return self(images).softmax(1)
+
+
+def save(kind, classes, path):
+    encoder = RSVHeat(
+        dims=(8, 16),
+        depths=(1, 1),
+        img_size=32,
+        modalities={"optical": 3},
+        num_classes=len(classes) if kind is Classifier else 0,
+    )
+    spec = DataSpec({"optical": 3}, "label", classes, (32, 32))
+    normalizers = {"optical": Normalizer((100.0,) * 3, (50.0,) * 3, 5.0)}
+    TrainedModel(kind(encoder, len(classes)), spec, normalizers).save(path)
+
+
+def run(*words):
+    """Run a command, and return its output."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = main(list(words))
+    if code:
+        raise SystemExit(f"rsvheat {' '.join(words)}: exit code {code}")
+    return out.getvalue()
+
+
+def check(condition, what):
+    if not condition:
+        raise SystemExit(f"unexpected: {what}")
+
+
+def none():
+    found = rsvheat.load("classes.ckpt", device="cpu").predict("image.png")
+    check(found.label in CLASSES, found)
+
+
+def geo():
+    import rasterio
+
+    out = run("predict", "image.png", "--checkpoint", "classes.ckpt", "--output", "map.tif")
+    check("map.tif: 2 x 3 pixels" in out, out)
+    values = np.zeros((3, 40, 50), np.uint8)
+    values[:, :10] = 250
+    profile = {"driver": "GTiff", "width": 50, "height": 40, "count": 3, "dtype": "uint8"}
+    profile["transform"] = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    with rasterio.open("scene.tif", "w", crs="EPSG:32632", **profile) as file:
+        file.write(values)
+    out = run("predict", "scene.tif", "--checkpoint=shades.ckpt", "--bands=[3,2,1]")
+    check(out.startswith("runs/maps/scene.tif: 40 x 50 pixels, 0 without data"), out)
+    check(out.splitlines()[1].split()[:2] == ["dark", "75.0%"], out)
+
+
+def explain():
+    words = ("--checkpoint", "classes.ckpt", "--size", "32", "--point", "30,12")
+    out = run("explain", "image.png", *words, "--output", "heat")
+    check(Path("heat/report.html").stat().st_size > 10_000, out)
+
+
+def export():
+    for name in ("a.onnx", "a.pt2"):
+        out = run("export", "classes.ckpt", name)
+        check(f"{name}: images (batch, 3, 32, 32) -> logits; agrees with the model" in out, out)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        save(Classifier, CLASSES, "classes.ckpt")
+        save(Shades, ("dark", "bright"), "shades.ckpt")
+        image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+        PIL.Image.fromarray(image).save("image.png")
+        {"none": none, "geo": geo, "explain": explain, "export": export}[sys.argv[1]]()
+        os.chdir("/")
+    trainers = {"lightning", "torchmetrics"} & set(sys.modules)
+    check(not trainers, f"{trainers} imported")
+    print(f"extra {sys.argv[1]}: its command runs")
