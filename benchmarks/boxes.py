@@ -1,60 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time the operators on rotated boxes beside torchvision's, mmcv's, oriented-det's and shapely's.
 
-Rows of a case take turns in one process; the least of the rounds counts. Each turn is timed by the
-clock and by the processor time of all threads: what else runs on the machine lengthens the former,
-so ratios are of the latter. Rows slower than ``--slow`` seconds have one turn. ``error`` is the
-largest difference from the exact result: of an overlap, or of a feature; for suppression the number
-of boxes that stay or go wrongly.
+Rows of a case take turns in one process. Each turn is timed by the clock and by the processor time
+of all threads, which other programs on the machine lengthen less; minimum and median are kept. A
+row that has taken ``--budget`` seconds gets no more turns. ``error`` is the largest difference from
+the result for float64: of an overlap, or of a feature; for suppression the number of boxes that are
+kept or removed wrongly.
 """
 
 import argparse
 import contextlib
+import csv
+import dataclasses
 import gc
-import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Threads that wait for work do not count as processor time. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import torch
-from report import RESULTS
+from operator_tables import RESULTS
 from torch import Tensor
 
 from rsvheat import ops
 from rsvheat.benchmarking import aligned, describe, keep_pages, milliseconds
 
 PACKAGES = ("torchvision", "onedl-mmcv", "mmcv", "oriented-det", "shapely", "numpy")
+OWN = "rsvheat"
 THRESHOLD = 0.1
 SCALE = 0.25
 
 
 @dataclass
 class Row:
-    """What is timed, and how its result becomes comparable."""
+    """A call to time.
+
+    Attributes:
+        call: The call.
+        note: Remark for the table.
+        peer: Whether it computes the same result, so that its time is compared.
+        share: Share of the case's work that the call does; its time is divided by it.
+    """
 
     call: Callable[[], Any]
-    result: Callable[[Any], Any] = lambda value: value
     note: str = ""
     peer: bool = True
-    """Whether it computes the same thing, so that being ahead of it counts."""
+    share: float = 1.0
 
 
 @dataclass
 class Result:
-    """One line of the table."""
+    """One line of the table; the fields are the CSV's columns.
 
+    Times are None, with the reason in ``note``, where there are none.
+    """
+
+    case: str
     row: str
-    milliseconds: float | None
-    cpu_milliseconds: float | None = None
+    peer: bool = False
+    min_ms: float | None = None
+    median_ms: float | None = None
+    min_cpu_ms: float | None = None
+    median_cpu_ms: float | None = None
     rounds: int = 0
     error: float | None = None
     note: str = ""
-    peer: bool = False
+
+
+@dataclass
+class Turns:
+    """Seconds of a row's turns, by the clock and of the processor."""
+
+    row: Row
+    clock: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    def take(self) -> Any:
+        """Time one turn and return the call's result."""
+        # Peers print.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            begin, processor_begin = time.perf_counter(), time.process_time()
+            value = self.row.call()
+            processor, clock = time.process_time() - processor_begin, time.perf_counter() - begin
+        self.clock.append(clock)
+        self.processor.append(processor)
+        return value
+
+    def fill(self, result: Result) -> None:
+        """Write the times into a line of the table."""
+        scale = 1e3 / self.row.share
+        result.min_ms, result.median_ms = _least_and_median(self.clock, scale)
+        result.min_cpu_ms, result.median_cpu_ms = _least_and_median(self.processor, scale)
+        result.rounds = len(self.clock)
+
+
+def _least_and_median(seconds: Sequence[float], scale: float) -> tuple[float, float]:
+    return scale * min(seconds), scale * statistics.median(seconds)
 
 
 def random_boxes(count: int, extent: float) -> Tensor:
@@ -70,7 +119,7 @@ def optional(name: str) -> Any:
     try:
         return __import__(name, fromlist=["_"])
     except Exception as error:
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
+        return _first_line(error)
 
 
 def radians(boxes: Tensor) -> Tensor:
@@ -111,7 +160,8 @@ def overlap_rows(count: int, extent: float) -> dict[str, Row | str]:
         first, second = radians(boxes1[:few]), radians(boxes2[:few])
         rows["oriented-det, sampled"] = Row(
             lambda: sampled.oriented_box_iou_gpu(first, second),
-            note=f"{few} x {few} pairs, its time scaled by {(count / few) ** 2:g}",
+            note=f"timed on {few} x {few} pairs, and scaled",
+            share=(few / count) ** 2,
         )
     shapely = optional("shapely")
     if isinstance(shapely, str):
@@ -120,7 +170,8 @@ def overlap_rows(count: int, extent: float) -> dict[str, Row | str]:
     few = min(count, 500)
     rows["shapely"] = Row(
         lambda: shapely_matrix(shapely, boxes1[:few], boxes2[:few]),
-        note=f"{few} x {few} pairs, its time scaled by {(count / few) ** 2:g}",
+        note=f"timed on {few} x {few} pairs, and scaled",
+        share=(few / count) ** 2,
     )
     rows["shapely, STRtree"] = Row(lambda: shapely_tree_matrix(shapely, boxes1, boxes2))
     return rows
@@ -265,66 +316,50 @@ def region_error(result: Tensor, exact: Tensor) -> float:
 # ---- Measuring -----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drop what peers print."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
 def measure(
+    case: str,
     rows: dict[str, Row | str],
     error: Callable[[Any, Any], float],
     rounds: int,
-    slow: float,
+    budget: float,
 ) -> list[Result]:
-    """Time the rows in turns and compare their results with the one named exact."""
+    """Time the rows in turns and compare their results with that of the row ``exact``."""
     exact = rows.pop("exact")
     assert isinstance(exact, Row)
     truth = exact.call()
     results: list[Result] = []
-    calls: list[tuple[Callable[[], Any], Result]] = []
+    timed: list[tuple[Turns, Result]] = []
     for name, row in rows.items():
         if isinstance(row, str):
-            results.append(Result(name, None, note=row))
+            results.append(Result(case, name, note=row))
             continue
-        result = Result(name, None, note=row.note, peer=row.peer)
+        result = Result(case, name, row.peer and not name.startswith(OWN), note=row.note)
         results.append(result)
+        turns = Turns(row)
         try:
-            value = clock(row.call, result)
+            value = turns.take()
         except Exception as failure:
-            result.note = f"{type(failure).__name__}: {failure}".partition("\n")[0]
+            result.peer, result.note = False, _first_line(failure)
             continue
-        if row.peer:  # what computes another thing has no error
+        if row.peer:
             result.error = error(value, truth)
-        if result.milliseconds is not None and result.milliseconds < 1e3 * slow:
-            calls.append((row.call, result))
+        timed.append((turns, result))
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for call, result in calls:
-                clock(call, result)
+        for _ in range(rounds - 1):
+            for turns, _ in timed:
+                if sum(turns.clock) < budget:
+                    turns.take()
     finally:
         gc.enable()
-    for result in results:
-        if result.milliseconds and result.cpu_milliseconds and "scaled by " in result.note:
-            scale = float(result.note.rpartition("scaled by ")[2])
-            result.milliseconds *= scale
-            result.cpu_milliseconds *= scale
+    for turns, result in timed:
+        turns.fill(result)
     return results
 
 
-def clock(call: Callable[[], Any], result: Result) -> Any:
-    """Time one turn; return what the call returned."""
-    with quiet():
-        begin, cpu_begin = time.perf_counter(), time.process_time()
-        value = call()
-        cpu, seconds = time.process_time() - cpu_begin, time.perf_counter() - begin
-    result.milliseconds = min(1e3 * seconds, result.milliseconds or math.inf)
-    result.cpu_milliseconds = min(1e3 * cpu, result.cpu_milliseconds or math.inf)
-    result.rounds += 1
-    return value
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def cases(quick: bool) -> Iterator[tuple[str, dict[str, Row | str], Callable[[Any, Any], float]]]:
@@ -348,35 +383,78 @@ def cases(quick: bool) -> Iterator[tuple[str, dict[str, Row | str], Callable[[An
 
 def fastest_peer(results: Sequence[Result]) -> Result | None:
     """Return the peer with the least processor time."""
-    timed = [r for r in results if r.peer and r.milliseconds and not r.row.startswith("rsvheat")]
-    return min(timed, key=lambda r: r.cpu_milliseconds or math.inf, default=None)
+    return min((r for r in results if r.peer), key=lambda r: r.min_cpu_ms or 0, default=None)
 
 
 def lines_of(results: Sequence[Result]) -> list[list[str]]:
-    own = next(r for r in results if r.row == "rsvheat").cpu_milliseconds
-    lines = [["row", "ms", "CPU ms", "times rsvheat's", "rounds", "error", "note"]]
+    """Return the cells of a case's table."""
+    own = next(r for r in results if r.row == OWN)
+    lines = [["row", "ms", "median", "CPU ms", "median", "x rsvheat", "rounds", "error", "note"]]
     for r in results:
-        cpu = r.cpu_milliseconds
-        ratio = f"{cpu / own:.3g}" if cpu and own else "-"
-        error = "-" if r.error is None else f"{r.error:.2g}"
-        times = [milliseconds(t) if t else "-" for t in (r.milliseconds, cpu)]
-        lines.append([r.row, *times, ratio, str(r.rounds), error, r.note])
+        times = (r.min_ms, r.median_ms, r.min_cpu_ms, r.median_cpu_ms)
+        lines.append(
+            [
+                r.row,
+                *("-" if t is None else milliseconds(t) for t in times),
+                f"{r.min_cpu_ms / own.min_cpu_ms:.3g}" if r.min_cpu_ms and own.min_cpu_ms else "-",
+                str(r.rounds),
+                "-" if r.error is None else f"{r.error:.2g}",
+                r.note,
+            ]
+        )
     return lines
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    rule = ["---", *("---:" for _ in head[1:-1]), "---"]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+def markdown(header: dict[str, str], results: Sequence[Result]) -> str:
+    """Return the results as a Markdown document."""
+    text = [
+        "# Operators on rotated boxes",
+        "",
+        f"{header['device']}; {header['versions']}; {header['date']}; `{header['command']}`. "
+        f"Load average before: {header['load before'].partition(' ')[0]}.",
+        "",
+        "Rows of a case take turns in one process: minimum and median. `CPU ms` is the processor "
+        "time of all threads, and `x rsvheat` the ratio of its minimum: other programs on the "
+        "machine lengthen the times by the clock more. `error` is the largest difference from the "
+        "result for float64; for suppression the number of boxes that are kept or removed wrongly.",
+    ]
+    for case in dict.fromkeys(r.case for r in results):
+        here = [r for r in results if r.case == case]
+        head, *body = lines_of(here)
+        rule = ["---", *("---:" for _ in head[1:-1]), "---"]
+        table = (f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+        text += ["", f"## {case}", "", *table]
+        best, own = fastest_peer(here), next(r for r in here if r.row == OWN)
+        if best and best.min_cpu_ms and own.min_cpu_ms and best.min_ms and own.min_ms:
+            text += [
+                "",
+                f"Fastest peer: {best.row}, {best.min_cpu_ms / own.min_cpu_ms:.1f} times the "
+                f"processor time, {best.min_ms / own.min_ms:.1f} times by the clock.",
+            ]
+    return "\n".join(text) + "\n"
+
+
+def write_csv(path: Path, header: dict[str, str], results: Sequence[Result]) -> None:
+    """Write the results, the header as comment lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        file.writelines(f"# {key}: {value}\n" for key, value in header.items())
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(column.name for column in dataclasses.fields(Result))
+        for result in results:
+            cells = dataclasses.astuple(result)
+            writer.writerow(f"{c:.4g}" if isinstance(c, float) else c for c in cells)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=60, help="turns of each row; default: 60")
-    parser.add_argument("--slow", type=float, default=3.0, help="seconds; default: 3")
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each row; default: 20")
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds a row; default: 10")
     parser.add_argument("--quick", action="store_true", help="a few boxes, to try the script")
-    parser.add_argument("--write", action="store_true", help="store the tables as Markdown")
+    parser.add_argument(
+        "--write", action="store_true", help="store the results as boxes.csv and boxes.md"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of --write")
     arguments = parser.parse_args(argv)
 
@@ -385,32 +463,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_pages()
     command = " ".join(["python benchmarks/boxes.py", *(sys.argv[1:] if argv is None else argv)])
     header = describe("cpu", arguments.threads, command, PACKAGES)
-    text = [
-        "# Operators on rotated boxes",
-        "",
-        f"{header['device']}; {header['versions']}; {header['date']}; `{header['command']}`. "
-        f"Load average before: {header['load before'].partition(' ')[0]}.",
-        "",
-        "Rows of a case take turns in one process, the least of their rounds counts. `CPU ms` is "
-        "the processor time of all threads, and the ratios are of that: other work on the machine "
-        "lengthened the times by the clock. `error` is the largest difference from the exact "
-        "result; for suppression the number of boxes that stay or go wrongly.",
-    ]
-    for title, rows, error in cases(arguments.quick):
-        results = measure(rows, error, arguments.rounds, arguments.slow)
-        lines = lines_of(results)
-        print(title)
-        print("\n".join(f"  {line}" for line in aligned(lines)), flush=True)
-        text += ["", f"## {title}", "", markdown(lines)]
-        best = fastest_peer(results)
-        own = next(r for r in results if r.row == "rsvheat")
-        if best and best.cpu_milliseconds and own.cpu_milliseconds:
-            ratio = best.cpu_milliseconds / own.cpu_milliseconds
-            text += ["", f"Fastest peer: {best.row}, {ratio:.1f} times the processor time."]
+    results: list[Result] = []
+    for case, rows, error in cases(arguments.quick):
+        here = measure(case, rows, error, arguments.rounds, arguments.budget)
+        print(case)
+        print("\n".join(f"  {line}" for line in aligned(lines_of(here))), flush=True)
+        results += here
     if arguments.write:
-        path = arguments.results / "boxes.md"
-        path.write_text("\n".join(text) + "\n")
-        print(f"wrote {path}")
+        write_csv(arguments.results / "boxes.csv", header, results)
+        (arguments.results / "boxes.md").write_text(markdown(header, results))
+        print(f"wrote {arguments.results / 'boxes.csv'} and boxes.md")
     return 0
 
 
