@@ -13,6 +13,7 @@ import contextlib
 import csv
 import dataclasses
 import gc
+import math
 import os
 import statistics
 import sys
@@ -150,16 +151,16 @@ def overlap_rows(count: int, extent: float) -> dict[str, Row | str]:
     if isinstance(mmcv, str):
         rows["mmcv"] = mmcv
     else:
-        first, second = radians(boxes1), radians(boxes2)
-        rows["mmcv"] = Row(lambda: mmcv.box_iou_rotated(first, second))
+        turned = radians(boxes1), radians(boxes2)
+        rows["mmcv"] = Row(lambda: mmcv.box_iou_rotated(*turned))
     sampled = optional("oriented_det.ops.gpu_ops")
     if isinstance(sampled, str):
         rows["oriented-det, sampled"] = sampled
     else:
-        few = min(count, 200)
-        first, second = radians(boxes1[:few]), radians(boxes2[:few])
+        few = min(count, 100)
+        fewer = radians(boxes1[:few]), radians(boxes2[:few])
         rows["oriented-det, sampled"] = Row(
-            lambda: sampled.oriented_box_iou_gpu(first, second),
+            lambda: sampled.oriented_box_iou_gpu(*fewer),
             note=f"timed on {few} x {few} pairs, and scaled",
             share=(few / count) ** 2,
         )
@@ -167,13 +168,17 @@ def overlap_rows(count: int, extent: float) -> dict[str, Row | str]:
     if isinstance(shapely, str):
         rows["shapely"] = rows["shapely, STRtree"] = shapely
         return rows
-    few = min(count, 500)
+    some = min(count, 300)
     rows["shapely"] = Row(
-        lambda: shapely_matrix(shapely, boxes1[:few], boxes2[:few]),
-        note=f"timed on {few} x {few} pairs, and scaled",
-        share=(few / count) ** 2,
+        lambda: shapely_matrix(shapely, boxes1[:some], boxes2[:some]),
+        note=f"timed on {some} x {some} pairs, and scaled",
+        share=(some / count) ** 2,
     )
-    rows["shapely, STRtree"] = Row(lambda: shapely_tree_matrix(shapely, boxes1, boxes2))
+    rows["shapely, STRtree"] = Row(
+        lambda: shapely_tree_matrix(shapely, boxes1[:some], boxes2[:some]),
+        note=f"timed on {some} x {some} pairs, and scaled",
+        share=(some / count) ** 2,
+    )
     return rows
 
 
@@ -192,8 +197,10 @@ def shapely_tree_matrix(shapely: Any, boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return torch.from_numpy(iou)
 
 
-def overlap_error(result: Tensor, exact: Tensor) -> float:
+def overlap_error(result: Tensor, exact: Tensor, share: float) -> float:
     rows, columns = result.shape
+    if not math.isclose(rows * columns, share * exact.numel()):
+        raise ValueError(f"{rows} x {columns} pairs are not {share:g} of the case")
     return float((result.double() - exact[:rows, :columns]).abs().max())
 
 
@@ -251,7 +258,7 @@ def shapely_suppression(shapely: Any, boxes: Tensor, scores: Tensor) -> Tensor:
     return torch.tensor(kept)
 
 
-def suppression_error(result: Tensor, exact: Tensor) -> float:
+def suppression_error(result: Tensor, exact: Tensor, share: float) -> float:
     return float(len(set(result.tolist()) ^ set(exact.tolist())))
 
 
@@ -309,7 +316,7 @@ def region_rows(count: int, backward: bool, ratio: int) -> dict[str, Row | str]:
     return rows
 
 
-def region_error(result: Tensor, exact: Tensor) -> float:
+def region_error(result: Tensor, exact: Tensor, share: float) -> float:
     return float((result.double() - exact).abs().max())
 
 
@@ -319,7 +326,7 @@ def region_error(result: Tensor, exact: Tensor) -> float:
 def measure(
     case: str,
     rows: dict[str, Row | str],
-    error: Callable[[Any, Any], float],
+    error: Callable[[Any, Any, float], float],
     rounds: int,
     budget: float,
 ) -> list[Result]:
@@ -342,7 +349,7 @@ def measure(
             result.peer, result.note = False, _first_line(failure)
             continue
         if row.peer:
-            result.error = error(value, truth)
+            result.error = error(value, truth, row.share)
         timed.append((turns, result))
     gc.collect()
     gc.disable()
@@ -362,7 +369,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
-def cases(quick: bool) -> Iterator[tuple[str, dict[str, Row | str], Callable[[Any, Any], float]]]:
+def cases(
+    quick: bool,
+) -> Iterator[tuple[str, dict[str, Row | str], Callable[[Any, Any, float], float]]]:
     """Yield the title, the rows and the error of each case."""
     n, m, k = (60, 200, 8) if quick else (2000, 20_000, 512)
     for extent in (1000.0, 200.0):

@@ -153,8 +153,10 @@ def align(
 ) -> Tensor:
     """Resample features; the arguments are as :func:`_boxes_checks.regions` returns them."""
     y = _align(features, boxes, size, scale, sampling_ratio)
-    last = _boxes_checks.is_channels_last(features)
-    return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    if _boxes_checks.is_channels_last(features):
+        # torch.vmap cannot call contiguous(memory_format=torch.channels_last).
+        return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return y.contiguous()
 
 
 def _align(
