@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Miniature trees of data sets with horizontal boxes, and with oriented ones in the same layouts."""
+"""Miniature trees of data sets with horizontal boxes, some with oriented ones too."""
 
 import json
 import os
