@@ -98,8 +98,8 @@ class DetectionMetric(Metric):
         """Add images.
 
         Args:
-            predictions: Tensors by name of each image: ``boxes`` (N, 4) or (N, 5), ``scores`` (N,) and
-                ``labels`` (N,), integers from 0.
+            predictions: Tensors by name, of each image: ``boxes`` (N, 4) or (N, 5), ``scores``
+                (N,) and ``labels`` (N,), integers from 0.
             boxes: True boxes of each image, (M, 4) or (M, 5), in the same pixels.
             labels: Their classes, (M,), integers from 0.
             difficult: Masks (M,) of the true boxes of each image that are not demanded, and are no
