@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of trained and untrained models, calibration, panels, and probes of frozen features."""
 
+from rsvheat.evaluation.box_panels import (
+    BoxPanel,
+    WorstBoxPanels,
+    box_panels_figure,
+    save_box_panels,
+)
 from rsvheat.evaluation.calibration import (
     Calibration,
     ConfidenceBins,
@@ -15,6 +21,7 @@ from rsvheat.evaluation.probing import Features, extract_features, knn, linear_p
 from rsvheat.evaluation.segmentation_scores import Measure, SegmentationScores
 
 __all__ = [
+    "BoxPanel",
     "Calibration",
     "ConfidenceBins",
     "ConfusionMatrix",
@@ -25,7 +32,9 @@ __all__ = [
     "Panel",
     "Scores",
     "SegmentationScores",
+    "WorstBoxPanels",
     "WorstPanels",
+    "box_panels_figure",
     "classification_metrics",
     "count_confusion",
     "extract_features",
@@ -34,6 +43,7 @@ __all__ = [
     "linear_probe",
     "panels_figure",
     "sample_pixels",
+    "save_box_panels",
     "save_panels",
     "standardize",
 ]
