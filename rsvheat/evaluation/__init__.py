@@ -19,6 +19,7 @@ from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
 from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_panels
 from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.evaluation.segmentation_scores import Measure, SegmentationScores
+from rsvheat.evaluation.submissions import merge_windows, write_dota, write_fair1m
 
 __all__ = [
     "BoxPanel",
@@ -41,9 +42,12 @@ __all__ = [
     "fit_temperature",
     "knn",
     "linear_probe",
+    "merge_windows",
     "panels_figure",
     "sample_pixels",
     "save_box_panels",
     "save_panels",
     "standardize",
+    "write_dota",
+    "write_fair1m",
 ]
