@@ -35,6 +35,7 @@ def predict(
     colors: dict[str, str] | str | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
+    memory: float = 1.0,
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     overwrite: bool = False,
@@ -66,6 +67,8 @@ def predict(
         min_score: Lowest score of boxes that are kept, such as 0.5; all by default.
         batch_size: Windows that the network gets at once; 64 by default for classes of windows,
             else as many as have a million pixels. Less takes less memory.
+        memory: GiB that pixels and probabilities may take beside the network. Rasters whose rows
+            need more are predicted in panels side by side.
         device: Device to compute on, such as cpu, cuda or cuda:1; auto is a GPU if there is one.
         precision: Type that the network computes in; bfloat16 is faster on most GPUs.
         overwrite: Replace an older output.
@@ -97,6 +100,7 @@ def predict(
         colors=colors,
         min_score=min_score,
         batch_size=batch_size,
+        memory=memory,
         precision=precision,
         overwrite=overwrite,
     )

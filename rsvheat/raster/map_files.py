@@ -66,12 +66,14 @@ class MapRows:
         labels: Classes (rows, columns), uint8; 255 for no data.
         probabilities: Probabilities of the classes (rows, columns); of no meaning without data.
         areas: Number of pixels of the scene (rows, columns) in each pixel of the map; None for 1.
+        left: Number of the first column.
     """
 
     first: int
     labels: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     areas: NDArray[np.int64] | None = None
+    left: int = 0
 
 
 class MapFiles:
@@ -148,11 +150,11 @@ class MapFiles:
         Args:
             part: The next rows.
         """
-        self._writers[0].write(part.first, part.labels)
+        self._writers[0].write(part.first, part.labels, part.left)
         for writer in self._writers[1:]:
             missing = part.labels == self.NODATA
             percent = np.where(missing, self.NODATA, np.rint(100 * part.probabilities))
-            writer.write(part.first, percent.astype(np.uint8))
+            writer.write(part.first, percent.astype(np.uint8), part.left)
         flat = part.labels.ravel()
         counts = np.bincount(flat, minlength=self.NODATA + 1)
         self._counts += counts

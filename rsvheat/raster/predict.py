@@ -41,6 +41,7 @@ def predict(
     colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
+    memory: float = 1.0,
     device: str = "auto",
     precision: Precision = "float32",
     overwrite: bool = False,
@@ -93,6 +94,8 @@ def predict(
         min_score: Lowest score of boxes that are kept; by default all that the network gives.
         batch_size: Number of windows that the network gets at once; by default 64 for classes of
             windows, and otherwise as many as have about a million pixels.
+        memory: GiB that pixels and their probabilities may take, beside the network. Where rows of
+            the raster's width need more, it is predicted in panels side by side.
         device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"`` is a
             GPU if there is one.
         precision: Floating-point type that the network computes in.
@@ -111,7 +114,7 @@ def predict(
         OSError: If the output cannot be written.
     """
     start = perf_counter()
-    options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision)
+    options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision, memory)
     paths = {"output": Path(output)}
     if probability is not None:
         paths["probability"] = Path(probability)

@@ -34,9 +34,12 @@ class Options:
     min_score: float | None = None
     batch_size: int | None = None
     precision: Precision = "float32"
+    memory: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the options."""
+        if not self.memory > 0:
+            raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         for name in ("window", "stride", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -52,6 +55,18 @@ class Options:
             raise ValueError(
                 f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
             )
+
+    def columns(self, scenes: Scenes, rows: int, more: int = 0) -> int:
+        """Return how many columns of scenes the memory is enough for.
+
+        Args:
+            scenes: Scenes by modality.
+            rows: Number of rows that are in memory at a time.
+            more: Bytes that a pixel takes beside its values.
+        """
+        # Of each scene a strip that is used, one that is being read, and what they have in common.
+        pixel = 3 * sum(scene.pixel_bytes for scene in scenes.values()) + more
+        return int(self.memory * 2**30 / (rows * pixel))
 
     def overlap_of(self, size: int) -> int:
         """Return the overlap of windows of a size, by default a quarter of it.

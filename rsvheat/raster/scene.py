@@ -158,6 +158,11 @@ class Scene:
             )
         return reader.data_bands if reader.bands == needed else tuple(range(1, needed + 1))
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes that a pixel takes in memory: its values, and whether they are valid."""
+        return self.bands * (self._reader.dtype.itemsize + 1)
+
     def read(self, window: Window) -> Pixels:
         """Read a window.
 

@@ -61,21 +61,22 @@ class Layer:
 
 
 class LayerWriter:
-    """Writes the rows of a map from top to bottom; see :func:`writing`."""
+    """Writes the parts of a map; see :func:`writing`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self.counts: Counter[float] = Counter()
 
-    def write(self, row: int, values: NDArray[Any]) -> None:
+    def write(self, row: int, values: NDArray[Any], column: int = 0) -> None:
         """Write rows.
 
         Args:
             row: Number of the first row.
             values: Pixels (rows, columns).
+            column: Number of the first column.
         """
         height, width = values.shape
-        self._file.write(values, 1, window=RasterioWindow(0, row, width, height))
+        self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
 
 
