@@ -47,8 +47,9 @@ def predict(
         checkpoint: Checkpoint of fine-tuning, such as runs/classes/best.ckpt; required.
         output: Map (.tif) or boxes (.gpkg, .geojson); by default a file in runs/maps with the name
             of the raster.
-        also: Further rasters on the same grid by name: --also.after 2024.tif is the second date of
-            change, --also.sar radar.tif a second sensor.
+        also: Further rasters by name: --also.after 2024.tif is the second date of change,
+            --also.sar radar.tif a second sensor. Those of another grid are interpolated on the
+            first's.
         window: Side of the windows in pixels of the raster, such as 256; by default that of
             training. Classifiers get windows of another side resized, to see more or less ground.
         stride: Side of the map's pixels in pixels of the raster, for classes of windows; the

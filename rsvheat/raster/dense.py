@@ -26,9 +26,9 @@ class DensePredictor:
     neighboring windows are blended with a smooth weight. At the border of the scene the pixels
     beyond are mirrored. Pixels without data have no class.
 
-    Memory holds the rows of one window over the width of a panel: the pixels, and a float32 for each
-    class. As many panels lie side by side as the option ``memory`` asks for; a scene that fits is
-    one panel.
+    Memory holds the rows of one window over the width of a panel: the pixels, and a float32 for
+    each class. As many panels lie side by side as the option ``memory`` asks for; a scene that fits
+    is one panel.
 
     Args:
         model: Network whose output is a mask.

@@ -30,6 +30,7 @@ class MapResult:
         nodata: Number of pixels of the map without a class.
         square_km: Area of each class within the scene; None where coordinates are not to scale.
         seconds: Time that it took.
+        resampled: Names of the rasters that were interpolated on the grid of the first.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class MapResult:
     nodata: int
     square_km: tuple[float, ...] | None
     seconds: float
+    resampled: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return a line, and a table of the classes that occur."""
@@ -47,6 +49,7 @@ class MapResult:
             f"{self.path}: {self.rows} x {self.columns} pixels, {self.nodata} without data, "
             f"in {self.seconds:.1f} s"
         ]
+        lines += [f"  {name} was interpolated bilinearly on its grid" for name in self.resampled]
         total = sum(self.counts)
         width = max(map(len, self.classes))
         for i in np.argsort(self.counts, kind="stable")[::-1]:
@@ -88,8 +91,9 @@ class MapFiles:
         shape: tuple[int, int],
         classes: tuple[str, ...],
         square_metres: float | None,
+        resampled: tuple[str, ...],
     ) -> None:
-        self._path, self._writers = path, writers
+        self._path, self._writers, self._resampled = path, writers, resampled
         self._shape, self._classes, self._square_metres = shape, classes, square_metres
         self._counts = np.zeros(self.NODATA + 1, np.int64)
         self._areas = np.zeros(self.NODATA + 1)
@@ -142,7 +146,8 @@ class MapFiles:
                 for layer in layers
             ]
             square_metres = scene.georeference.square_metres
-            yield cls(files.output, writers, shape, classes, square_metres)
+            resampled = tuple(scene.name for scene in scenes.values() if scene.resampled)
+            yield cls(files.output, writers, shape, classes, square_metres, resampled)
 
     def write(self, part: MapRows) -> None:
         """Write rows of the map.
@@ -180,4 +185,5 @@ class MapFiles:
             int(self._counts[self.NODATA]),
             square_km,
             seconds,
+            self._resampled,
         )

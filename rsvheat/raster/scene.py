@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from typing_extensions import Self
 
 from rsvheat.data import DataError, Pixels, SampleError, Sensor, Window, open_image
+from rsvheat.data.aligned_reader import AlignedReader
 
 # Bytes of blocks that GDAL keeps, at least; by default it keeps 5 % of the machine's memory.
 _CACHE = 64 * 2**20
@@ -96,9 +97,11 @@ class Scene:
         select: Numbers of the bands to read, counted from 1, in the order wanted; None for all but
             alpha, if there are as many as needed.
         nodata: Value that stands for no data, if the file does not name it.
+        like: Scene on whose grid this one is read, interpolated bilinearly, if its own is another.
 
     Attributes:
         georeference: Location on the ground.
+        resampled: Whether pixels are interpolated on another grid than the file's.
         height: Number of rows.
         width: Number of columns.
         bands: Number of bands that are read.
@@ -116,6 +119,7 @@ class Scene:
         bands: int,
         select: Sequence[int] | None = None,
         nodata: float | None = None,
+        like: "Scene | None" = None,
     ) -> None:
         self.name, self.bands = os.fspath(source), bands
         if select is not None and len(select) != bands:
@@ -134,6 +138,9 @@ class Scene:
         try:
             self.georeference, cache = _header(self.name)
             self.select = self._chosen()
+            self.resampled = like is not None and not self._has_grid_of(like)
+            if like is not None and self.resampled:
+                self._resample(like)
         except DataError:
             self.close()
             raise
@@ -157,6 +164,38 @@ class Scene:
                 f"{json.dumps(chosen, separators=(',', ':'))}"
             )
         return reader.data_bands if reader.bands == needed else tuple(range(1, needed + 1))
+
+    def _has_grid_of(self, other: "Scene") -> bool:
+        ours, theirs = self._reader, other._reader
+        if (ours.height, ours.width) != (theirs.height, theirs.width):
+            return False
+        a, b = self.georeference, other.georeference
+        if a.crs != b.crs or (a.transform is None) != (b.transform is None):
+            return False
+        if a.transform is None or b.transform is None:
+            return True
+        # A hundredth of a pixel: the coordinates of grids differ by rounding.
+        here, there = (np.array(x.transform).reshape(3, 3) for x in (a, b))
+        return bool(np.abs(np.linalg.solve(here, there) - np.eye(3)).max() < 0.01)
+
+    def _resample(self, like: "Scene") -> None:
+        """Read the file on another scene's grid."""
+        for scene in (self, like):
+            if scene.georeference.transform is None:
+                ours, theirs = self._reader, like._reader
+                raise DataError(
+                    f"{self.name} has {ours.height} x {ours.width} pixels, and {like.name} has "
+                    f"{theirs.height} x {theirs.width} or lies elsewhere; {scene.name} has no "
+                    "transform to resample it by: rasters must have the same grid"
+                )
+        try:
+            reader = AlignedReader(self.name, like.name)
+        except SampleError as error:
+            raise DataError(
+                f"{self.name} cannot be resampled to the grid of {like.name}: {error.reason}"
+            ) from error
+        self._reader.close()
+        self._reader, self.georeference = reader, like.georeference
 
     @property
     def pixel_bytes(self) -> int:

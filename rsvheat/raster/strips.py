@@ -42,9 +42,7 @@ class Strip:
         """
         values, valid = self.pixels
         rows, above, below = _within(window.top - self.top, window.height, values.shape[1])
-        columns, left, right = _within(
-            window.left - self.left, window.width, values.shape[2]
-        )
+        columns, left, right = _within(window.left - self.left, window.width, values.shape[2])
         values = values[:, rows, columns]
         valid = None if valid is None else valid[:, rows, columns]
         if above or below or left or right:
@@ -100,7 +98,6 @@ def strips(
     Yields:
         The strips, in order.
     """
-
     left, right = (0, scene.width) if columns is None else columns
 
     def read(interval: tuple[int, int], before: Strip | None) -> Strip:
