@@ -43,6 +43,13 @@ def predict(
     max_nodata: float | None = None,
     match: bool = False,
     probability: str | None = None,
+    polygons: Literal["gpkg", "fgb", "parquet", "geojson"] | None = None,
+    min_pixels: int = 1,
+    simplify: float = 0.0,
+    style: bool = False,
+    picture: bool = False,
+    stac: bool = False,
+    report: bool = False,
     colors: dict[str, str] | str | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
@@ -84,6 +91,13 @@ def predict(
         match: First bring each band to its mean and deviation in the training images, for rasters
             that were stretched or calibrated otherwise.
         probability: Another map (.tif), of the probability of the class in percent.
+        polygons: Format of polygons of the map's classes, which lie beside it.
+        min_pixels: Number of pixels of the smallest areas that become polygons.
+        simplify: Tolerance in pixels within which the borders of polygons are made simpler.
+        style: Colors and names of classes for QGIS, beside the map (.qml).
+        picture: Picture of the scene and the map, beside it (.png).
+        stac: STAC item of the output, beside it (.stac.json).
+        report: Page with the output over the scene, beside it (.html): zoom, opacity, numbers.
         colors: Colors of classes, such as {Forest: '#1b6b2f'}, or a YAML or JSON file of them.
         min_score: Lowest score of boxes that are kept, such as 0.5; all by default.
         batch_size: Windows that the network gets at once; 64 by default for classes of windows,
@@ -98,6 +112,8 @@ def predict(
         raise UsageError("--checkpoint: name one of fine-tuning, such as runs/classes/best.ckpt")
     from rsvheat.checkpoint import TrainedModel
     from rsvheat.raster import predict
+    from rsvheat.raster.beside import Beside
+    from rsvheat.raster.many import is_boxes
     from rsvheat.raster.work_list import is_single
 
     # As an exception, the signal lets unfinished files be removed.
@@ -108,7 +124,7 @@ def predict(
     unnamed = [name for name in model.spec.modalities if name not in (also or {})]
     if not unnamed:
         raise UsageError(f"--also: {sources[0]} is left without a name of {', '.join(also or {})}")
-    options = {
+    options: dict[str, Any] = {
         "window": window,
         "stride": stride,
         "overlap": overlap,
@@ -123,18 +139,24 @@ def predict(
         "precision": precision,
         "overwrite": overwrite,
     }
+    beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)
     if is_single(sources):
         for name, value in (("shard", shard), ("resume", resume), ("assets", assets)):
             if value:
                 raise UsageError(f"--{name} is of many scenes, and {sources[0]} is one")
         path = output or Path("runs/maps") / f"{Path(sources[0]).stem}{_suffix(model)}"
         files = {unnamed[0]: sources[0], **(also or {})}
-        print(predict(files, path, model, probability=probability, **options))
+        beside.check(path, is_boxes(model), overwrite)
+        result = predict(files, path, model, probability=probability, **options)
+        print(result)
+        for written in beside.write(result, files, colors):
+            print(written)
         return 0
     if probability is not None:
         raise UsageError("--probability is of one scene")
+    options |= {"resume": resume, "beside": beside}
     return _predict_many(
-        sources, unnamed[0], also, assets, output or "runs/maps", model, shard, resume, options
+        sources, unnamed[0], also, assets, output or "runs/maps", model, shard, options
     )
 
 
@@ -146,7 +168,6 @@ def _predict_many(
     folder: str,
     model: "TrainedModel",
     shard: str | None,
-    resume: bool,
     options: dict[str, Any],
 ) -> int:
     """Predict many scenes, and return the exit code: 1 if one failed."""
@@ -165,7 +186,7 @@ def _predict_many(
         print(f"{outcome.output}: {outcome.error or outcome.status}", flush=True)
 
     summary = many.predict_many(
-        scenes, folder, model, suffix=_suffix(model), resume=resume, report=report, **options
+        scenes, folder, model, suffix=_suffix(model), report=report, **options
     )
     summary.save(Path(folder) / name)
     print(f"{summary}\n{Path(folder) / name} says the same")
@@ -173,6 +194,8 @@ def _predict_many(
 
 
 def _suffix(model: "TrainedModel") -> str:
-    if model.output not in ("boxes", "oriented_boxes"):
+    from rsvheat.raster.many import is_boxes
+
+    if not is_boxes(model):
         return ".tif"
     return ".gpkg" if importlib.util.find_spec("pyogrio") else ".geojson"

@@ -153,7 +153,7 @@ def _is_cut(found: FoundBoxes, scene: tuple[int, int]) -> NDArray[np.bool_]:
     (height, width), extents, seen = scene, found.extents, found.seen
     low = (extents[:, :2] <= seen[:, :2] + _TOLERANCE) & (seen[:, :2] > 0)
     high = (extents[:, 2:] >= seen[:, 2:] - _TOLERANCE) & (seen[:, 2:] < (width, height))
-    cut: NDArray[np.bool_] = (low | high).any(1)
+    cut: NDArray[np.bool_] = np.any(low | high, axis=1)
     return cut
 
 

@@ -2,6 +2,7 @@
 """Prediction of many scenes, of which some may be broken."""
 
 import errno
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from rsvheat._files import complete_file
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import DataError
+from rsvheat.raster.beside import Beside
 from rsvheat.raster.predict import predict
 from rsvheat.raster.work_list import SceneFiles
 
@@ -84,6 +86,15 @@ class Summary:
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
 
 
+def is_boxes(model: TrainedModel) -> bool:
+    """Return whether a network's output is boxes.
+
+    Args:
+        model: Trained network.
+    """
+    return model.output in ("boxes", "oriented_boxes")
+
+
 def output_of(scene: SceneFiles, folder: str | os.PathLike[str], suffix: str) -> Path:
     """Return the path of a scene's output.
 
@@ -103,6 +114,7 @@ def predict_many(
     suffix: str = ".tif",
     resume: bool = False,
     overwrite: bool = False,
+    beside: Beside = Beside(),  # noqa: B008 - immutable
     report: Callable[[SceneOutcome], None] | None = None,
     **options: Any,
 ) -> Summary:
@@ -117,6 +129,7 @@ def predict_many(
         suffix: Suffix of the outputs: ``".tif"`` for maps, ``".gpkg"`` and others for boxes.
         resume: Whether scenes whose output is there are skipped.
         overwrite: Whether outputs that are there are replaced.
+        beside: Files that lie beside each output.
         report: Called with the outcome of each scene.
         **options: Further arguments of :func:`rsvheat.raster.predict`.
 
@@ -138,7 +151,14 @@ def predict_many(
     summary = Summary()
     for scene in scenes:
         outcome = predict_one(
-            scene, folder, model, suffix=suffix, resume=resume, overwrite=overwrite, **options
+            scene,
+            folder,
+            model,
+            suffix=suffix,
+            resume=resume,
+            overwrite=overwrite,
+            beside=beside,
+            **options,
         )
         summary.outcomes.append(outcome)
         if report is not None:
@@ -154,6 +174,7 @@ def predict_one(
     suffix: str,
     resume: bool = False,
     overwrite: bool = False,
+    beside: Beside = Beside(),  # noqa: B008 - immutable
     **options: Any,
 ) -> SceneOutcome:
     """Predict a scene of a list.
@@ -165,6 +186,7 @@ def predict_one(
         suffix: Suffix of the output.
         resume: Whether the scene is skipped if its output is there.
         overwrite: Whether an output that is there is replaced.
+        beside: Files that lie beside the output.
         **options: Further arguments of :func:`rsvheat.raster.predict`.
 
     Returns:
@@ -175,15 +197,17 @@ def predict_one(
         OSError: If no output can be written.
     """
     output = output_of(scene, folder, suffix)
-    about: tuple[Any, ...] = (scene.name, dict(scene.files), str(output))
+    about = functools.partial(SceneOutcome, scene.name, dict(scene.files), str(output))
     if resume and output.exists():
-        return SceneOutcome(*about, "skipped")
+        return about("skipped")
     start = perf_counter()
     try:
-        predict(scene.files, output, model, overwrite=overwrite, **options)
+        beside.check(output, is_boxes(model), overwrite or resume)
+        result = predict(scene.files, output, model, overwrite=overwrite, **options)
+        beside.write(result, scene.files, options.get("colors"))
     except (DataError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _HOPELESS:
             raise
         seconds = round(perf_counter() - start, 3)
-        return SceneOutcome(*about, "failed", seconds, " ".join(str(error).split()))
-    return SceneOutcome(*about, "done", round(perf_counter() - start, 3))
+        return about("failed", seconds, " ".join(str(error).split()))
+    return about("done", round(perf_counter() - start, 3))

@@ -383,7 +383,10 @@ def test_objects_without_data_are_dropped(model, write_scene, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "a.tif"}, r"a\.tif must end in \.gpkg, \.geojson, \.json for boxes"),
+        (
+            {"output": "a.tif"},
+            r"a\.tif must end in \.gpkg, \.fgb, \.parquet, \.geojson, \.json for boxes",
+        ),
         ({"stride": 4}, "stride has no meaning for boxes, got 4"),
         ({"probability": "p.tif"}, r"probability has no meaning for boxes, got p\.tif"),
         ({"colors": {"ship": "#000000"}}, "colors has no meaning for boxes"),
