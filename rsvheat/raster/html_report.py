@@ -140,7 +140,10 @@ def write_report(
         controls.append(_slider("date", "before | after", 50))
     if isinstance(result, MapResult):
         legend = read_legend(result.path)[1]
-        layers.append(_image("map", _overlay(result, legend), "png", over=True))
+        stride = int(result.tags["RSVHEAT_STRIDE"])
+        # The map's last row and column may stick out of the scene.
+        part = result.columns * stride / full[1], result.rows * stride / full[0]
+        layers.append(_image("map", _overlay(result, legend), "png", part))
     else:
         legend = class_colors(result.classes, colors)
         layers.append(_outlines(result, full, legend))
@@ -164,14 +167,19 @@ def write_report(
         temporary.write_text("\n".join(page), encoding="utf-8")
 
 
-def _image(name: str, pixels: NDArray[np.uint8], form: str, over: bool = False) -> str:
+def _image(
+    name: str, pixels: NDArray[np.uint8], form: str, part: tuple[float, float] | None = None
+) -> str:
+    """Return a picture, or one over it that has a part of its width and height."""
     from PIL import Image
 
     file = io.BytesIO()
     options = {"quality": 88} if form == "webp" else {"optimize": True}
     Image.fromarray(pixels).save(file, form, **options)
     content = base64.b64encode(file.getvalue()).decode()
-    kind = ' class="over"' if over else ""
+    kind = ""
+    if part is not None:
+        kind = f' class="over" style="width:{100 * part[0]:.4f}%;height:{100 * part[1]:.4f}%"'
     return f'<img id="{name}"{kind} alt="{name}" src="data:image/{form};base64,{content}">'
 
 

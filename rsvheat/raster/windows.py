@@ -67,8 +67,10 @@ class WindowPredictor:
 
     def _panel(self, columns: range) -> Generator[tuple[int, MapRows], None, None]:
         grid = self.grid
-        # Between windows that do not touch there are rows that need not be read.
-        step = -(-self._batch_size // len(columns)) if grid.stride <= grid.size else 1
+        # A batch takes several rows of windows, unless memory is short, or windows do not touch and
+        # rows between them need not be read.
+        together = grid.stride <= grid.size and len(columns) == grid.columns
+        step = -(-self._batch_size // len(columns)) if together else 1
         ranges = [range(row, min(row + step, grid.rows)) for row in range(0, grid.rows, step)]
         intervals = []
         for rows in ranges:

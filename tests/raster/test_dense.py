@@ -267,13 +267,15 @@ def test_memory_is_bounded_by_rows(write_scene, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("kind", [Pixels, Boxes, Classifier])
-def test_memory_does_not_depend_on_the_size(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "size", "memory"), [(Pixels, 512, 0.1), (Boxes, 512, 0.03), (Classifier, 128, 0.03)]
+)
+def test_memory_does_not_depend_on_the_size(kind, size, memory, tmp_path):
     """Two sensors of 30,000 x 30,000 pixels, most of them without data, against 3,000 x 3,000."""
     from raster.test_predict import _peak
 
     names = {"optical": 3, "sar": 1} if kind is Pixels else {"optical": 3}
-    model = trained(kind, modalities=names, size=512)
+    model = trained(kind, modalities=names, size=size)
     suffix = ".geojson" if kind is Boxes else ".tif"
     peaks = []
     for side in (3000, 30000):
@@ -287,7 +289,7 @@ def test_memory_does_not_depend_on_the_size(kind, tmp_path):
                 window = rasterio.windows.Window(side - 600, side - 600, 600, 600)
                 file.write(texture(600, 600, bands), window=window)
         output = tmp_path / f"map_{side}{suffix}"
-        peaks.append(_peak(lambda s=scenes, o=output: predict(s, o, model, memory=0.1)))
+        peaks.append(_peak(lambda s=scenes, o=output: predict(s, o, model, memory=memory)))
     assert peaks[1] < peaks[0] + 50e6
 
 
