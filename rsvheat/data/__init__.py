@@ -9,11 +9,15 @@ puts these together for Lightning. Files that cannot be used are left out, named
 
 from typing import TYPE_CHECKING, Any
 
+from rsvheat.data.boxes import Boxes, BoxSource, ImageBoxes
 from rsvheat.data.datasets import (
     AID,
+    DOTA,
     ISAID,
+    NWPUVHR10,
     RESISC45,
     AirPolSARSeg,
+    BoxFolders,
     ChangeFolders,
     ClassFolders,
     DatasetReader,
@@ -38,7 +42,7 @@ from rsvheat.data.normalize import (
     save_statistics,
 )
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
-from rsvheat.data.sample import Boxes, ImageDataset, collate
+from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
 from rsvheat.data.shards import ShardSource, write_shards
 from rsvheat.data.skip_report import DataError, SampleError, Skip, SkipReport
@@ -69,12 +73,16 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AID",
+    "DOTA",
     "IGNORE_INDEX",
     "IGNORE_LABEL",
     "ISAID",
+    "NWPUVHR10",
     "RESISC45",
     "AirPolSARSeg",
     "ArraySource",
+    "BoxFolders",
+    "BoxSource",
     "Boxes",
     "ChangeFolders",
     "ClassFolders",
@@ -86,6 +94,7 @@ __all__ = [
     "DatasetReader",
     "FileSource",
     "FolderSource",
+    "ImageBoxes",
     "ImageDataset",
     "ImageFolders",
     "ImageReader",

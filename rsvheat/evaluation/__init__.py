@@ -9,6 +9,7 @@ from rsvheat.evaluation.calibration import (
 )
 from rsvheat.evaluation.classification_scores import Scores, classification_metrics
 from rsvheat.evaluation.confusion import ConfusionMatrix, count_confusion
+from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
 from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_panels
 from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.evaluation.segmentation_scores import Measure, SegmentationScores
@@ -17,6 +18,8 @@ __all__ = [
     "Calibration",
     "ConfidenceBins",
     "ConfusionMatrix",
+    "DetectionMetric",
+    "DetectionScores",
     "Features",
     "Measure",
     "Panel",

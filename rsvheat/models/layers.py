@@ -32,10 +32,14 @@ HIDDEN_BYTES = 4 * 2**20
 
 
 def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return whether ``module`` is what the model was built with, without hooks.
+    """Return whether a module is of the class the model was built with, and has no hooks.
 
-    Fused steps go around the modules whose work they do; one that a user has replaced or watches
-    is called.
+    Fused operators replace the calls of such modules. Modules that a user has replaced or hooked
+    are called.
+
+    Args:
+        module: Module of a model.
+        kind: Class that it was built with.
     """
     return type(module) is kind and not (
         "forward" in vars(module)
@@ -72,7 +76,7 @@ class DropPath(nn.Module):
     their random numbers differ from those of runs that go on from a checkpoint.
 
     Args:
-        rate: Probability of zeroing, 0 to below 1.
+        rate: Probability that a sample is zeroed, from 0 to below 1.
     """
 
     def __init__(self, rate: float) -> None:
@@ -98,8 +102,8 @@ class Stem(nn.Module):
     """Two convolutions of stride 2, each with a norm: an image to features at stride 4.
 
     Args:
-        in_chans: Bands of the image.
-        dim: Channels of the features, even.
+        in_chans: Number of bands of the image.
+        dim: Number of channels of the features, even.
     """
 
     def __init__(self, in_chans: int, dim: int) -> None:
@@ -120,8 +124,8 @@ class Downsample(nn.Module):
     """A convolution of stride 2 and a norm between two stages.
 
     Args:
-        dim: Channels that come in.
-        out_dim: Channels that go out.
+        dim: Number of input channels.
+        out_dim: Number of output channels.
     """
 
     def __init__(self, dim: int, out_dim: int) -> None:
@@ -139,8 +143,8 @@ class Mlp(nn.Module):
     """Linear, GELU, Linear on the channels.
 
     Args:
-        dim: Channels in and out.
-        hidden: Channels between.
+        dim: Number of input and output channels.
+        hidden: Number of hidden channels.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -191,7 +195,7 @@ class HeatConduction(nn.Module):
     parameters: the layer that predicts k is the operator's, under the name that checkpoints have.
 
     Args:
-        cache: Where evaluation keeps filters, shared by the blocks of a model.
+        cache: Cache of the filters that evaluation keeps, shared by the blocks of a model.
     """
 
     def __init__(self, cache: FilterCache) -> None:
@@ -280,9 +284,9 @@ class HeatOperator(nn.Module):
     """Gated heat conduction with a spatial correction, between two linear layers.
 
     Args:
-        dim: Channels.
-        spatial_correction: Whether features are corrected by an embedding of their position first.
-        cache: Where evaluation keeps filters, shared by the blocks of a model.
+        dim: Number of channels.
+        spatial_correction: Whether features are first corrected by an embedding of their position.
+        cache: Cache of the filters that evaluation keeps, shared by the blocks of a model.
 
     Source: vHeat (arXiv 2405.16555), heat conduction operator; RS-vHeat (arXiv 2411.17984), spatial
     correction embeddings.
@@ -357,13 +361,14 @@ class HeatBlock(nn.Module):
     """Heat operator and MLP, each with a norm, a residual connection and stochastic depth.
 
     Args:
-        dim: Channels.
-        norm_position: ``"post"`` norms what the operator or MLP returns, ``"pre"`` what goes in.
+        dim: Number of channels.
+        norm_position: Position of the norms: ``"post"`` norms the output of the operator and of the
+            MLP, ``"pre"`` their input.
         layer_scale: First value of the factors on the residual branches; None for no factors.
-        spatial_correction: As for :class:`HeatOperator`.
-        mlp_ratio: Hidden channels of the MLP per channel.
+        spatial_correction: Whether features are first corrected by an embedding of their position.
+        mlp_ratio: Ratio of hidden channels to channels of the MLP.
         drop_path: Rate of stochastic depth.
-        cache: As for :class:`HeatOperator`.
+        cache: Cache of the filters that evaluation keeps, shared by the blocks of a model.
     """
 
     def __init__(
@@ -416,11 +421,11 @@ class HeatBlock(nn.Module):
         return self._add_normed(x, mlp(x), self.norm2, self.gamma2)
 
     def _mlp_rows(self, x: Tensor) -> int | None:
-        """Return how many pixels the MLP should take at a time; None for all.
+        """Return the number of pixels that the MLP takes at a time; None for all at once.
 
-        In evaluation on the CPU its hidden features, the largest of all tensors, need not leave the
-        cache, and ``x`` may be overwritten part by part. Modules that a user has replaced or
-        watches get all pixels at once.
+        In evaluation on the CPU the hidden features of a part, which are the largest tensor, fit
+        the CPU's cache, and ``x`` is overwritten part by part. Modules that a user has replaced or
+        hooked get all pixels at once.
         """
         if (
             x.device.type != "cpu"

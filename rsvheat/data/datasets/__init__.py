@@ -3,13 +3,16 @@
 
 from rsvheat.data.datasets.aid import AID
 from rsvheat.data.datasets.air_polsar_seg import AirPolSARSeg
+from rsvheat.data.datasets.box_folders import BoxFolders
 from rsvheat.data.datasets.change_folders import ChangeFolders
 from rsvheat.data.datasets.class_folders import ClassFolders
+from rsvheat.data.datasets.dota import DOTA
 from rsvheat.data.datasets.image_folders import ImageFolders
 from rsvheat.data.datasets.isaid import ISAID
 from rsvheat.data.datasets.levir_cd import LevirCD
 from rsvheat.data.datasets.loveda import LoveDA
 from rsvheat.data.datasets.mask_folders import MaskFolders
+from rsvheat.data.datasets.nwpu_vhr10 import NWPUVHR10
 from rsvheat.data.datasets.potsdam import Potsdam
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.datasets.resisc45 import RESISC45
@@ -18,9 +21,12 @@ from rsvheat.data.datasets.whu_opt_sar import WhuOptSar
 
 __all__ = [
     "AID",
+    "DOTA",
     "ISAID",
+    "NWPUVHR10",
     "RESISC45",
     "AirPolSARSeg",
+    "BoxFolders",
     "ChangeFolders",
     "ClassFolders",
     "DatasetReader",
