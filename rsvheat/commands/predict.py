@@ -60,8 +60,8 @@ def predict(
 ) -> int:
     """Write a map of each scene, or the boxes of its objects, as the checkpoint's task says.
 
-    Of many scenes a broken one does not keep the others: summary.json in the folder of the outputs
-    says what became of each.
+    A broken scene does not keep many others: summary.json in the folder of the outputs has the
+    outcome of each.
 
     Args:
         source: Path of the raster, or several: GeoTIFF, VRT, PNG, JPEG or any other that GDAL
@@ -76,7 +76,7 @@ def predict(
         assets: Asset of STAC items by modality: --assets.optical visual.
         shard: Part of many scenes that this job predicts, such as 2/8: the second of eight. Give
             each task of a SLURM array its own.
-        resume: Of many scenes, keep the outputs that are there and predict the others.
+        resume: Keep the outputs that are there, and predict the other scenes.
         window: Side of the windows in pixels of the raster, such as 256; by default that of
             training. Classifiers get windows of another side resized, to see more or less ground.
         stride: Side of the map's pixels in pixels of the raster, for classes of windows; the

@@ -26,7 +26,7 @@ _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 @dataclass(frozen=True)
 class SceneOutcome:
-    """What became of a scene.
+    """The outcome of a scene.
 
     Attributes:
         name: Name of the scene among the outputs.
@@ -47,7 +47,7 @@ class SceneOutcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of many scenes.
+    """The outcomes of many scenes.
 
     Attributes:
         outcomes: One for each scene, in the order of the list.
@@ -190,7 +190,7 @@ def predict_one(
         **options: Further arguments of :func:`rsvheat.raster.predict`.
 
     Returns:
-        What became of it.
+        Its outcome.
 
     Raises:
         ValueError: If an option is wrong, or has no meaning for the task.
