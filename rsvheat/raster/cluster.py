@@ -2,6 +2,7 @@
 """Prediction of many scenes by the workers of a Dask cluster (``pip install 'rsvheat[dask]'``)."""
 
 import functools
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -64,8 +65,7 @@ def predict_on_cluster(
         FileExistsError: If an output is there, and neither ``resume`` nor ``overwrite`` is set.
         OSError: If no output can be written, or the scheduler does not answer.
     """
-    from dask.distributed import Client, LocalCluster, as_completed
-
+    distributed: Any = importlib.import_module("dask.distributed")  # it has no annotations
     check_outputs(scenes, folder, suffix, resume or overwrite)
     there = {scene.name for scene in scenes if output_of(scene, folder, suffix).exists()}
     work = functools.partial(
@@ -80,15 +80,17 @@ def predict_on_cluster(
     with ExitStack() as stack:
         client = scheduler
         if scheduler == LOCAL:
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-            client = stack.enter_context(Client(stack.enter_context(cluster)))
+            cluster = distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None
+            )
+            client = stack.enter_context(distributed.Client(stack.enter_context(cluster)))
         elif isinstance(scheduler, str):
-            client = stack.enter_context(Client(scheduler))
+            client = stack.enter_context(distributed.Client(scheduler))
         # Workers may run in other folders.
         futures = client.map(work, [_absolute(scene) for scene in scenes], pure=False)
         places = {future.key: i for i, future in enumerate(futures)}
         outcomes: dict[int, SceneOutcome] = {}
-        for future, outcome in as_completed(futures, with_results=True):
+        for future, outcome in distributed.as_completed(futures, with_results=True):
             place = places[future.key]
             # A lost worker may have completed a scene that was then given to another one.
             if outcome.status == "skipped" and scenes[place].name not in there:
