@@ -237,7 +237,12 @@ constexpr Shape kFeatures[] = {{2, 14, 14, 40},  {1, 56, 56, 3},  {2, 13, 17, 9}
 constexpr Shape kImages[] = {{2, 64, 96, 2}, {1, 31, 1, 2}, {1, 37, 53, 1}, {1, 300, 7, 1}};
 
 void check_heat() {
-  for (const Shape shape : kFeatures) {
+  for (Shape shape : kFeatures) {
+#if defined(RSVHEAT_CUDA_EMULATION)
+    // The emulation starts a host thread for each thread of a block: the largest take minutes.
+    shape.channels = std::min<int64_t>(shape.channels, 2);
+    if (count(shape) > 10000) continue;
+#endif
     for (const DType dtype : kDTypes) {
       const int64_t points = shape.height * shape.width * shape.channels;
       const Bytes x = pack(dtype, random(count(shape), -1, 1, 1));
