@@ -31,13 +31,15 @@ class Matches(NamedTuple):
         errors: Type of the error at IoU 0.5, uint8 (N,): 1 + the index in ``ERRORS``, or 0.
         corrected: Class of a box whose error of classification or localization is corrected, int64
             (N,), or -1 where the box is removed instead, or has another error or none.
+        found: True boxes, bool (M,), that a predicted box finds at IoU 0.5.
         missed: True boxes, bool (M,), that no predicted box finds, nor would if its class or place
-            was corrected.
+            was corrected; without difficult ones.
     """
 
     outcomes: NDArray[np.uint8]
     errors: NDArray[np.uint8]
     corrected: NDArray[np.int64]
+    found: NDArray[np.bool_]
     missed: NDArray[np.bool_]
 
 
@@ -120,7 +122,7 @@ def match_boxes(
         if not findable[true]:
             findable[true] = True
             corrected[found] = true_labels[true]
-    return Matches(outcomes, errors, corrected, ~findable & ~difficult)
+    return Matches(outcomes, errors, corrected, used, ~findable & ~difficult)
 
 
 def _overlapping(boxes: Tensor, true_boxes: Tensor) -> _Pairs:

@@ -31,6 +31,7 @@ from rsvheat.evaluation.box_matching import (
     THRESHOLDS,
     match_boxes,
 )
+from rsvheat.evaluation.box_panels import BoxPanel, save_box_panels
 from rsvheat.evaluation.detection_figures import curves_figure, errors_figure
 from rsvheat.evaluation.segmentation_scores import Measure, none_for_nan
 
@@ -98,8 +99,8 @@ class DetectionMetric(Metric):
         """Add images.
 
         Args:
-            predictions: Tensors by name of each image: ``boxes`` (N, 4) or (N, 5), ``scores`` (N,) and
-                ``labels`` (N,), integers from 0.
+            predictions: Tensors by name, of each image: ``boxes`` (N, 4) or (N, 5), ``scores``
+                (N,) and ``labels`` (N,), integers from 0.
             boxes: True boxes of each image, (M, 4) or (M, 5), in the same pixels.
             labels: Their classes, (M,), integers from 0.
             difficult: Masks (M,) of the true boxes of each image that are not demanded, and are no
@@ -243,6 +244,7 @@ class DetectionScores:
             box that is missed.
         gains: What the first measure would gain if all errors of a type were corrected; NaN if no
             class occurs.
+        panels: Images to be drawn with their boxes.
 
     Source: TIDE (arXiv 2008.08115), section 2, types of errors and their weight.
     """
@@ -257,10 +259,14 @@ class DetectionScores:
     curves: tuple[Curve | None, ...] = field(repr=False, compare=False)
     errors: Mapping[str, tuple[int, ...]]
     gains: Mapping[str, float]
+    panels: tuple[BoxPanel, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, state: DetectionMetric | Mapping[str, Any], classes: Sequence[str]
+        cls,
+        state: DetectionMetric | Mapping[str, Any],
+        classes: Sequence[str],
+        panels: Sequence[BoxPanel] = (),
     ) -> "DetectionScores":
         """Return the scores of matched boxes.
 
@@ -268,6 +274,8 @@ class DetectionScores:
             state: The metric, of which every process has to ask for the scores, or the result of
                 its :meth:`~DetectionMetric.compute`.
             classes: Class names by label.
+            panels: Images to be drawn with their boxes, see
+                :class:`~rsvheat.evaluation.box_panels.WorstBoxPanels`.
 
         Raises:
             ValueError: If the number of classes is not the metric's.
@@ -304,6 +312,7 @@ class DetectionScores:
             {name: tuple(counts.tolist()) for name, counts in numbers.items()}
             | {"missed": tuple(true.missed.tolist())},
             {name: _mean(_by_class(better, main)) - before for name, better in fixed.items()},
+            tuple(panels),
         )
 
     @property
@@ -401,7 +410,8 @@ class DetectionScores:
     ) -> list[Path]:
         """Write ``<name>.json``, ``.csv``, ``.png`` and ``<name>_errors.png``, all or none.
 
-        The pictures show curves of precision and recall, and the types of errors.
+        The pictures show curves of precision and recall, and the types of errors. Where there are
+        panels, ``<name>_panels.png`` shows them.
 
         Args:
             folder: Folder of the files; made if need be.
@@ -412,13 +422,17 @@ class DetectionScores:
             The files.
         """
         folder = Path(folder)
-        files = [Path(f"{name}{end}") for end in (".json", ".csv", ".png", "_errors.png")]
+        ends = [".json", ".csv", ".png", "_errors.png"]
+        ends += ["_panels.png"] if self.panels else []
+        files = [Path(f"{name}{end}") for end in ends]
         with replacing(folder) as temporary:
             content = {**(about or {}), **self.to_dict()}
             (temporary / files[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
             self._write_csv(temporary / files[1])
             self.figure().savefig(temporary / files[2], dpi=150)
             self.errors_figure().savefig(temporary / files[3], dpi=150)
+            if self.panels:
+                save_box_panels(temporary / files[4], self.panels, self.classes)
         return [folder / file for file in files]
 
     def _write_csv(self, path: Path) -> None:
