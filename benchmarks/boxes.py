@@ -478,7 +478,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     keep_pages()
-    command = " ".join(["python benchmarks/boxes.py", *(sys.argv[1:] if argv is None else argv)])
+    command = "python benchmarks/boxes.py " + " ".join(
+        f"--{name} {vars(arguments)[name]:g}" for name in ("threads", "rounds", "budget")
+    )
     header = describe("cpu", arguments.threads, command, PACKAGES)
     results: list[Result] = []
     for case, rows, error in cases(arguments.quick):
