@@ -35,6 +35,8 @@ def predict(
     assets: dict[str, str] | None = None,
     shard: str | None = None,
     resume: bool = False,
+    dask: str | None = None,
+    workers: int | None = None,
     window: int | None = None,
     stride: int | None = None,
     overlap: int | None = None,
@@ -77,6 +79,9 @@ def predict(
         shard: Part of many scenes that this job predicts, such as 2/8: the second of eight. Give
             each task of a SLURM array its own.
         resume: Keep the outputs that are there, and predict the other scenes.
+        dask: Address of a Dask scheduler whose workers predict many scenes, such as
+            tcp://10.0.0.1:8786, or local for processes on this machine.
+        workers: Number of processes of --dask local; one for each core by default.
         window: Side of the windows in pixels of the raster, such as 256; by default that of
             training. Classifiers get windows of another side resized, to see more or less ground.
         stride: Side of the map's pixels in pixels of the raster, for classes of windows; the
@@ -141,7 +146,8 @@ def predict(
     }
     beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)
     if is_single(sources):
-        for name, value in (("shard", shard), ("resume", resume), ("assets", assets)):
+        of_many = {"shard": shard, "resume": resume, "assets": assets, "dask": dask}
+        for name, value in of_many.items():
             if value:
                 raise UsageError(f"--{name} is of many scenes, and {sources[0]} is one")
         path = output or Path("runs/maps") / f"{Path(sources[0]).stem}{_suffix(model)}"
@@ -155,6 +161,9 @@ def predict(
     if probability is not None:
         raise UsageError("--probability is of one scene")
     options |= {"resume": resume, "beside": beside}
+    if dask is not None:
+        cluster = {"scheduler": dask, "workers": workers, "device": device}
+        options |= {"checkpoint": checkpoint, **cluster}
     return _predict_many(
         sources, unnamed[0], also, assets, output or "runs/maps", model, shard, options
     )
@@ -185,9 +194,13 @@ def _predict_many(
     def report(outcome: many.SceneOutcome) -> None:
         print(f"{outcome.output}: {outcome.error or outcome.status}", flush=True)
 
-    summary = many.predict_many(
-        scenes, folder, model, suffix=_suffix(model), report=report, **options
-    )
+    options |= {"suffix": _suffix(model), "report": report}
+    if "scheduler" in options:
+        from rsvheat.raster.cluster import predict_on_cluster
+
+        summary = predict_on_cluster(scenes, folder, **options)
+    else:
+        summary = many.predict_many(scenes, folder, model, **options)
     summary.save(Path(folder) / name)
     print(f"{summary}\n{Path(folder) / name} says the same")
     return int(summary.count("failed") > 0)

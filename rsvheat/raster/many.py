@@ -106,6 +106,28 @@ def output_of(scene: SceneFiles, folder: str | os.PathLike[str], suffix: str) ->
     return Path(folder) / f"{scene.name}{suffix}"
 
 
+def check_outputs(
+    scenes: Sequence[SceneFiles], folder: str | os.PathLike[str], suffix: str, allowed: bool
+) -> None:
+    """Make sure that no output is there, unless that is allowed.
+
+    Args:
+        scenes: Scenes.
+        folder: Folder of the outputs.
+        suffix: Suffix of the outputs.
+        allowed: Whether outputs may be there.
+
+    Raises:
+        FileExistsError: If one is.
+    """
+    there = [path for s in scenes if (path := output_of(s, folder, suffix)).exists()]
+    if there and not allowed:
+        raise FileExistsError(
+            f"{there[0]} is there already, like {len(there) - 1} more: --resume keeps them, "
+            "--overwrite replaces them"
+        )
+
+
 def predict_many(
     scenes: Sequence[SceneFiles],
     folder: str | os.PathLike[str],
@@ -141,13 +163,7 @@ def predict_many(
         FileExistsError: If an output is there, and neither ``resume`` nor ``overwrite`` is set.
         OSError: If no output can be written: the disk is full, or the folder not writable.
     """
-    if not (resume or overwrite):
-        there = [path for s in scenes if (path := output_of(s, folder, suffix)).exists()]
-        if there:
-            raise FileExistsError(
-                f"{there[0]} is there already, like {len(there) - 1} more: --resume keeps them, "
-                "--overwrite replaces them"
-            )
+    check_outputs(scenes, folder, suffix, resume or overwrite)
     summary = Summary()
     for scene in scenes:
         outcome = predict_one(
