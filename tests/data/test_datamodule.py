@@ -432,6 +432,19 @@ def test_folders_are_classes(classes):
     )
 
 
+def test_folders_without_images_are_no_classes_and_are_named(classes):
+    (classes / "ice").mkdir()
+    (classes / "ice" / "notes.txt").write_text("to do")
+    (classes / "sand").symlink_to(classes / "nowhere")
+    data = image_module(classes)
+    data.setup()
+    assert list(data.spec.classes) == ["fields", "forest", "urban", "water"]
+    assert {skip.reason for skip in data.report} == {
+        f"{classes}/ice holds no usable image",
+        f"{classes}/sand is a link to a file or folder that is not there",
+    }
+
+
 def test_sets_may_have_their_own_folders(classes, tmp_path):
     write_classes(tmp_path / "test", 3, size=16, seed=1)
     data = image_module(classes, test_root=str(tmp_path / "test"), val_fraction=0)

@@ -3,15 +3,15 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.readers import EXTENSIONS
-from rsvheat.data.skip_report import DataError, Skip
-from rsvheat.data.sources import FileSource, FolderSource, check_class_folders
+from rsvheat.data.skip_report import DataError, Skip, printable
+from rsvheat.data.sources import FileSource, FolderSource, check_class_folders, class_folders
 from rsvheat.data.splits import label_subset, load_split, save_split, stratified_split
 
 _LOGGER = logging.getLogger("rsvheat.data")
@@ -147,7 +147,16 @@ class ClassFolders(LabeledFiles):
             if not name:
                 raise DataError(f"{path} is not in the folder of a class")
             images.append((key, path or "", label))
+        self._report_empty(root, {label for _, _, label in images}, scan)
         return images
+
+    def _report_empty(self, root: str, classes: Collection[str], scan: Scan) -> None:
+        """Report folders without any image: the classes would be fewer without a word."""
+        scan.skip(
+            Skip("unmatched", printable(path.name), f"{printable(str(path))} holds no usable image")
+            for path in class_folders(root)
+            if path.name not in classes
+        )
 
     def _saved(
         self, path: str, images: Sequence[Labeled], classes: Sequence[str], scan: Scan
