@@ -433,9 +433,10 @@ def test_folders_are_classes(classes):
 
 
 def test_folders_without_images_are_no_classes_and_are_named(classes):
-    (classes / "ice").mkdir()
-    (classes / "ice" / "notes.txt").write_text("to do")
-    (classes / "sand").symlink_to(classes / "nowhere")
+    root = Path(classes)
+    (root / "ice").mkdir()
+    (root / "ice" / "notes.txt").write_text("to do")
+    (root / "sand").symlink_to(root / "nowhere")
     data = image_module(classes)
     data.setup()
     assert list(data.spec.classes) == ["fields", "forest", "urban", "water"]
