@@ -8,6 +8,7 @@ VENV ?= .venv
 SANITIZE ?= address,undefined
 WERROR ?= OFF
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 DEMO_ARGS ?=
 MMCV_WHEEL ?=
 INSTALL_VARIANTS ?=
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 comma := ,
 CPP_BUILD := build/cpp-$(subst $(comma),-,$(SANITIZE))
 CPP_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu')
-SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rsvheat tests) \
+SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rsvheat tests tools) \
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
 
 # What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.
@@ -26,8 +27,7 @@ NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onn
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
   test-torchgeo test-terratorch test-torch-matrix test-install test-extras test-long fuzz \
-  notebook lint format \
-  clean
+  bench-boxes notebook lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -81,7 +81,14 @@ test-mm: build build/mm-lite/.dependencies
 # operators compiled for this Python and this torch; PyPI has none.
 test-mm-operators: build build/mm-operators/.dependencies
 	RSVHEAT_REQUIRE_NATIVE=1 RSVHEAT_REQUIRE_MM_OPERATORS=1 \
-	  build/mm-operators/bin/python -m pytest $(PYTEST_ARGS) tests/integrations/test_mm.py
+	  build/mm-operators/bin/python -m pytest $(PYTEST_ARGS) tests/integrations/test_mm.py \
+	  tests/ops/test_boxes_mmcv.py
+
+# Operators on rotated boxes beside their peers: BENCH_ARGS=--write stores the tables. oriented-det is
+# installed without what only its training needs.
+bench-boxes: build build/mm-operators/.dependencies
+	$(BIN)/pip --python build/mm-operators/bin/python install -q --no-deps oriented-det==0.4.1
+	build/mm-operators/bin/python benchmarks/boxes.py $(BENCH_ARGS)
 
 # They see the packages of $(VENV), so torch is installed once. OpenCV comes without windows, whose
 # libraries (libGL) a server lacks: the headless package writes over the one that mmengine asks for.

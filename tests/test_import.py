@@ -133,7 +133,16 @@ MODULES = {
 
 # A layer's folders and files, and the layers that it may use beside itself.
 PARTS = {
-    "base": ("_after_import", "_colors", "_display", "_files", "_html", "_library", "_locks"),
+    "base": (
+        "_after_import",
+        "_colors",
+        "_display",
+        "_files",
+        "_html",
+        "_library",
+        "_locks",
+        "postprocess",
+    ),
     "ops": ("ops",),
     "models": ("models", "augmentation", "losses", "masking"),
     "data": ("data",),

@@ -40,17 +40,18 @@ struct RoiGrid {
   int64_t sampling_ratio;  // samples a bin along each axis; 0: one a pixel, rounded up
 };
 
-// Features `x` (B, H, W, C) of any dtype; `boxes` (k, 6), float64, the image's number first; `y`
-// (k, height, width, C) in x's dtype. What an invalid box gives is NaN. Returns -1, or the number
-// of a box whose image is not one of the B; y is then undefined.
+// Features `x` of any dtype, and `y` in x's dtype and layout: (k, height, width, C) of NHWC
+// features, (k, C, height, width) of NCHW features; `boxes` (k, 6), float64, the image's number
+// first. What an invalid box gives is NaN. Returns -1, or the number of a box whose image is not
+// one of the B; y is then undefined.
 RSVHEAT_API int64_t roi_align_rotated_cpu(const void* x, const double* boxes, int64_t k,
                                           RoiGrid grid, void* y, DType dtype, Shape shape,
-                                          const ParallelFor& parallel);
+                                          Layout layout, const ParallelFor& parallel);
 
-// `grad_x` (B, H, W, C) from `grad_y`; invalid boxes give nothing.
+// `grad_x` from `grad_y`, of the shapes of x and y; invalid boxes give nothing.
 RSVHEAT_API int64_t roi_align_rotated_backward_cpu(const void* grad_y, const double* boxes,
                                                    int64_t k, RoiGrid grid, void* grad_x,
-                                                   DType dtype, Shape shape,
+                                                   DType dtype, Shape shape, Layout layout,
                                                    const ParallelFor& parallel);
 
 }  // namespace rsvheat

@@ -16,4 +16,12 @@ struct Roi {
   double min_x, max_x, min_y, max_y;  // around all samples
 };
 
+// A sampled point of type T: the four pixels around it and their weights, which include the share
+// of the point in its bin's mean.
+template <class T>
+struct RoiSample {
+  int64_t pixels[4];
+  T weights[4];
+};
+
 }  // namespace rsvheat

@@ -126,3 +126,25 @@ RSVHEAT_MATH Window window_of(const Roi& roi, double min_x, double max_x, double
   const double y = center_x * roi.sin + center_y * roi.cos, reach_y = half_x * s + half_y * c;
   return {x - reach_x, x + reach_x, y - reach_y, y + reach_y};
 }
+
+// Points up to a pixel outside of the image count.
+RSVHEAT_MATH Window image_window(const Roi& roi, const Shape& shape) {
+  return window_of(roi, -1.0, static_cast<double>(shape.width), -1.0,
+                   static_cast<double>(shape.height));
+}
+
+// What a bin's sum is divided by.
+RSVHEAT_MATH double samples_in_bin(const Roi& roi) {
+  return static_cast<double>(roi.samples_x < 1 ? 1 : roi.samples_x) *
+         static_cast<double>(roi.samples_y < 1 ? 1 : roi.samples_y);
+}
+
+template <class T>
+RSVHEAT_MATH RoiSample<T> sample_of(const Corners& c, int64_t width, double share) {
+  const int64_t low = c.low_y * width, high = c.high_y * width;
+  return {{low + c.low_x, low + c.high_x, high + c.low_x, high + c.high_x},
+          {static_cast<T>(c.low_weight_y * c.low_weight_x * share),
+           static_cast<T>(c.low_weight_y * c.high_weight_x * share),
+           static_cast<T>(c.high_weight_y * c.low_weight_x * share),
+           static_cast<T>(c.high_weight_y * c.high_weight_x * share)}};
+}

@@ -79,32 +79,60 @@ inline int64_t check_rois(const char* op, const Tensor& boxes, const Tensor& lik
   return boxes.size(0);
 }
 
-// (B, H, W, C), without the limit of the transforms.
-inline Shape check_features(const char* op, const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4, op, ": x must be (B, H, W, C), but it has shape ",
-                  sizes_to_string(x));
-  STD_TORCH_CHECK(x.size(1) > 0 && x.size(2) > 0, op,
-                  ": height and width of x must be positive, but it has shape ",
-                  sizes_to_string(x));
-  return {x.size(0), x.size(1), x.size(2), x.size(3)};
+inline Layout layout_of(bool channels_last) {
+  return channels_last ? Layout::kNhwc : Layout::kNchw;
 }
 
-inline Tensor empty_nhwc(const Tensor& like, int64_t b, int64_t h, int64_t w, int64_t c) {
-  const std::array<int64_t, 4> sizes{b, h, w, c};
+// (B, H, W, C) or (B, C, H, W), without the limit of the transforms.
+inline Shape check_features(const char* op, const char* name, const Tensor& x, Layout layout) {
+  const bool nhwc = layout == Layout::kNhwc;
+  STD_TORCH_CHECK(x.dim() == 4, op, ": ", name, " must be ", nhwc ? "(B, H, W, C)" : "(B, C, H, W)",
+                  ", but it has shape ", sizes_to_string(x));
+  const Shape shape = nhwc ? Shape{x.size(0), x.size(1), x.size(2), x.size(3)}
+                           : Shape{x.size(0), x.size(2), x.size(3), x.size(1)};
+  STD_TORCH_CHECK(shape.height > 0 && shape.width > 0, op, ": height and width of ", name,
+                  " must be positive, but it has shape ", sizes_to_string(x));
+  return shape;
+}
+
+inline Tensor empty_images(const Tensor& like, Shape shape, Layout layout) {
+  const auto [b, h, w, c] = shape;
+  const std::array<int64_t, 4> nhwc{b, h, w, c}, nchw{b, c, h, w};
+  const auto& sizes = layout == Layout::kNhwc ? nhwc : nchw;
   return torch::stable::new_empty(like, {sizes.data(), sizes.size()});
 }
 
-// The gradient of features (batch, height, width, C), for that of what was resampled from them.
-inline Tensor empty_gradient(const char* op, const Tensor& grad_y, const Tensor& boxes,
-                             int64_t batch, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(grad_y.dim() == 4 && boxes.dim() == 2 && grad_y.size(0) == boxes.size(0), op,
-                  ": grad_y must be (K, output_height, output_width, C), a row for each of the "
-                  "boxes, but it has shape ",
-                  sizes_to_string(grad_y));
-  STD_TORCH_CHECK(batch >= 0 && height > 0 && width > 0, op,
-                  ": the features must be (B, H, W, C) with positive H and W, but they are (",
-                  batch, ", ", height, ", ", width, ", C)");
-  return empty_nhwc(grad_y, batch, height, width, grad_y.size(3));
-}
+// What RoIAlign goes from and to, checked.
+struct RegionShapes {
+  RoiGrid grid;
+  Layout layout;
+  Shape features, result;
+
+  RegionShapes(const char* op, const Tensor& x, const Tensor& boxes, int64_t output_height,
+               int64_t output_width, double scale, int64_t sampling_ratio, bool channels_last)
+      : grid{output_height, output_width, scale, sampling_ratio},
+        layout(layout_of(channels_last)),
+        features(check_features(op, "x", x, layout)),
+        result{check_rois(op, boxes, x, grid), output_height, output_width, features.channels} {}
+
+  static RegionShapes of_gradient(const char* op, const Tensor& grad_y, const Tensor& boxes,
+                                  int64_t batch, int64_t height, int64_t width, double scale,
+                                  int64_t sampling_ratio, bool channels_last) {
+    const Layout layout = layout_of(channels_last);
+    const Shape result = check_features(op, "grad_y", grad_y, layout);
+    const RoiGrid grid{result.height, result.width, scale, sampling_ratio};
+    const int64_t k = check_rois(op, boxes, grad_y, grid);
+    STD_TORCH_CHECK(result.batch == k, op, ": grad_y must have a row for each of the ", k,
+                    " boxes, but it has shape ", sizes_to_string(grad_y));
+    STD_TORCH_CHECK(batch >= 0 && height > 0 && width > 0, op,
+                    ": the features must have positive height and width, but they have ", height,
+                    " and ", width);
+    return {grid, layout, {batch, height, width, result.channels}, result};
+  }
+
+ private:
+  RegionShapes(RoiGrid grid, Layout layout, Shape features, Shape result)
+      : grid(grid), layout(layout), features(features), result(result) {}
+};
 
 }  // namespace rsvheat

@@ -39,9 +39,9 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
   m.def("nms_rotated(Tensor boxes, Tensor order, Tensor labels, float iou_threshold) -> Tensor");
   m.def(
       "roi_align_rotated(Tensor x, Tensor boxes, int output_height, int output_width,"
-      " float spatial_scale, int sampling_ratio) -> Tensor");
+      " float spatial_scale, int sampling_ratio, bool channels_last) -> Tensor");
   m.def(
       "_roi_align_rotated_backward(Tensor grad_y, Tensor boxes, SymInt batch, SymInt height,"
-      " SymInt width, float spatial_scale, int sampling_ratio) -> Tensor");
+      " SymInt width, float spatial_scale, int sampling_ratio, bool channels_last) -> Tensor");
   m.def("_fingerprint(Tensor x) -> int");
 }

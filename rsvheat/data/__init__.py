@@ -9,11 +9,20 @@ puts these together for Lightning. Files that cannot be used are left out, named
 
 from typing import TYPE_CHECKING, Any
 
+from rsvheat.data.boxes import Boxes, BoxSource, ImageBoxes
 from rsvheat.data.datasets import (
     AID,
+    DIOR,
+    DIORR,
+    DOTA,
+    FAIR1M,
+    HRSID,
     ISAID,
+    NWPUVHR10,
     RESISC45,
+    SSDD,
     AirPolSARSeg,
+    BoxFolders,
     ChangeFolders,
     ClassFolders,
     DatasetReader,
@@ -22,6 +31,7 @@ from rsvheat.data.datasets import (
     LoveDA,
     MaskFolders,
     Potsdam,
+    SARAircraft,
     Scan,
     Split,
     TorchGeoClasses,
@@ -37,8 +47,9 @@ from rsvheat.data.normalize import (
     load_statistics,
     save_statistics,
 )
+from rsvheat.data.photometric import Photometric
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
-from rsvheat.data.sample import Boxes, ImageDataset, collate
+from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
 from rsvheat.data.shards import ShardSource, write_shards
 from rsvheat.data.skip_report import DataError, SampleError, Skip, SkipReport
@@ -69,12 +80,21 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AID",
+    "DIOR",
+    "DIORR",
+    "DOTA",
+    "FAIR1M",
+    "HRSID",
     "IGNORE_INDEX",
     "IGNORE_LABEL",
     "ISAID",
+    "NWPUVHR10",
     "RESISC45",
+    "SSDD",
     "AirPolSARSeg",
     "ArraySource",
+    "BoxFolders",
+    "BoxSource",
     "Boxes",
     "ChangeFolders",
     "ClassFolders",
@@ -86,6 +106,7 @@ __all__ = [
     "DatasetReader",
     "FileSource",
     "FolderSource",
+    "ImageBoxes",
     "ImageDataset",
     "ImageFolders",
     "ImageReader",
@@ -97,9 +118,11 @@ __all__ = [
     "MaskSource",
     "Normalize",
     "Normalizer",
+    "Photometric",
     "Pixels",
     "Potsdam",
     "ResumableSampler",
+    "SARAircraft",
     "SEN12MSSource",
     "SSL4EOS12Source",
     "SampleError",

@@ -12,10 +12,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from rsvheat.data.boxes import BOX_TARGETS, BoxSource
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Normalizer, Sensor, Statistics, compute_statistics
 from rsvheat.data.sample import ImageDataset, collate
-from rsvheat.data.samplers import ResumableSampler
+from rsvheat.data.samplers import ResumableSampler, repeat_factors
 from rsvheat.data.skip_report import DataError, OnError, SampleError, SkipReport
 from rsvheat.data.sources import Source
 from rsvheat.data.spec import IGNORE_INDEX, DataSpec
@@ -23,6 +24,9 @@ from rsvheat.data.tiles import Tiles, image_size
 from rsvheat.data.transforms import Crop
 
 _LOGGER = logging.getLogger("rsvheat.data")
+
+# Targets of images that are cut into crops and tiles at full resolution.
+_TILED = ("mask", *BOX_TARGETS)
 
 StartMethod: TypeAlias = Literal["fork", "forkserver", "spawn"]
 
@@ -106,9 +110,12 @@ class DataModule(LightningDataModule):
         statistics: Path of a JSON file that keeps the statistics of the data between runs.
         statistics_images: Number of images of each modality that statistics are computed from.
         crops: Number of random crops of a training image in an epoch; by default one, and of images
-            with masks as many as crops of ``crop.window`` pixels cover the image.
-        overlap: Overlap in pixels of the tiles in which images with masks are evaluated at full
-            resolution; a quarter of ``crop.window`` by default.
+            with masks or boxes as many as crops of ``crop.window`` pixels cover the image.
+        overlap: Overlap in pixels of the tiles in which images with masks or boxes are evaluated at
+            full resolution; a quarter of ``crop.window`` by default.
+        balance: Repeats images with boxes of rare classes in an epoch: where a class is in less
+            than this part of the training images, images with it are taken by the square root of
+            the ratio more often (Gupta, Dollar, Girshick: LVIS, 2019, section 5). 0 repeats none.
 
     Attributes:
         report: Report of the samples left out so far.
@@ -132,6 +139,7 @@ class DataModule(LightningDataModule):
         statistics_images: int = 1024,
         crops: int | None = None,
         overlap: int | None = None,
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
         if crops is not None and crops < 1:
@@ -140,6 +148,8 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"overlap must be at least 0 and below crop.window={crop.window}, got {overlap}"
             )
+        if not 0 <= balance <= 1:
+            raise ValueError(f"balance must be within 0 to 1, got {balance}")
         self.dataset = dataset
         self.sensors = dict(sensors or {})
         self.crop = crop
@@ -150,7 +160,7 @@ class DataModule(LightningDataModule):
         self.datasets: dict[str, ImageDataset] = {}
         self.statistics: dict[str, Statistics] = {}
         self.normalizers: dict[str, Normalizer] = {}
-        self._crops, self._overlap = crops, overlap
+        self._crops, self._overlap, self._balance = crops, overlap, balance
         self._spec: DataSpec | None = None
         self._statistics_file, self._statistics_images = statistics, statistics_images
         self._sampler: ResumableSampler | None = None
@@ -180,7 +190,7 @@ class DataModule(LightningDataModule):
         first = splits.get("train") or next(iter(splits.values()))
         self.sensors = self._used_sensors(splits)
         self._normalize(first)
-        plain = replace(self.crop, augment=False, scale=(1.0, 1.0))
+        plain = replace(self.crop, augment=False, scale=(1.0, 1.0), min_inside=0.0)
         datasets = {}
         if "train" in splits:
             train = self._several_crops(splits["train"])
@@ -228,14 +238,19 @@ class DataModule(LightningDataModule):
     def _several_crops(self, split: Split) -> Split:
         """Return a split with each image as often as an epoch takes crops of it."""
         side = self.crop.window
-        if self._crops is None and (split.source.target != "mask" or side is None):
+        covered = self._crops is None and split.source.target in _TILED and side is not None
+        if self._crops is None and not covered and not self._balance:
             return split
         chosen = split.indices if split.used is None else split.used
         indices = np.arange(len(split.source)) if chosen is None else np.asarray(chosen, np.int64)
-        if self._crops is not None:
-            return Split(split.source, np.repeat(indices, self._crops))
-        assert side is not None
-        counts = [self._windows(split.source, int(index), side) for index in indices]
+        counts = np.full(len(indices), self._crops or 1)
+        if covered and side is not None:
+            counts = np.array([self._windows(split.source, int(i), side) for i in indices])
+        if self._balance:
+            if not isinstance(split.source, BoxSource):
+                raise ValueError("balance is for images with boxes, of a BoxSource")
+            labels = [split.source.boxes(int(index)).labels for index in indices]
+            counts = np.rint(counts * repeat_factors(labels, self._balance)).astype(np.int64)
         return Split(split.source, np.repeat(indices, counts))
 
     @staticmethod
@@ -247,9 +262,9 @@ class DataModule(LightningDataModule):
         return max(1, round(height * width / side**2))
 
     def _tiles(self, split: Split) -> Split:
-        """Return a split for evaluation, in tiles where there are masks."""
+        """Return a split for evaluation, in tiles where there are masks or boxes."""
         side = self.crop.window
-        if split.source.target != "mask" or side is None:
+        if split.source.target not in _TILED or side is None:
             return split
         chosen = split.indices if split.used is None else split.used
         overlap = side // 4 if self._overlap is None else self._overlap

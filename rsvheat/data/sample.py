@@ -11,8 +11,10 @@ A batch is a dictionary:
 ``mask``      target ``"mask"``: int64 (B, H, W); ``IGNORE_INDEX`` for pixels without a class, for
               pixels without data in every modality, and for samples that are repeated
 ``boxes``     targets ``"boxes"`` and ``"oriented_boxes"``: a list of B ``tv_tensors.BoundingBoxes``
-              (XYXY or CXCYWHR) in pixels of the sample
+              (XYXY or CXCYWHR) in pixels of the sample, float32; an image may have none
 ``labels``    beside ``boxes``: a list of B int64 (number of boxes,)
+``difficult`` beside ``boxes``: a list of B bool (number of boxes,), True for boxes that scores
+              neither count as found nor as missed
 ``repeated``  bool (B,): samples that another process or batch has, too; not to be scored
 ``size``      B
 ``keys``      a list of B names
@@ -21,7 +23,7 @@ A batch is a dictionary:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rsvheat.data.boxes import BOX_TARGETS, Boxes
 from rsvheat.data.image_reader import ImageReader, Pixels, Window
 from rsvheat.data.normalize import Normalizer, Sensor
 from rsvheat.data.samplers import SampleIndex
@@ -37,19 +40,6 @@ from rsvheat.data.sources import Indices, Source, common_size
 from rsvheat.data.spec import IGNORE_INDEX, IGNORE_LABEL
 from rsvheat.data.tiles import PaddedReader, read_padded_mask
 from rsvheat.data.transforms import Crop
-
-
-class Boxes(NamedTuple):
-    """Boxes of a window with their classes, as sources return them.
-
-    Attributes:
-        boxes: (N, 4) XYXY or (N, 5) CXCYWHR (degrees, counter-clockwise), float32, in pixels from
-            the window's upper left corner.
-        labels: Class of each box, int64 (N,).
-    """
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -163,7 +153,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         wheres = [i if isinstance(i, tuple) else SampleIndex(0, i) for i in indices]
         samples = [s for s in (self._try(where, skipped) for where in wheres) if s is not None]
         if not samples:
-            return [self[wheres[0]]]
+            # The sample in its place is another batch's, too.
+            return [{**self[wheres[0]], "repeated": True}]
         if skipped:
             samples[0]["skipped"] = skipped
         return samples
@@ -199,7 +190,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         from torchvision import tv_tensors  # takes seconds, and prediction does without
 
         rng = np.random.default_rng(seed)
-        window, size, pixels = self._read(index, rng)
+        window, size, pixels, mask = self._read(index, rng)
         entries: dict[str, Any] = {}
         for name, read in pixels.items():
             entries[f"images.{name}"] = self.normalizers[name](read)
@@ -207,20 +198,28 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 missing = torch.from_numpy(~read.valid.all(0, keepdims=True))
                 entries[f"missing.{name}"] = tv_tensors.Mask(missing)
         target = self.source.target
-        if target == "mask":
-            mask = self._renumbered(self._read_mask(index, window, size))
-            entries["mask"] = tv_tensors.Mask(torch.from_numpy(mask)[None])
-        elif target in ("boxes", "oriented_boxes"):
-            boxes, labels = self.source.read_target(index, window)
+        if mask is not None:
+            numbers = self._renumbered(mask)
+            entries["mask"] = tv_tensors.Mask(torch.from_numpy(numbers)[None])
+        motion = self.crop.draw_motion(rng)
+        if motion.angle:
+            for name in pixels:  # a rotation uncovers corners that no pixel fills
+                none = torch.zeros((1, window.height, window.width), dtype=torch.bool)
+                entries.setdefault(f"missing.{name}", tv_tensors.Mask(none))
+        fills = {f"images.{name}": self.normalizers[name].fill for name in pixels}
+        entries = self.crop.finish(entries, motion, fills)
+        if target in BOX_TARGETS:
+            found = self.crop.move_boxes(
+                self.source.read_target(index, window), window, size, motion, target
+            )
             entries["boxes"] = tv_tensors.BoundingBoxes(
-                torch.from_numpy(boxes),
+                torch.from_numpy(found.boxes),
                 format="XYXY" if target == "boxes" else "CXCYWHR",
-                canvas_size=(window.height, window.width),
+                canvas_size=(self.crop.size, self.crop.size),
                 clamping_mode=None,
             )
-        entries = self.crop.finish(entries, rng)
-        if target in ("boxes", "oriented_boxes"):
-            entries["labels"] = torch.from_numpy(self._renumbered(labels))
+            entries["labels"] = torch.from_numpy(self._renumbered(found.labels))
+            entries["difficult"] = torch.from_numpy(found.is_difficult)
         if self.transforms:
             entries = self._transformed(entries, seed)
         sample: dict[str, Any] = {"images": {}, "missing": {}}
@@ -232,6 +231,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 sample[name] = entry
         if target == "mask":
             sample["mask"] = _without_missing(entries["mask"][0].as_subclass(Tensor), sample)
+            # The loss of such a crop is 0, and makes that of its batch smaller than it is.
+            if self.crop.augment and bool((sample["mask"] == IGNORE_INDEX).all()):
+                raise SampleError(
+                    "empty",
+                    f"no pixel of {self.crop.draws} random windows has both a class and data",
+                )
         elif target == "label":
             sample["label"] = int(self._renumbered(self.source.read_target(index, window)))
         return sample
@@ -248,15 +253,16 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def _read(
         self, index: int, rng: np.random.Generator
-    ) -> tuple[Window, tuple[int, int], dict[str, Pixels]]:
-        """Return a window of a sample, the size of its images, and the pixels by modality.
+    ) -> tuple[Window, tuple[int, int], dict[str, Pixels], NDArray[np.int64] | None]:
+        """Return a window, the size of the images, pixels by modality, and the mask if any.
 
-        Images with masks that are smaller than the window are padded, as resizing would change the
-        scale of what is in them.
+        Images with masks or boxes that are smaller than the window are padded, as resizing would
+        change the scale of what is in them. Whole images with boxes are padded to a square.
 
         Raises:
             SampleError: If a file cannot be used or the window holds no data.
         """
+        masked = self.source.target == "mask"
         readers: dict[str, ImageReader] = {}
         try:
             for modality in self.source.present(index):
@@ -265,24 +271,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 raise SampleError("unmatched", "none of the modalities is there")
             sizes = {reader.name: (reader.height, reader.width) for reader in readers.values()}
             height, width = size = common_size(sizes)
-            if self.source.target == "mask" and self.crop.window is not None:
-                height, width = max(height, self.crop.window), max(width, self.crop.window)
+            side = self._least_side(height, width)
+            if min(height, width) < side:
+                height, width = max(height, side), max(width, side)
                 readers = {n: PaddedReader(r, height, width) for n, r in readers.items()}
-            best, most = None, (False, 0.0)
+            best, most = None, (False, False, 0.0)
             for _ in range(self.crop.draws):
-                window = self.crop.choose(height, width, rng)
+                window = self.crop.choose(height, width, rng, self._focus(index, size, rng))
                 pixels = {
                     name: self.sensors[name].read(reader, window)
                     for name, reader in readers.items()
                 }
+                mask = read_padded_mask(self.source, index, window, *size) if masked else None
                 part = min(
                     1.0 if p.valid is None else float(p.valid.mean()) for p in pixels.values()
                 )
-                # Balance counts for more than data, but a window without data is of no use.
-                quality = (self._is_balanced(index, window, size), part)
+                # A label counts for more than balance, and that for more than data, but a window
+                # without data is of no use.
+                quality = (self._is_labeled(mask, pixels), self._is_balanced(mask), part)
                 if part > 0 and (best is None or quality > most):
-                    best, most = (window, size, pixels), quality
-                if most[0] and most[1] >= self.crop.min_valid:
+                    best, most = (window, size, pixels, mask), quality
+                if most[0] and most[1] and most[2] >= self.crop.min_valid:
                     break
             if best is None:
                 raise SampleError("empty", f"{', '.join(sizes)}: no valid pixel in the window")
@@ -291,13 +300,44 @@ class ImageDataset(Dataset[dict[str, Any]]):
             for reader in readers.values():
                 reader.close()
 
-    def _is_balanced(self, index: int, window: Window, size: tuple[int, int]) -> bool:
-        if self.crop.cat_max == 1 or not self.crop.augment or self.source.target != "mask":
-            return True
-        return self.crop.is_balanced(self._read_mask(index, window, size))
+    def _least_side(self, height: int, width: int) -> int:
+        """Return the side that images are padded to, 0 where they are not."""
+        if self.source.target == "mask":
+            return self.crop.window or 0
+        if self.source.target in BOX_TARGETS:
+            return self.crop.window or max(height, width)
+        return 0
 
-    def _read_mask(self, index: int, window: Window, size: tuple[int, int]) -> NDArray[np.int64]:
-        return read_padded_mask(self.source, index, window, *size)
+    def _focus(
+        self, index: int, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[float, float] | None:
+        """Return a point (y, x) that a random window is to contain; None for any window."""
+        crop = self.crop
+        if self.source.target not in BOX_TARGETS or not crop.augment or not crop.focus:
+            return None
+        if rng.random() >= crop.focus:
+            return None
+        found: Boxes = self.source.read_target(index, Window(0, 0, *size))
+        if not len(found.labels):
+            return None
+        label = rng.choice(np.unique(found.labels))
+        x, y = found.corners[rng.choice(np.flatnonzero(found.labels == label))].mean(0)
+        return float(y), float(x)
+
+    def _is_labeled(self, mask: NDArray[np.int64] | None, pixels: Mapping[str, Pixels]) -> bool:
+        """Return whether a pixel of a window for training has both a class and data."""
+        if mask is None or not self.crop.augment:
+            return True
+        labeled = mask != IGNORE_INDEX
+        if all(read.valid is not None for read in pixels.values()):
+            known = [read.valid.all(0) for read in pixels.values() if read.valid is not None]
+            labeled &= np.logical_or.reduce(known)
+        return bool(labeled.any())
+
+    def _is_balanced(self, mask: NDArray[np.int64] | None) -> bool:
+        if mask is None or self.crop.cat_max == 1 or not self.crop.augment:
+            return True
+        return self.crop.is_balanced(mask)
 
     def _transformed(self, entries: dict[str, Any], seed: list[int]) -> dict[str, Any]:
         from torchvision import tv_tensors
@@ -357,6 +397,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if "boxes" in samples[0]:
         batch["boxes"] = [sample["boxes"] for sample in samples]
         batch["labels"] = [sample["labels"] for sample in samples]
+        batch["difficult"] = [sample["difficult"] for sample in samples]
     batch["repeated"] = repeated
     batch["size"], batch["keys"] = len(samples), [sample["key"] for sample in samples]
     skipped = [skip for sample in samples for skip in sample.get("skipped", ())]

@@ -163,3 +163,25 @@ class ResumableSampler(DistributedSampler[Any]):
             epoch, samples = epoch + 1, 0
         self._start = (epoch, samples)
         self.set_epoch(epoch)
+
+
+def repeat_factors(labels: Sequence[NDArray[np.int64]], threshold: float) -> NDArray[np.float64]:
+    """Return how often images are to be taken so that rare classes are seen more often.
+
+    Source: Gupta, Dollar, Girshick: LVIS, 2019, section 5: the square root of ``threshold`` over
+    the part of the images that have the class, at least 1; of an image the largest of its classes.
+
+    Args:
+        labels: Class numbers of the boxes of each image.
+        threshold: Part of the images below which a class is rare.
+
+    Returns:
+        Factor of each image, at least 1.
+    """
+    there = [np.unique(some) for some in labels]
+    if not any(map(len, there)):
+        return np.ones(len(there))
+    images = np.bincount(np.concatenate(there))
+    with np.errstate(divide="ignore"):
+        factors = np.sqrt(threshold * len(there) / images).clip(1)
+    return np.array([factors[some].max(initial=1) for some in there])

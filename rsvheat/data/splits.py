@@ -89,6 +89,25 @@ def stratified_split(
     return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
 
 
+def random_split(
+    count: int, fractions: Mapping[str, float], seed: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """Split samples by chance.
+
+    Args:
+        count: Number of samples.
+        fractions: Part of the samples by set, rounded; the rest is the set ``"train"``.
+        seed: Seed of the choice.
+
+    Returns:
+        Ascending indices by set, ``"train"`` among them.
+
+    Raises:
+        ValueError: If fractions are negative, or sum to 1 or more.
+    """
+    return stratified_split(np.zeros(count, np.int64), fractions, seed)
+
+
 def label_subset(
     labels: Sequence[int] | NDArray[np.int64], fraction: float, seed: int = 0
 ) -> NDArray[np.int64]:

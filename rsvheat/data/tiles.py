@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsvheat.data.boxes import BOX_TARGETS, Boxes
 from rsvheat.data.image_reader import ImageReader, Pixels, Window, WindowReader
 from rsvheat.data.skip_report import SampleError, Skip
 from rsvheat.data.sources import Indices, Source
@@ -132,14 +133,15 @@ def starts(length: int, side: int, step: int) -> list[int]:
 
 
 class Tiles(Source):
-    """Cuts the masks' images of a source into overlapping tiles, for evaluation.
+    """Cuts the images of a source with masks or boxes into overlapping tiles, for evaluation.
 
     Every pixel of the images counts once: a tile's mask is ignored where another tile is nearer to
     the pixel, so that a network predicts pixels with context on all sides, at the cost of overlap.
-    Smaller images are padded.
+    Every box counts once, too: in the tile that is nearest to its center; in other tiles that hold
+    a part of it, it is difficult. Smaller images are padded.
 
     Args:
-        source: Scanned source with target ``"mask"``.
+        source: Scanned source with target ``"mask"``, ``"boxes"`` or ``"oriented_boxes"``.
         indices: Indices of the source's samples; None for all.
         side: Side of the tiles in pixels.
         overlap: Overlap of neighboring tiles in pixels, below ``side``.
@@ -151,8 +153,10 @@ class Tiles(Source):
     def __init__(
         self, source: Source, indices: Indices | None, side: int, overlap: int = 0
     ) -> None:
-        if source.target != "mask":
-            raise ValueError(f"tiles are of images with masks, got target {source.target!r}")
+        if source.target not in ("mask", *BOX_TARGETS):
+            raise ValueError(
+                f"tiles are of images with masks or boxes, got target {source.target!r}"
+            )
         if not 0 <= overlap < side:
             raise ValueError(f"overlap must be at least 0 and below {side}, got {overlap}")
         self.source = source
@@ -214,15 +218,29 @@ class Tiles(Source):
         padded = PaddedReader(reader, top + self._side, left + self._side)
         return WindowReader(padded, Window(top, left, self._side, self._side))
 
-    def read_target(self, index: int, window: Window) -> NDArray[np.int64]:
+    def read_target(self, index: int, window: Window) -> Any:
         """See :meth:`Source.read_target`."""
         sample, size, (top, left), core = self._tiles[index]
         whole = Window(top, left, self._side, self._side)
+        if self.target != "mask":
+            return self._read_boxes(self.source.read_target(sample, whole), window, core)
         mask = read_padded_mask(self.source, sample, whole, *size)
         counted = np.full_like(mask, IGNORE_INDEX)
         counted[core] = mask[core]
         rows = slice(window.top, window.top + window.height)
         return counted[rows, window.left : window.left + window.width]
+
+    def _read_boxes(self, found: Boxes, window: Window, core: tuple[slice, slice]) -> Boxes:
+        """Return a tile's boxes in pixels of a window in it."""
+        corners = found.corners
+        counts = np.ones(len(corners), bool)
+        for axis, part in zip((1, 0), core, strict=True):
+            center = (corners[..., axis].min(1) + corners[..., axis].max(1)) / 2
+            # Centers may lie beyond the border of the image.
+            counts &= (center >= part.start) | (part.start == 0)
+            counts &= (center < part.stop) | (part.stop == self._side)
+        corners = corners - np.array((window.left, window.top), np.float64)
+        return Boxes(corners, found.labels, found.is_difficult | ~counts)
 
 
 def _core(begins: Sequence[int], number: int, side: int) -> slice:

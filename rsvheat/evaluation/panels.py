@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +43,72 @@ class Panel:
     score: float
 
 
-class WorstPanels:
+class Ranked(Protocol):
+    """A panel with a name and a score."""
+
+    @property
+    def key(self) -> str:
+        """Name of the sample."""
+
+    @property
+    def score(self) -> float:
+        """Score of the sample."""
+
+
+RankedT = TypeVar("RankedT", bound=Ranked)
+
+
+class WorstFirst(Generic[RankedT]):
+    """The panels with the lowest scores; of equal scores those with the lower names.
+
+    So the result does not depend on the order in which panels come.
+
+    Args:
+        count: Number of panels that are kept, at least 1.
+        side: Largest side of a kept panel in pixels; larger ones lose rows and columns.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    def __init__(self, count: int, side: int) -> None:
+        if count < 1 or side < 1:
+            raise ValueError(f"count and side must be at least 1, got {count} and {side}")
+        self.count = count
+        self.side = side
+        self._kept: list[RankedT] = []
+
+    def has_place(self, score: float, key: str) -> bool:
+        """Return whether a panel would be kept.
+
+        Args:
+            score: Score of the sample; NaN is not kept.
+            key: Name of the sample.
+        """
+        if math.isnan(score):
+            return False
+        return len(self._kept) < self.count or (score, key) < _rank(self._kept[-1])
+
+    def _keep(self, panels: Sequence[RankedT]) -> None:
+        self._kept = sorted((*self._kept, *panels), key=_rank)[: self.count]
+
+    @property
+    def panels(self) -> list[RankedT]:
+        """The panels that were added in this process, the worst first."""
+        return list(self._kept)
+
+    def gather(self) -> list[RankedT]:
+        """Return the panels of all processes, the worst first; every process has to call it."""
+        if world_size() > 1:
+            lists: list[Any] = [None] * world_size()
+            distributed.all_gather_object(lists, self._kept)
+            everything = {panel.key: panel for panels in lists for panel in panels}
+            self._kept = []
+            self._keep(list(everything.values()))
+        return self.panels
+
+
+class WorstPanels(WorstFirst[Panel]):
     """The panels with the lowest mean IoU among all that are added.
 
     Images of which no pixel counts are left out. Of images with the same score those with the
@@ -67,13 +132,9 @@ class WorstPanels:
         side: int = 512,
         rgb: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        if count < 1 or side < 1:
-            raise ValueError(f"count and side must be at least 1, got {count} and {side}")
+        super().__init__(count, side)
         self.classes = tuple(classes)
-        self.count = count
-        self.side = side
         self.rgb = dict(rgb or {})
-        self._kept: list[Panel] = []
 
     def add(
         self,
@@ -93,40 +154,18 @@ class WorstPanels:
             valid: Pixels that hold data, bool (1, H, W), by name of the image; others are gray.
         """
         score = SegmentationScores.score(predicted[None], truth[None], self.classes)["mean_iou"]
-        if math.isnan(score) or (
-            len(self._kept) == self.count and (score, key) >= _rank(self._kept[-1])
-        ):
+        if not self.has_place(score, key):
             return score
         step = -(-max(truth.shape) // self.side)
-        pictures = {}
-        for name, image in images.items():
-            shown = image.detach()[:, ::step, ::step].float().cpu()
-            if valid is not None and name in valid:
-                shown = torch.where(valid[name][:, ::step, ::step].cpu(), shown, torch.nan)
-            pictures[name] = _picture(shown, self.rgb.get(name))
+        pictures = {
+            name: picture(image, step, self.rgb.get(name), (valid or {}).get(name))
+            for name, image in images.items()
+        }
         true, guessed = (
             classes[::step, ::step].to("cpu", torch.uint8).numpy() for classes in (truth, predicted)
         )
         self._keep([Panel(key, pictures, true, guessed, score)])
         return score
-
-    def _keep(self, panels: Sequence[Panel]) -> None:
-        self._kept = sorted((*self._kept, *panels), key=_rank)[: self.count]
-
-    @property
-    def panels(self) -> list[Panel]:
-        """The panels that were added in this process, the worst first."""
-        return list(self._kept)
-
-    def gather(self) -> list[Panel]:
-        """Return the panels of all processes, the worst first; every process has to call it."""
-        if world_size() > 1:
-            lists: list[Any] = [None] * world_size()
-            distributed.all_gather_object(lists, self._kept)
-            everything = {panel.key: panel for panels in lists for panel in panels}
-            self._kept = []
-            self._keep(list(everything.values()))
-        return self.panels
 
 
 def panels_figure(
@@ -211,12 +250,24 @@ def save_panels(
     return path
 
 
-def _rank(panel: Panel) -> tuple[float, str]:
+def _rank(panel: Ranked) -> tuple[float, str]:
     return panel.score, panel.key
 
 
-def _picture(image: Tensor, rgb: Sequence[int] | None) -> NDArray[np.float32]:
-    """Return an image as people see it, gray where nothing holds data."""
-    if image.isnan().all():
-        return np.full((*image.shape[1:], 3), 0.5, np.float32)
-    return display(image, rgb)
+def picture(
+    image: Tensor, step: int = 1, rgb: Sequence[int] | None = None, valid: Tensor | None = None
+) -> NDArray[np.float32]:
+    """Return an image as people see it, (h, w, 3) from 0 to 1, gray where nothing holds data.
+
+    Args:
+        image: Image, (bands, H, W); its values are stretched.
+        step: Distance of the rows and columns that are kept.
+        rgb: Bands shown as red, green and blue, or as gray, as for :func:`rsvheat.explain.display`.
+        valid: Pixels that hold data, bool (1, H, W).
+    """
+    shown = image.detach()[:, ::step, ::step].float().cpu()
+    if valid is not None:
+        shown = torch.where(valid[:, ::step, ::step].cpu(), shown, torch.nan)
+    if shown.isnan().all():
+        return np.full((*shown.shape[1:], 3), 0.5, np.float32)
+    return display(shown, rgb)

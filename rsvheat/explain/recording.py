@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rsvheat.models import RSVHeat
 from rsvheat.models.layers import HeatBlock, HeatOperator, predict_diffusivity
 
-# The blocks of a stage that are looked at: one, negative from the end, or all.
+# The blocks of a stage that are recorded: one, negative from the end, or all.
 Block: TypeAlias = int | Literal["all"]
 
 
@@ -21,8 +21,8 @@ class Place:
     """A block of an encoder.
 
     Attributes:
-        stage: Its stage, from 0.
-        block: Its number in the stage, from 0.
+        stage: Number of its stage, from 0.
+        block: Number in the stage, from 0.
         stride: Pixels of the image from one position of the stage's grid to the next. The position
             (i, j) is centered on the image's pixel (i * stride, j * stride).
     """
@@ -32,7 +32,7 @@ class Place:
     stride: int
 
     def __str__(self) -> str:
-        """Return how figures call it."""
+        """Return the name that figures show."""
         return f"stage {self.stage}, block {self.block}"
 
 
@@ -41,10 +41,10 @@ class Conduction:
     """One heat conduction, ``after = idct2d(dct2d(before) * exp(-k * |omega|**2))``.
 
     Attributes:
-        place: Where in the encoder.
-        before: The operator's input, (B, H, W, C): what a block makes of its features by its
-            spatial correction, depthwise convolution and linear layer.
-        after: Its output, (B, H, W, C), before norm and gate.
+        place: Block of the encoder.
+        before: Input of the operator, (B, H, W, C): a block's features after its spatial
+            correction, depthwise convolution and linear layer.
+        after: Output of the operator, (B, H, W, C), before norm and gate.
         k: Thermal diffusivity, (H, W, C) by frequency, in squared positions of the stage's grid;
             float32 or float64.
     """
@@ -58,12 +58,12 @@ class Conduction:
 def places(
     encoder: RSVHeat, stages: Sequence[int] | None = None, block: Block = -1
 ) -> list[tuple[Place, HeatOperator]]:
-    """Return the blocks that are looked at, and their operators, from first to last.
+    """Return blocks of an encoder and their operators, from first to last.
 
     Args:
-        encoder: The model.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
+        encoder: Encoder.
+        stages: Numbers of the stages, from 0, negative from the end; None for all.
+        block: Number of the block in each stage, from 0, negative from the end; or ``"all"``.
 
     Raises:
         ValueError: If there is no such stage or block.
@@ -90,20 +90,19 @@ def places(
 def record(
     encoder: RSVHeat, stages: Sequence[int] | None = None, block: Block = -1
 ) -> Iterator[list[Conduction]]:
-    """Keep what the heat conduction operators of an encoder take and give.
+    """Record inputs and outputs of an encoder's heat conduction operators.
 
-    Within the context every call of the encoder adds to the list, one entry a block. The encoder
-    computes as it does without, on the same path, kept filters and fused steps included; the
-    tensors are those of the call itself, detached. Contexts may be nested; threads that share an
-    encoder would record each other's calls.
+    Within the context every call of the encoder adds one entry per block to the list. The encoder
+    computes the same on the same path, kept filters and fused operators included; the tensors are
+    copies. Contexts may be nested; threads that share an encoder record each other's calls.
 
     Args:
-        encoder: The model.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
+        encoder: Encoder.
+        stages: Numbers of the stages, from 0, negative from the end; None for all.
+        block: Number of the block in each stage, from 0, negative from the end; or ``"all"``.
 
     Yields:
-        The list, empty at first.
+        List of the records, empty at first.
 
     Raises:
         ValueError: If there is no such stage or block.
@@ -133,10 +132,10 @@ def _recorder(place: Place, found: list[Conduction]) -> Callable[..., None]:
 
 @contextmanager
 def evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into the mode it had.
+    """Put a model into evaluation mode, and afterwards each module back into its mode.
 
     Args:
-        encoder: The model.
+        encoder: Model.
     """
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()
@@ -159,17 +158,17 @@ def conductions(
     block: Block = -1,
     gsd: float | None = None,
 ) -> list[Conduction]:
-    """Return what the heat conduction operators make of an image.
+    """Return inputs and outputs of an encoder's heat conduction operators for an image.
 
     The encoder runs in evaluation mode, and is left in the mode it was in.
 
     Args:
-        encoder: The model.
-        image: (bands, H, W), normalized as in the model's training.
-        modality: Which stem takes it; the model's first by default.
-        stages: Which stages, from 0, negative from the end; None for all.
-        block: Which block of each, from 0, negative from the end; or ``"all"``.
-        gsd: Ground sampling distance in meters per pixel, of models that take one.
+        encoder: Encoder.
+        image: Image, (bands, H, W), normalized as in the encoder's training.
+        modality: Name of the stem; the encoder's first by default.
+        stages: Numbers of the stages, from 0, negative from the end; None for all.
+        block: Number of the block in each stage, from 0, negative from the end; or ``"all"``.
+        gsd: Ground sampling distance in meters per pixel, for encoders that take one.
 
     Returns:
         One entry for each block, from first to last, with a batch of 1.
@@ -187,12 +186,12 @@ def conductions(
 
 
 def as_batch(encoder: RSVHeat, image: Tensor, modality: str | None) -> Tensor:
-    """Return an image as a batch of 1, where and in the type that the encoder computes.
+    """Return an image as a batch of 1, on the device and in the type of the encoder's weights.
 
     Args:
-        encoder: The model.
-        image: (bands, H, W).
-        modality: Its stem.
+        encoder: Encoder.
+        image: Image, (bands, H, W).
+        modality: Name of the stem; the encoder's first by default.
 
     Raises:
         ValueError: If the image is of another shape, or holds NaN or infinite values.

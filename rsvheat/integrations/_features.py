@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoder cut down to the feature maps that another library's decoder takes."""
+"""Feature maps of an encoder, for the decoders of other libraries."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,19 @@ from rsvheat.models.hub import WEIGHTS
 class FeatureMaps(nn.Module):
     """Feature maps of several stages of an encoder with one modality.
 
-    What no map needs is not kept: a parameter without a gradient would stop DDP.
+    Parts that no map needs are removed: DDP fails on parameters without a gradient.
 
     Args:
         arch: Name of the variant, as for :func:`rsvheat.create_model`.
         img_size: Side in pixels, or (height, width), of the images that the frequency tables are
             made for: the size of training crops.
-        in_chans: Bands of the images.
+        in_chans: Number of bands of the images.
         out_indices: Stages whose maps are returned, in the stages' order.
-        checkpoint: A file for :func:`rsvheat.load_checkpoint`, or a folder of ``save_pretrained``.
-        stems: As for :func:`rsvheat.load_checkpoint`.
-        inflate_stems: As for :func:`rsvheat.load_checkpoint`.
-        prefix: As for :func:`rsvheat.load_checkpoint`.
+        checkpoint: Path of a file for :func:`rsvheat.load_checkpoint`, or of a folder of
+            ``save_pretrained``.
+        stems: Name of the checkpoint's stem by modality, as for :func:`rsvheat.load_checkpoint`.
+        inflate_stems: Whether a stem may be adapted to another number of bands.
+        prefix: Beginning of the encoder's keys, where a checkpoint holds several encoders.
         modality: Name of the stem: ``"sar"`` to start from a checkpoint's SAR stem.
         gsd: Ground sampling distance of all images in meters per pixel, for
             ``freq_embed="implicit"``.
@@ -35,8 +36,8 @@ class FeatureMaps(nn.Module):
 
     Attributes:
         encoder: The :class:`rsvheat.models.RSVHeat`.
-        channels: Channels of each map.
-        load_report: What was loaded of the checkpoint; None without one.
+        channels: Number of channels of each map.
+        load_report: Report of loading the checkpoint; None without one.
     """
 
     def __init__(

@@ -37,24 +37,26 @@ _INIT_KEYS = ("type", "checkpoint", "prefix", "stems", "inflate_stems")
 class RSVHeat(BaseModule):  # type: ignore[misc]
     """An RS-vHeat or vHeat encoder that returns feature maps of several stages.
 
-    Images may have any height and width, another one at each call: nothing needs to pad them.
+    Images may have any height and width, different ones at each call, without padding.
 
     Args:
         arch: Name of the variant, as for :func:`rsvheat.create_model`.
         img_size: Side in pixels, or (height, width), of the images that the frequency tables are
             made for: the size of training crops. Checkpoints for another one are resampled.
-        in_chans: Bands of the images.
-        out_indices: Stages whose features are returned, in the stages' order. Those after the last
-            are not built.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages with their
-            output norms. What is frozen stays in evaluation mode when training.
+        in_chans: Number of bands of the images.
+        out_indices: Stages whose features are returned, in the stages' order. Later stages are not
+            built.
+        frozen_stages: Number of stages that are frozen with their output norms and the stem; 0
+            freezes the stem alone, -1 nothing. Frozen parts stay in evaluation mode.
         drop_path_rate: Largest rate of stochastic depth.
-        with_cp: Recompute each block's activations in the backward pass instead of keeping them.
-        freq_resize: How tables follow another size, as for :class:`rsvheat.models.RSVHeat`.
+        with_cp: Whether each block's activations are recomputed in the backward pass instead of
+            kept.
+        freq_resize: Resampling of the tables to other sizes, as for
+            :class:`rsvheat.models.RSVHeat`.
         output_norms: Whether every stage's features are normed, as heads for dense tasks expect.
         init_cfg: None, or ``dict(type="Pretrained", checkpoint=path)``, where further keys
             ``prefix``, ``stems`` and ``inflate_stems`` are arguments of
-            :func:`rsvheat.load_checkpoint`. The file may be any that this reads.
+            :func:`rsvheat.load_checkpoint`, which reads the file.
         modality: Name of the stem: ``"sar"`` to start from a published checkpoint's SAR stem.
         gsd: Ground sampling distance of all images in meters per pixel, for
             ``freq_embed="implicit"``.
@@ -184,7 +186,7 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class RSVHeatOptimWrapperConstructor(DefaultOptimWrapperConstructor):  # type: ignore[misc]
-    """Layer-wise decay of the encoder's learning rate, and no weight decay where it does harm.
+    """Layer-wise decay of the encoder's learning rate; no weight decay of embeddings and norms.
 
     In a config: ``optim_wrapper = dict(optimizer=..., constructor="RSVHeatOptimWrapperConstructor",
     paramwise_cfg=dict(layer_decay=0.9))``. The encoder's parameters are grouped by
@@ -192,10 +194,10 @@ class RSVHeatOptimWrapperConstructor(DefaultOptimWrapperConstructor):  # type: i
     mmengine's keys of ``paramwise_cfg`` apply to those others only.
 
     Args:
-        optim_wrapper_cfg: As for mmengine's constructor; ``optimizer`` must give ``lr`` and
-            ``weight_decay``.
-        paramwise_cfg: mmengine's keys, and ``layer_decay``: factor on the learning rate for each
-            block between a parameter and the encoder's end, 1 by default.
+        optim_wrapper_cfg: Configuration for mmengine's constructor; ``optimizer`` must give ``lr``
+            and ``weight_decay``.
+        paramwise_cfg: Configuration with mmengine's keys, and ``layer_decay``: factor on the
+            learning rate for each block between a parameter and the encoder's end, 1 by default.
 
     Raises:
         ValueError: If the optimizer's learning rate or weight decay is missing.
@@ -232,7 +234,7 @@ def _statistic(owner: type, name: str) -> Any:
 
 
 def _allow_log_buffers() -> None:
-    """Let torch read what mmengine saves beside weights: log buffers, made of NumPy arrays."""
+    """Let torch read the log buffers that mmengine saves beside weights, made of NumPy arrays."""
     number = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
     allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistic, "builtins.getattr")]
     allowed += {type(np.dtype(code)) for code in number}

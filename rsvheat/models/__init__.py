@@ -2,7 +2,12 @@
 """The RS-vHeat and vHeat encoders, their variants, checkpoints and pretraining."""
 
 from rsvheat.models import hub  # noqa: F401  (gives the encoder its methods for folders and hub)
-from rsvheat.models.checkpoints import CheckpointError, inflate_stem, load_checkpoint
+from rsvheat.models.checkpoints import (
+    CheckpointError,
+    inflate_stem,
+    load_checkpoint,
+    read_checkpoint,
+)
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
 from rsvheat.models.layers import pool_features
@@ -32,6 +37,7 @@ __all__ = [
     "load_checkpoint",
     "parameter_groups",
     "pool_features",
+    "read_checkpoint",
     "resize_frequencies",
     "resize_map",
 ]

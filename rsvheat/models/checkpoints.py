@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading of published vHeat and RS-vHeat checkpoints and of this project's own."""
 
-import codecs
 import os
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from torch.utils.serialization import config as load_config
 
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.freq_embed import resize_frequencies, resize_map
+from rsvheat.models.inert import inert_types
 from rsvheat.models.load_report import LoadReport
 
 
@@ -92,17 +90,26 @@ def load_checkpoint(
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Make sure that weights are finite: a network with others makes confident nonsense.
+    """Raise unless weights are finite real numbers: of others a network makes confident nonsense.
 
     Args:
         tensors: Weights by name.
         path: Path of the file, for messages.
 
     Raises:
-        CheckpointError: If one is not; the message names it.
+        CheckpointError: If they are not; the message names the first that is not.
     """
     for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise CheckpointError(
+                f"{path}: the weights {name} are a tensor of another kind, {value.layout} of "
+                f"{value.dtype} on {value.device}; plain ones are read"
+            )
+        if value.is_complex():
+            raise CheckpointError(f"{path}: the weights {name} are complex numbers")
+        # isfinite has no kernel for types of 8 bits.
+        small = value.is_floating_point() and value.element_size() == 1
+        if not (value.float() if small else value).isfinite().all():
             raise CheckpointError(
                 f"{path}: the weights {name} hold values that are not finite, NaN or infinity; the "
                 "file is damaged, or its training diverged"
@@ -224,53 +231,13 @@ def inflate_stem(weight: Tensor, bands: int) -> Tensor:
     return (weight.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
 
 
-class _Inert:
-    """Stands in for the class of a training configuration; runs none of its code."""
-
-    def __new__(cls, *args: Any) -> Any:
-        # Of the types that the weights-only unpickler fills, the one that also takes attributes.
-        return OrderedDict()
-
-
-# Published training scripts save their configuration beside the weights. Reading these two types
-# as plain dictionaries makes such files readable although everything else is still refused.
-_CONFIGURATIONS = [(_Inert, "yacs.config.CfgNode"), (_Inert, "argparse.Namespace")]
-
-
-def _numpy_globals() -> list[Any]:
-    """Return what numpy's scalars and arrays are pickled as, which torch names as safe."""
-    import numpy as np
-
-    rebuild = np._core.multiarray  # type: ignore[attr-defined]
-    names = [(rebuild.scalar, "scalar"), (rebuild._reconstruct, "_reconstruct")]
-    functions = [
-        (function, f"numpy.{core}.multiarray.{name}")
-        for function, name in names
-        for core in ("core", "_core")  # numpy 1 and 2
-    ]
-    types = {type(np.dtype(kind)) for kind in np.typecodes["All"] if kind not in "OV"}
-    return [*functions, *types, np.ndarray, np.dtype, codecs.encode]
-
-
-@contextmanager
-def _readable_types() -> Iterator[None]:
-    """Let the unpickler read numpy's numbers and published configurations."""
-    # torch's own context manager would also remove types that the user had allowed before.
-    allowed = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals([*_CONFIGURATIONS, *_numpy_globals()])
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(allowed)
-
-
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     """Read a file of weights or of a training run, without running any code of it.
 
     Tensors of torch's files are mapped into memory and read when they are used. The checksums of
     torch's files, which torch itself does not compare, are. Python objects are refused, except for
-    numpy's numbers and arrays and the configurations of published files, which become dictionaries.
+    those of :mod:`rsvheat.models.inert`, of which the data are read: NumPy's numbers and arrays,
+    configurations and log buffers.
 
     Args:
         path: ``.safetensors``, or any file of ``torch.save``.
@@ -305,7 +272,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     # Damaged pickles fail in whichever way their bytes suggest: each of these is the file's fault.
     try:
         with (
-            _readable_types(),
+            torch.serialization.safe_globals(inert_types()),
             load_config.patch({"load.mmap": zipped}),  # type: ignore[attr-defined]
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -327,13 +294,34 @@ def _check_zip(path: Path) -> None:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            is_program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+            damaged = [
+                member.filename for member in archive.infolist() if _is_damaged(archive, member)
+            ]
     except Exception as error:
         raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
-    if damaged is not None:
+    if damaged:
         raise CheckpointError(
-            f"{path} is damaged: the checksum of its part {damaged} is wrong. Download it again"
+            f"{path} is damaged: the checksum of its part {damaged[0]} is wrong. Download it again"
         )
+    if is_program:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a checkpoint: torch.jit.load reads it, and its "
+            "state_dict() holds the weights"
+        )
+
+
+def _is_damaged(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Return whether the bytes of a member do not have its checksum."""
+    if member.CRC == 0:  # torch was told to compute none
+        return False
+    try:
+        with archive.open(member) as part:
+            while part.read(2**20):
+                pass
+    except zipfile.BadZipFile:
+        return True
+    return False
 
 
 def _refusal(error: pickle.UnpicklingError) -> str:

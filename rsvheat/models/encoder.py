@@ -19,7 +19,7 @@ from rsvheat.models.freq_embed import (
     check_freq_resize,
     resize_map,
 )
-from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem, pool_features
+from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, LayerNorm, Stem, pool_features
 from rsvheat.models.load_report import LoadReport
 from rsvheat.models.parameter_groups import parameter_groups
 
@@ -37,13 +37,13 @@ class Stage(nn.Module):
         dim: Channels.
         size: (H, W) of the tables.
         drop_path: Rate of stochastic depth of each block.
-        norm_position: See :class:`RSVHeat`.
-        layer_scale: See :class:`RSVHeat`.
-        spatial_correction: See :class:`RSVHeat`.
-        freq_embed: See :class:`RSVHeat`.
-        freq_resize: See :class:`RSVHeat`.
-        mlp_ratio: See :class:`RSVHeat`.
-        cache: Where evaluation keeps filters.
+        norm_position: Position of the norms, as for :class:`RSVHeat`.
+        layer_scale: First value of the layer scales, as for :class:`RSVHeat`.
+        spatial_correction: Whether positions have embeddings, as for :class:`RSVHeat`.
+        freq_embed: Kind of the frequency embedding, as for :class:`RSVHeat`.
+        freq_resize: Resampling of the tables, as for :class:`RSVHeat`.
+        mlp_ratio: Ratio of hidden channels to channels of the MLPs.
+        cache: Cache of the filters that evaluation keeps.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class Head(nn.Module):
     """Norm, pooling, dropout and a linear classifier.
 
     Args:
-        dims: Channels of the features of each stage.
-        num_classes: Classes; 0 for none, which returns the pooled features.
-        global_pool: See :class:`RSVHeat`.
+        dims: Number of channels of each stage's features.
+        num_classes: Number of classes; 0 for no classifier, which returns the pooled features.
+        global_pool: Pooling, as for :class:`RSVHeat`.
         drop_rate: Rate of dropout before the classifier.
     """
 
@@ -126,7 +126,15 @@ class Head(nn.Module):
         return 2 * sum(self.dims) if self.global_pool == "moments" else self.dims[-1]
 
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier, and another pooling if one is named."""
+        """Reset the classifier and, optionally, the pooling.
+
+        Args:
+            num_classes: Number of classes; 0 for no classifier.
+            global_pool: Pooling, as for :class:`RSVHeat`; None to leave it as it is.
+
+        Raises:
+            ValueError: If either is out of range.
+        """
         if num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         if global_pool is not None:
@@ -139,7 +147,7 @@ class Head(nn.Module):
                 self.norm = (
                     nn.BatchNorm1d(self.dim, affine=False)
                     if global_pool == "moments"
-                    else nn.LayerNorm(self.dim, eps=NORM_EPS)
+                    else LayerNorm(self.dim, eps=NORM_EPS)
                 )
         self.fc: nn.Module = nn.Identity()
         if num_classes > 0:
@@ -153,7 +161,7 @@ class Head(nn.Module):
 
         Args:
             x: Features of the last stage, or for moments those of every stage.
-            pre_logits: Leave out the classifier.
+            pre_logits: Whether to leave out the classifier.
         """
         y: Tensor = self.norm(x if isinstance(x, Tensor) else pool_features(x))
         if self.global_pool == "avg":
@@ -293,7 +301,7 @@ class RSVHeat(nn.Module):
         )
         self.output_norms: nn.ModuleList | None = None
         if output_norms:
-            self.output_norms = nn.ModuleList(nn.LayerNorm(dim, eps=NORM_EPS) for dim in dims)
+            self.output_norms = nn.ModuleList(LayerNorm(dim, eps=NORM_EPS) for dim in dims)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 _init_linear(module)
@@ -364,15 +372,15 @@ class RSVHeat(nn.Module):
         """Return the features of the last stage, before the head's norm.
 
         Args:
-            x: Images, as for :meth:`forward`.
-            modality: As for :meth:`forward`.
-            gsd: As for :meth:`forward`.
+            x: Images, (B, bands, H, W).
+            modality: Name of the stem; the first one by default.
+            gsd: Ground sampling distance in meters per pixel, as for :meth:`forward`.
 
         Returns:
             (B, C, ceil(H / 32), ceil(W / 32)) for four stages.
 
         Raises:
-            ValueError: As for :meth:`forward`.
+            ValueError: If the modality is unknown, or the shape or ``gsd`` does not fit.
         """
         x, scale = self._embed(x, modality, gsd)
         for stage in self.stages:
@@ -380,11 +388,11 @@ class RSVHeat(nn.Module):
         return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits, or with ``pre_logits`` the pooled features, of last features.
+        """Return logits, or with ``pre_logits`` pooled features, of the last stage's features.
 
         Args:
-            x: What :meth:`forward_features` returned, (B, C, H, W).
-            pre_logits: Leave out the classifier.
+            x: Features of :meth:`forward_features`, (B, C, H, W).
+            pre_logits: Whether to leave out the classifier.
 
         Raises:
             ValueError: If the head pools the features of every stage.
@@ -411,24 +419,25 @@ class RSVHeat(nn.Module):
         """Return the features of several stages; the signature is timm's.
 
         Args:
-            x: Images, as for :meth:`forward`.
-            indices: Stages to return, negative ones from the end; a number for the last that many;
-                None for all. They come in the stages' order.
-            norm: Apply the head's norm to the last stage's features. Models with output norms
-                norm every stage by its own instead, always.
-            stop_early: Run no stage after the last one returned.
-            output_fmt: ``"NCHW"`` or ``"NHWC"``.
-            intermediates_only: Return only the list.
-            modality: As for :meth:`forward`.
-            gsd: As for :meth:`forward`.
+            x: Images, (B, bands, H, W).
+            indices: Stages to return, negative ones counted from the end; a number n for the last
+                n; None for all. They are returned in the stages' order.
+            norm: Whether to apply the head's norm to the last stage's features. Models with output
+                norms apply those to every stage instead, always.
+            stop_early: Whether to stop after the last stage that is returned.
+            output_fmt: Layout of the features, ``"NCHW"`` or ``"NHWC"``.
+            intermediates_only: Whether to return only the list.
+            modality: Name of the stem; the first one by default.
+            gsd: Ground sampling distance in meters per pixel, as for :meth:`forward`.
 
         Returns:
             Feature maps at strides 4, 8, 16, 32, (B, C, ceil(H / stride), ceil(W / stride));
-            unless ``intermediates_only``, after what :meth:`forward_features` returns (with
-            ``stop_early``, of the last stage that ran).
+            unless ``intermediates_only``, in a pair after the last stage's features, as
+            :meth:`forward_features` returns them (with ``stop_early``, of the last stage that ran).
 
         Raises:
-            ValueError: As for :meth:`forward`, or if an index or the format is not as above.
+            ValueError: If the modality is unknown, the shape or ``gsd`` does not fit, or an index
+                or the layout is not as above.
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
@@ -456,15 +465,15 @@ class RSVHeat(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove what the features of these stages do not need, as timm does for features only.
+        """Remove the parts that the features of some stages do not need; the signature is timm's.
 
         Args:
-            indices: As for :meth:`forward_intermediates`.
-            prune_norm: Remove the head's norm.
-            prune_head: Remove the classifier.
+            indices: Stages whose features are needed, as for :meth:`forward_intermediates`.
+            prune_norm: Whether to remove the head's norm.
+            prune_head: Whether to remove the classifier.
 
         Returns:
-            The stages' indices, not negative, ascending.
+            Indices of the stages, not negative, ascending.
         """
         take = self._stage_indices(indices)
         self.stages = self.stages[: max(take) + 1]
@@ -484,11 +493,11 @@ class RSVHeat(nn.Module):
         """Replace the classifier by a new one.
 
         Args:
-            num_classes: Classes; 0 for none.
-            global_pool: ``"avg"``, ``"moments"``, ``""``, or None to leave it as it is.
+            num_classes: Number of classes; 0 for no classifier.
+            global_pool: Pooling, ``"avg"``, ``"moments"`` or ``""``; None to leave it as it is.
 
         Raises:
-            ValueError: If either is none of these.
+            ValueError: If either is out of range.
         """
         self.head.reset(num_classes, global_pool)
         self.head.to(next(self.stems.parameters()).device)
@@ -500,8 +509,8 @@ class RSVHeat(nn.Module):
         """Recompute each block's activations in the backward pass instead of keeping them.
 
         Args:
-            enable: Whether to.
-            stages: Stages for which to set this; None for all.
+            enable: Whether activations are recomputed.
+            stages: Stages for which this is set; None for all.
 
         Raises:
             ValueError: If there is no such stage.
@@ -525,7 +534,7 @@ class RSVHeat(nn.Module):
         """Return patterns that order the parameters by depth, in timm's format.
 
         Args:
-            coarse: Group by stage instead of by block.
+            coarse: Whether to group by stage instead of by block.
         """
         if coarse:
             return {"stem": r"^stems", "blocks": r"^stages\.(\d+)"}

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from rsvheat.ops import _checks
+from rsvheat.ops._backend import is_jit_tracing
+
 FreqResize: TypeAlias = Literal["frequency", "bicubic", "bilinear", "pad"]
 
 FREQ_RESIZES: tuple[str, ...] = get_args(FreqResize)
@@ -83,10 +86,11 @@ def _resize_image(table: Tensor, height: int, width: int, mode: str) -> Tensor:
 
 def _frequency_weights(size: int, new_size: int, like: Tensor) -> Tensor:
     """Return the (new_size, size) matrix that evaluates ``size`` bins at those of ``new_size``."""
-    # Tensors that a mode or a compiler makes belong to its run.
+    # Tensors that a compiler, a tracer, a transform or a mode makes belong to its run.
     if (
         torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
+        or is_jit_tracing()
+        or _checks.transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or type(like) not in (Tensor, nn.Parameter)
     ):

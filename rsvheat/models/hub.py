@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _LIBRARY = "rsvheat"
-# What a configuration holds beside the arguments of the encoder.
+# Entries of a configuration other than the encoder's arguments.
 _ABOUT = ("library_name", "rsvheat_version", "variant")
 # Overrides that leave parts of the model without weights in the file.
 _ADDING = {"modalities", "in_chans", "num_classes", "output_norms", "spatial_correction"}
@@ -66,11 +66,12 @@ def save_pretrained(
 
     Args:
         model: Encoder to save.
-        save_directory: The folder; made if need be.
-        repo_id: ``"owner/name"`` for ``push_to_hub``; the folder's name by default.
+        save_directory: Path of the folder, which is made if it does not exist.
+        repo_id: Name of the repository, ``"owner/name"``, for ``push_to_hub``; the folder's name by
+            default.
         push_to_hub: Whether to call :meth:`push_to_hub` as well.
-        model_card_kwargs: For the template of the README.
-        **push_to_hub_kwargs: For :meth:`push_to_hub`.
+        model_card_kwargs: Values for the template of the README.
+        **push_to_hub_kwargs: Further arguments of :meth:`push_to_hub`.
 
     Returns:
         Address of the commit on the hub, with ``push_to_hub``.
@@ -91,11 +92,11 @@ def save_pretrained(
 
 
 def push_to_hub(model: RSVHeat, /, repo_id: str, **kwargs: Any) -> str:
-    """Upload what :meth:`save_pretrained` writes to the Hugging Face hub in one commit.
+    """Upload the files of :meth:`save_pretrained` to the Hugging Face hub in one commit.
 
     Args:
         model: Encoder to upload.
-        repo_id: ``"owner/name"``; the repository is made if need be.
+        repo_id: Name of the repository, ``"owner/name"``, which is made if it does not exist.
         **kwargs: Arguments of ``PyTorchModelHubMixin.push_to_hub``: ``commit_message``,
             ``private``, ``token``, ``branch``, ``create_pr``, patterns, ``model_card_kwargs``.
 
@@ -103,7 +104,7 @@ def push_to_hub(model: RSVHeat, /, repo_id: str, **kwargs: Any) -> str:
         Address of the commit.
 
     Raises:
-        ValueError: As for :meth:`save_pretrained`.
+        ValueError: If stages were pruned off the encoder, as for features of early ones.
     """
     card = {"repo_id": repo_id, **(kwargs.pop("model_card_kwargs", None) or {})}
     config = _described(model)
@@ -128,23 +129,23 @@ def from_pretrained(
 
     Args:
         cls: Class to build: the encoder, or a subclass.
-        pretrained_model_name_or_path: The folder, or ``"owner/name"``.
-        stems: Which stem of the file each modality takes, as for
-            :func:`~rsvheat.load_checkpoint`.
+        pretrained_model_name_or_path: Path of the folder, or name of the repository,
+            ``"owner/name"``.
+        stems: Name of the file's stem by modality, as for :func:`~rsvheat.load_checkpoint`.
         inflate_stems: Whether a stem may be adapted to another number of bands by
             :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
-        force_download: Download although the files are cached.
-        token: For private repositories.
+        force_download: Whether to download files that are cached, too.
+        token: Access token for private repositories.
         cache_dir: Folder of downloaded files.
-        local_files_only: Use cached files only.
-        revision: Branch, tag or commit.
+        local_files_only: Whether to use cached files only.
+        revision: Branch, tag or commit of the repository.
         **overrides: Arguments of :class:`~rsvheat.models.RSVHeat` that replace the saved ones.
             Tables are resized to another ``img_size``, another ``num_classes`` gets a new
             head, ``in_chans`` or ``modalities`` get the saved stems of the same names (see
             ``stems`` and ``inflate_stems``).
 
     Returns:
-        The encoder in evaluation mode. ``load_report`` says what became of each parameter.
+        The encoder in evaluation mode; ``load_report`` is the report of loading.
 
     Raises:
         TypeError: If an override is no argument of the encoder.
@@ -173,7 +174,14 @@ def from_pretrained(
         arguments.pop("modalities", None)
     try:
         model = cls(**{**arguments, **overrides})
-    except (TypeError, ValueError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise CheckpointError(
             f"no encoder can be built from the arguments in {path} and those given: {error}"
         ) from error
@@ -218,7 +226,7 @@ def _adapter(model: nn.Module) -> "PyTorchModelHubMixin":
 
 
 def _described(model: RSVHeat) -> dict[str, Any]:
-    """Return a model's configuration with what tells people and other programs what it is."""
+    """Return a model's configuration with the names of library, version and variant."""
     if len(model.stages) != len(model.dims):
         raise ValueError(
             f"the encoder has only {len(model.stages)} of its {len(model.dims)} stages left; save "
@@ -265,7 +273,7 @@ def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
     """Return the encoder's arguments in a configuration."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise CheckpointError(f"{path} is damaged or not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("library_name") != _LIBRARY:
         hints = ("library_name", "model_type", "architectures", "architecture")

@@ -11,6 +11,7 @@ from rsvheat.models._filter_cache import FilterCache
 from rsvheat.models.freq_embed import Embedding, FrequencyNetwork, FrequencyTable
 from rsvheat.ops import (
     _autocast,
+    _checks,
     add_layer_norm,
     apply_heat_filter,
     gated_layer_norm,
@@ -21,6 +22,7 @@ from rsvheat.ops import (
 from rsvheat.ops._backend import is_jit_tracing
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
+from rsvheat.ops.reference import standardize
 
 # As in the published encoders: the stem's norms differ from all others.
 STEM_NORM_EPS = 1e-6
@@ -32,10 +34,14 @@ HIDDEN_BYTES = 4 * 2**20
 
 
 def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return whether ``module`` is what the model was built with, without hooks.
+    """Return whether a module is of the class the model was built with, and has no hooks.
 
-    Fused steps go around the modules whose work they do; one that a user has replaced or watches
-    is called.
+    Fused operators replace the calls of such modules. Modules that a user has replaced or hooked
+    are called.
+
+    Args:
+        module: Module of a model.
+        kind: Class that it was built with.
     """
     return type(module) is kind and not (
         "forward" in vars(module)
@@ -44,6 +50,29 @@ def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm over the channels, whose tangents have the right gradients.
+
+    torch's own, as of 2.15, gives the right tangents (forward mode) and the right gradients, and
+    without a word wrong gradients of its tangents.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the shape of ``x``.
+
+        Args:
+            x: Features, (..., C).
+        """
+        if not _checks.transforms_active():
+            return super().forward(x)
+        unit, _ = standardize(_autocast.to_float32(x), self.eps)
+        if self.weight is not None:
+            unit = unit * self.weight
+        if self.bias is not None:
+            unit = unit + self.bias
+        return unit if _autocast.enabled(x) else unit.to(x.dtype)
 
 
 def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tensor:
@@ -72,7 +101,7 @@ class DropPath(nn.Module):
     their random numbers differ from those of runs that go on from a checkpoint.
 
     Args:
-        rate: Probability of zeroing, 0 to below 1.
+        rate: Probability that a sample is zeroed, from 0 to below 1.
     """
 
     def __init__(self, rate: float) -> None:
@@ -98,17 +127,17 @@ class Stem(nn.Module):
     """Two convolutions of stride 2, each with a norm: an image to features at stride 4.
 
     Args:
-        in_chans: Bands of the image.
-        dim: Channels of the features, even.
+        in_chans: Number of bands of the image.
+        dim: Number of channels of the features, even.
     """
 
     def __init__(self, in_chans: int, dim: int) -> None:
         super().__init__()
         self.conv1 = Conv2dNHWC(in_chans, dim // 2, 3, stride=2, padding=1)
-        self.norm1 = nn.LayerNorm(dim // 2, eps=STEM_NORM_EPS)
+        self.norm1 = LayerNorm(dim // 2, eps=STEM_NORM_EPS)
         self.act = nn.GELU()
         self.conv2 = Conv2dNHWC(dim // 2, dim, 3, stride=2, padding=1)
-        self.norm2 = nn.LayerNorm(dim, eps=STEM_NORM_EPS)
+        self.norm2 = LayerNorm(dim, eps=STEM_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features, (B, ceil(H / 4), ceil(W / 4), C), of images (B, H, W, bands)."""
@@ -120,14 +149,14 @@ class Downsample(nn.Module):
     """A convolution of stride 2 and a norm between two stages.
 
     Args:
-        dim: Channels that come in.
-        out_dim: Channels that go out.
+        dim: Number of input channels.
+        out_dim: Number of output channels.
     """
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.conv = Conv2dNHWC(dim, out_dim, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.LayerNorm(out_dim, eps=NORM_EPS)
+        self.norm = LayerNorm(out_dim, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features, (B, ceil(H / 2), ceil(W / 2), C')."""
@@ -139,8 +168,8 @@ class Mlp(nn.Module):
     """Linear, GELU, Linear on the channels.
 
     Args:
-        dim: Channels in and out.
-        hidden: Channels between.
+        dim: Number of input and output channels.
+        hidden: Number of hidden channels.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -177,10 +206,10 @@ def _is_exact_gelu(act: nn.Module) -> bool:
 
 
 def _is_affine_norm(norm: nn.Module) -> bool:
-    return is_unchanged(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+    return is_unchanged(norm, LayerNorm) and norm.weight is not None and norm.bias is not None
 
 
-def _norm_parameters(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+def _norm_parameters(norm: LayerNorm) -> tuple[Tensor, Tensor, float]:
     return norm.weight, norm.bias, norm.eps
 
 
@@ -191,7 +220,7 @@ class HeatConduction(nn.Module):
     parameters: the layer that predicts k is the operator's, under the name that checkpoints have.
 
     Args:
-        cache: Where evaluation keeps filters, shared by the blocks of a model.
+        cache: Cache of the filters that evaluation keeps, shared by the blocks of a model.
     """
 
     def __init__(self, cache: FilterCache) -> None:
@@ -280,9 +309,9 @@ class HeatOperator(nn.Module):
     """Gated heat conduction with a spatial correction, between two linear layers.
 
     Args:
-        dim: Channels.
-        spatial_correction: Whether features are corrected by an embedding of their position first.
-        cache: Where evaluation keeps filters, shared by the blocks of a model.
+        dim: Number of channels.
+        spatial_correction: Whether features are first corrected by an embedding of their position.
+        cache: Cache of the filters that evaluation keeps, shared by the blocks of a model.
 
     Source: vHeat (arXiv 2405.16555), heat conduction operator; RS-vHeat (arXiv 2411.17984), spatial
     correction embeddings.
@@ -290,12 +319,12 @@ class HeatOperator(nn.Module):
 
     def __init__(self, dim: int, spatial_correction: bool, cache: FilterCache) -> None:
         super().__init__()
-        self.correction_norm = nn.LayerNorm(dim, eps=NORM_EPS) if spatial_correction else None
+        self.correction_norm = LayerNorm(dim, eps=NORM_EPS) if spatial_correction else None
         self.dwconv = Conv2dNHWC(dim, dim, 3, padding=1, groups=dim)
         self.linear = Linear(dim, 2 * dim)
         self.to_k = Linear(dim, dim)
         self.conduction = HeatConduction(cache)
-        self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.out_norm = LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.SiLU()
         self.out_linear = Linear(dim, dim)
 
@@ -357,13 +386,14 @@ class HeatBlock(nn.Module):
     """Heat operator and MLP, each with a norm, a residual connection and stochastic depth.
 
     Args:
-        dim: Channels.
-        norm_position: ``"post"`` norms what the operator or MLP returns, ``"pre"`` what goes in.
+        dim: Number of channels.
+        norm_position: Position of the norms: ``"post"`` norms the output of the operator and of the
+            MLP, ``"pre"`` their input.
         layer_scale: First value of the factors on the residual branches; None for no factors.
-        spatial_correction: As for :class:`HeatOperator`.
-        mlp_ratio: Hidden channels of the MLP per channel.
+        spatial_correction: Whether features are first corrected by an embedding of their position.
+        mlp_ratio: Ratio of hidden channels to channels of the MLP.
         drop_path: Rate of stochastic depth.
-        cache: As for :class:`HeatOperator`.
+        cache: Cache of the filters that evaluation keeps, shared by the blocks of a model.
     """
 
     def __init__(
@@ -378,9 +408,9 @@ class HeatBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_position = norm_position
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = LayerNorm(dim, eps=NORM_EPS)
         self.op = HeatOperator(dim, spatial_correction, cache)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm2 = LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.gamma1, self.gamma2 = None, None
@@ -416,11 +446,11 @@ class HeatBlock(nn.Module):
         return self._add_normed(x, mlp(x), self.norm2, self.gamma2)
 
     def _mlp_rows(self, x: Tensor) -> int | None:
-        """Return how many pixels the MLP should take at a time; None for all.
+        """Return the number of pixels that the MLP takes at a time; None for all at once.
 
-        In evaluation on the CPU its hidden features, the largest of all tensors, need not leave the
-        cache, and ``x`` may be overwritten part by part. Modules that a user has replaced or
-        watches get all pixels at once.
+        In evaluation on the CPU the hidden features of a part, which are the largest tensor, fit
+        the CPU's cache, and ``x`` is overwritten part by part. Modules that a user has replaced or
+        hooked get all pixels at once.
         """
         if (
             x.device.type != "cpu"
@@ -437,7 +467,7 @@ class HeatBlock(nn.Module):
             and is_unchanged(mlp.fc1, Linear)
             and is_unchanged(mlp.act, nn.GELU)
             and is_unchanged(mlp.fc2, Linear)
-            and is_unchanged(self.norm2, nn.LayerNorm)
+            and is_unchanged(self.norm2, LayerNorm)
         ):
             return None
         pixel = mlp.fc1.out_features * x.element_size()
@@ -450,7 +480,7 @@ class HeatBlock(nn.Module):
         return x + branch if gamma is None else x + branch * gamma
 
     def _add_normed(
-        self, x: Tensor, branch: Tensor, norm: nn.LayerNorm, gamma: Tensor | None
+        self, x: Tensor, branch: Tensor, norm: LayerNorm, gamma: Tensor | None
     ) -> Tensor:
         if self.drop_path.drops() or not _is_affine_norm(norm):
             return self._add(x, norm(branch), gamma)

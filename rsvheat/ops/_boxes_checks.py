@@ -152,11 +152,11 @@ def regions(
     if exact.device.type == "cpu" and not _checks.is_fake(exact) and exact.shape[0] > 0:
         image = exact[:, 0]
         wrong = ~((image >= 0) & (image < features.shape[0]) & (image == image.floor()))
+        image, wrong = (_checks.without_transforms(t) for t in (image, wrong))
         if bool(wrong.any()):
-            first = int(wrong.nonzero()[0])
             raise ValueError(
                 f"boxes[:, 0] must be the number of an image, 0 to {features.shape[0] - 1}, "
-                f"but boxes[{first}, 0] is {image[first].item()}"
+                f"but boxes[{int(wrong.nonzero()[0, 0])}, 0] is {image[wrong][0].item()}"
             )
     return (
         features,
@@ -165,6 +165,12 @@ def regions(
         float(spatial_scale),
         max(sampling_ratio, 0),
     )
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether (B, C, H, W) features lie in memory as (B, H, W, C) and not as they are."""
+    # torch.vmap cannot call is_contiguous(memory_format=torch.channels_last).
+    return not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
 
 
 def _is_int(value: object) -> bool:

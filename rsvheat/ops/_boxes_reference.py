@@ -152,6 +152,16 @@ def align(
     features: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, sampling_ratio: int
 ) -> Tensor:
     """Resample features; the arguments are as :func:`_boxes_checks.regions` returns them."""
+    y = _align(features, boxes, size, scale, sampling_ratio)
+    if _boxes_checks.is_channels_last(features):
+        # torch.vmap cannot call contiguous(memory_format=torch.channels_last).
+        return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return y.contiguous()
+
+
+def _align(
+    features: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, sampling_ratio: int
+) -> Tensor:
     batch, channels, height, width = features.shape
     sums = torch.float64 if features.dtype == torch.float64 else torch.float32
     pixels = features.permute(0, 2, 3, 1).reshape(batch * height * width, channels).to(sums)
@@ -401,6 +411,8 @@ def _iou(p: _Boxes, q: _Boxes) -> Tensor:
     quarter = torch.where(apart | (quarter < 0), 0.0, torch.where(quarter < limit, quarter, limit))
     union = (area_p + area_q) - quarter
     iou = torch.where(union > 0, quarter / torch.where(union > 0, union, 1.0), 0.0)
+    # At the maximum, that of equal boxes, the one-sided slopes differ; 0 is between them.
+    iou = torch.where(iou < 1, iou, iou.detach())
     valid = (p.x == p.x) & (q.x == q.x)
     return torch.where(valid, iou, torch.nan)
 

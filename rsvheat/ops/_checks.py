@@ -33,7 +33,7 @@ def is_fake(x: Tensor) -> bool:
     """Return whether ``x`` has no data: a meta or fake tensor, or one that is being compiled."""
     if torch.compiler.is_compiling() or x.device.type == "meta":
         return True
-    return isinstance(_without_transforms(x), FakeTensor)
+    return isinstance(without_transforms(x), FakeTensor)
 
 
 @constant_in_traces
@@ -66,7 +66,7 @@ def sizes(x: Tensor) -> torch.Size:
     return x.shape
 
 
-def _without_transforms(x: Tensor) -> Tensor:
+def without_transforms(x: Tensor) -> Tensor:
     """Return what the transforms of ``torch.func`` wrap: under vmap, all entries at once."""
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
@@ -76,7 +76,7 @@ def _without_transforms(x: Tensor) -> Tensor:
 @untraced
 def _bounds(x: Tensor) -> tuple[float, float]:
     """Return the smallest and the largest value of ``x``, which are NaN if any is."""
-    smallest, largest = torch.aminmax(_without_transforms(x.detach()))
+    smallest, largest = torch.aminmax(without_transforms(x.detach()))
     return smallest.item(), largest.item()
 
 
@@ -318,7 +318,7 @@ def angles(value: Angles, x: Tensor) -> Tensor:
 @untraced
 def _ordered(first: float | Tensor, second: float | Tensor) -> bool:
     ordered = first <= second
-    return bool(_without_transforms(ordered).all()) if isinstance(ordered, Tensor) else ordered
+    return bool(without_transforms(ordered).all()) if isinstance(ordered, Tensor) else ordered
 
 
 def _per_sample(name: str, value: Any, batch: int, largest: float) -> float | Tensor:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, silu
 
-from rsvheat.ops import _autocast, _checks, reference
+from rsvheat.ops import _autocast, _boxes_reference, _checks, reference
 
 _Optional = Tensor | None
 
@@ -441,13 +441,100 @@ def _spatial_correction_conv_jvp(ctx: Any, saved: list[Tensor], *tangents: _Opti
     return total.to(saved[0].dtype).contiguous()
 
 
-def _not_differentiable(name: str) -> Formulas:
-    def refuse(*_: Any) -> NoReturn:
-        raise NotImplementedError(
-            f"rsvheat::{name} has no derivatives; call the function of rsvheat.ops, whose backward "
-            "pass is differentiable"
-        )
+# ---- Rotated boxes ------------------------------------------------------------------------------
 
+
+def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *boxes, ctx.aligned = inputs
+    _save(ctx, *boxes)
+
+
+def _box_iou_rotated_backward(ctx: Any, grad: Tensor) -> tuple[_Optional, ...]:
+    boxes1, boxes2 = ctx.saved_tensors
+    need1, need2 = ctx.needs_input_grad[:2]
+    if not _native_backward():
+        pullback = torch.func.vjp(
+            lambda b1, b2: _boxes_reference.box_iou_rotated(b1, b2, ctx.aligned), boxes1, boxes2
+        )[1]
+        with torch.enable_grad():
+            grad1, grad2 = pullback(grad)
+        return grad1 if need1 else None, grad2 if need2 else None, None
+    backward = torch.ops.rsvheat._box_iou_rotated_backward
+    # The ratio is symmetric in its arguments.
+    transposed = grad if ctx.aligned else grad.t()
+    return (
+        backward(grad.contiguous(), boxes1, boxes2, ctx.aligned) if need1 else None,
+        backward(transposed.contiguous(), boxes2, boxes1, ctx.aligned) if need2 else None,
+        None,
+    )
+
+
+def _save_regions(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, boxes, _, _, *ctx.options = inputs
+    _save(ctx, boxes)
+    channels_last = ctx.options[-1]
+    ctx.image_shape = x.shape[0], *(x.shape[1:3] if channels_last else x.shape[2:])
+    ctx.size = inputs[2:4]
+
+
+def _roi_align_rotated_backward(ctx: Any, grad: Tensor) -> tuple[_Optional, ...]:
+    (boxes,) = ctx.saved_tensors
+    grad_x = torch.ops.rsvheat._roi_align_rotated_backward(
+        grad.contiguous(), boxes, *ctx.image_shape, *ctx.options
+    )
+    return grad_x, None, None, None, None, None, None
+
+
+def _roi_align_rotated_jvp(
+    ctx: Any, saved: list[Tensor], tangent: _Optional, *_: _Optional
+) -> _Optional:
+    # Linear in the features; boxes have no derivative.
+    if tangent is None:
+        return None
+    y: Tensor = torch.ops.rsvheat.roi_align_rotated(
+        tangent.contiguous(), *saved, *ctx.size, *ctx.options
+    )
+    return y
+
+
+def _save_regions_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad_y, boxes, _, _, _, *ctx.options = inputs
+    _save(ctx, boxes)
+    channels_last = ctx.options[-1]
+    ctx.size = grad_y.shape[1:3] if channels_last else grad_y.shape[2:]
+    ctx.image_shape = inputs[2:5]
+
+
+def _roi_align_rotated_backward_backward(ctx: Any, grad: Tensor) -> tuple[_Optional, ...]:
+    # Both ops are linear, and each other's transposes.
+    (boxes,) = ctx.saved_tensors
+    y = torch.ops.rsvheat.roi_align_rotated(grad.contiguous(), boxes, *ctx.size, *ctx.options)
+    return y, None, None, None, None, None, None, None
+
+
+def _roi_align_rotated_backward_jvp(
+    ctx: Any, saved: list[Tensor], tangent: _Optional, *_: _Optional
+) -> _Optional:
+    if tangent is None:
+        return None
+    grad_x: Tensor = torch.ops.rsvheat._roi_align_rotated_backward(
+        tangent.contiguous(), *saved, *ctx.image_shape, *ctx.options
+    )
+    return grad_x
+
+
+def _refuse(name: str, what: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any) -> NoReturn:
+        raise NotImplementedError(f"rsvheat::{name} has no {what}")
+
+    return refuse
+
+
+def _not_differentiable(name: str) -> Formulas:
+    refuse = _refuse(
+        name,
+        "derivatives; call the function of rsvheat.ops, whose backward pass is differentiable",
+    )
     return Formulas(lambda ctx, inputs, output: None, refuse, refuse)
 
 
@@ -465,12 +552,27 @@ FORMULAS = {
     "spatial_correction_conv": Formulas(
         _save_inputs, _spatial_correction_conv_backward, _spatial_correction_conv_jvp
     ),
+    "box_iou_rotated": Formulas(
+        _save_pair,
+        _box_iou_rotated_backward,
+        _refuse("box_iou_rotated", "tangents; call rsvheat.ops.box_iou_rotated, which has"),
+    ),
+    "roi_align_rotated": Formulas(
+        _save_regions, _roi_align_rotated_backward, _roi_align_rotated_jvp
+    ),
+    "_roi_align_rotated_backward": Formulas(
+        _save_regions_backward,
+        _roi_align_rotated_backward_backward,
+        _roi_align_rotated_backward_jvp,
+    ),
     **{
         name: _not_differentiable(name)
         for name in (
             "_gated_layer_norm_backward",
             "_add_layer_norm_backward",
             "_spatial_correction_conv_backward",
+            "_box_iou_rotated_backward",
+            "nms_rotated",
         )
     },
 }

@@ -25,6 +25,11 @@ def register() -> None:
         "_gated_layer_norm_backward": _like_operands,
         "_add_layer_norm_backward": _like_operands,
         "_spatial_correction_conv_backward": _like_operands,
+        "box_iou_rotated": _box_iou_rotated,
+        "_box_iou_rotated_backward": _box_iou_rotated_backward,
+        "nms_rotated": _nms_rotated,
+        "roi_align_rotated": _roi_align_rotated,
+        "_roi_align_rotated_backward": _roi_align_rotated_backward,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"rsvheat::{name}", fake)
@@ -58,3 +63,47 @@ def _spectral_l1(pred: Tensor, target: Tensor, with_grad: bool) -> tuple[Tensor,
     dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
     grad = pred.new_empty(pred.shape if with_grad else (0,))
     return pred.new_empty((), dtype=dtype), pred.new_empty((), dtype=dtype), grad
+
+
+def _box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool) -> Tensor:
+    shape = (boxes1.shape[0],) if aligned else (boxes1.shape[0], boxes2.shape[0])
+    return boxes1.new_empty(shape)
+
+
+def _box_iou_rotated_backward(
+    grad: Tensor, boxes1: Tensor, boxes2: Tensor, aligned: bool
+) -> Tensor:
+    return boxes1.new_empty(boxes1.shape)
+
+
+def _nms_rotated(boxes: Tensor, order: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    return boxes.new_empty((boxes.shape[0],), dtype=torch.bool)
+
+
+def _roi_align_rotated(
+    x: Tensor,
+    boxes: Tensor,
+    output_height: int,
+    output_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    channels_last: bool,
+) -> Tensor:
+    if channels_last:
+        return x.new_empty((boxes.shape[0], output_height, output_width, x.shape[3]))
+    return x.new_empty((boxes.shape[0], x.shape[1], output_height, output_width))
+
+
+def _roi_align_rotated_backward(
+    grad_y: Tensor,
+    boxes: Tensor,
+    batch: int,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    channels_last: bool,
+) -> Tensor:
+    if channels_last:
+        return grad_y.new_empty((batch, height, width, grad_y.shape[3]))
+    return grad_y.new_empty((batch, grad_y.shape[1], height, width))

@@ -15,7 +15,9 @@ import torch
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
 from rsvheat import _library
-from rsvheat.ops import boxes
+
+# Operations for one pair of boxes (csrc/core/boxes_math.inl).
+_BOX_IOU = 250
 
 
 def _register() -> None:
@@ -31,7 +33,10 @@ def _register() -> None:
         "spectral_l1": _spectral_l1,
         "spatial_correction_conv": _spatial_correction_conv,
         "_spatial_correction_conv_backward": _spatial_correction_conv_backward,
-        **boxes.flop_formulas(),
+        "box_iou_rotated": _box_iou_rotated,
+        "_box_iou_rotated_backward": _box_iou_rotated_backward,
+        "roi_align_rotated": _roi_align_rotated,
+        "_roi_align_rotated_backward": _roi_align_rotated_backward,
     }
     for name, formula in formulas.items():
         register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
@@ -102,6 +107,54 @@ def _spectral_l1(
     pred: Sequence[int], target: Sequence[int], with_grad: bool, *_: Any, **__: Any
 ) -> int:
     return _cost(pred, 2, 2 if with_grad else 1, 3)
+
+
+def _box_iou_rotated(
+    boxes1: Sequence[int], boxes2: Sequence[int], aligned: bool, *_: Any, **__: Any
+) -> int:
+    """Count every pair, although those far apart cost less."""
+    return _BOX_IOU * boxes1[0] * (1 if aligned else boxes2[0])
+
+
+def _box_iou_rotated_backward(
+    grad: Sequence[int],
+    boxes1: Sequence[int],
+    boxes2: Sequence[int],
+    aligned: bool,
+    *_: Any,
+    **__: Any,
+) -> int:
+    return 2 * _box_iou_rotated(boxes1, boxes2, aligned)
+
+
+def _roi_align_rotated(
+    x: Sequence[int],
+    boxes: Sequence[int],
+    output_height: int,
+    output_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    channels_last: bool,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Count eight operations a point and channel; two points each way where boxes decide."""
+    points = boxes[0] * output_height * output_width * (sampling_ratio or 2) ** 2
+    return 8 * points * (x[3] if channels_last else x[1])
+
+
+def _roi_align_rotated_backward(
+    grad_y: Sequence[int],
+    boxes: Sequence[int],
+    batch: int,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    *_: Any,
+    **__: Any,
+) -> int:
+    return 8 * math.prod(grad_y) * (sampling_ratio or 2) ** 2
 
 
 if _library.native_available():

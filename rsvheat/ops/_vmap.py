@@ -36,6 +36,11 @@ def register() -> None:
         "_gated_layer_norm_backward": _one_by_one("_gated_layer_norm_backward"),
         "_add_layer_norm_backward": _one_by_one("_add_layer_norm_backward"),
         "_spatial_correction_conv_backward": _one_by_one("_spatial_correction_conv_backward"),
+        "box_iou_rotated": _box_iou_rotated,
+        "_box_iou_rotated_backward": _one_by_one("_box_iou_rotated_backward"),
+        "nms_rotated": _one_by_one("nms_rotated"),
+        "roi_align_rotated": _roi_align("roi_align_rotated"),
+        "_roi_align_rotated_backward": _roi_align("_roi_align_rotated_backward"),
     }
     for name, rule in rules.items():
         torch.library.register_vmap(f"rsvheat::{name}", _checked(name, rule))
@@ -169,3 +174,35 @@ def _spectral_l1(
         return (*sums, torch.empty(0, dtype=dtype, device=pred.device)), (0, 0, None)
     grad = _op("idct2d")(spectrum.sign(), False).to(dtype)
     return (*sums, grad.reshape(difference.shape)), (0, 0, 0)
+
+
+def _box_iou_rotated(
+    info: Any, in_dims: _Dims, boxes1: Tensor, boxes2: Tensor, aligned: bool
+) -> _Result:
+    size, (dim1, dim2) = info.batch_size, in_dims[:2]
+    op = _op("box_iou_rotated")
+    if aligned:
+        return _unfold(op(_fold(boxes1, dim1, size), _fold(boxes2, dim2, size), True), size)
+    if dim2 is None:
+        return _unfold(op(_fold(boxes1, dim1, size), boxes2, False), size)
+    if dim1 is None:
+        iou = op(boxes1, _fold(boxes2, dim2, size), False)
+        return iou.reshape(iou.shape[0], size, iou.shape[1] // size), 1
+    return _one_by_one("box_iou_rotated")(info, in_dims, boxes1, boxes2, aligned)
+
+
+def _roi_align(name: str) -> Callable[..., _Result]:
+    one_by_one = _one_by_one(name)
+
+    def rule(info: Any, in_dims: _Dims, x: Tensor, boxes: Tensor, *options: Any) -> _Result:
+        dim, size = in_dims[0], info.batch_size
+        if in_dims[1] is not None or dim is None:
+            return one_by_one(info, in_dims, x, boxes, *options)
+        # Channels do not depend on each other.
+        if options[-1]:
+            y = _op(name)(_into_channels(x, dim, size), boxes, *options)
+            return _out_of_channels(y, size), 3
+        y = _op(name)(x.movedim(dim, 1).flatten(1, 2), boxes, *options)
+        return y.reshape(y.shape[0], size, y.shape[1] // size, *y.shape[2:]), 1
+
+    return rule

@@ -7,19 +7,13 @@ width is ``(cos(angle), -sin(angle))`` and that of the height ``(sin(angle), cos
 :mod:`rsvheat.ops.box_convert` converts from and to corners and other conventions.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from rsvheat.ops import _boxes_checks, _boxes_reference
-from rsvheat.ops._backend import constant_in_traces, use_native
-
-# Floating-point operations of the intersection over union of a pair (csrc/core/boxes_math.inl).
-_FLOPS_PER_PAIR = 250
+from rsvheat.ops import _boxes_checks, _boxes_reference, _checks
+from rsvheat.ops._backend import use_native
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Tensor:
@@ -49,7 +43,8 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Te
         TypeError: If an argument is not a dense tensor of one of these dtypes.
     """
     boxes1, boxes2 = _boxes_checks.pair(boxes1, boxes2, aligned)
-    if _transformed() or not use_native(boxes1):
+    # Tangents are those of the reference implementation.
+    if _checks.transforms_active() or not use_native(boxes1):
         return _boxes_reference.box_iou_rotated(boxes1, boxes2, aligned)
     iou: Tensor = torch.ops.rsvheat.box_iou_rotated(
         boxes1.contiguous(), boxes2.contiguous(), aligned
@@ -136,8 +131,8 @@ def roi_align_rotated(
 
     Args:
         features: Features, (B, C, H, W), contiguous or channels-last; float32, float64, bfloat16 or
-            float16. The native kernels read channels-last features; others are copied to that
-            layout once.
+            float16. Other strides are copied. With many boxes channels-last is faster: kernels
+            copy contiguous features to that layout first.
         boxes: Boxes, (K, 6): number of the image, then as for :func:`box_iou_rotated`. No
             gradient reaches them. A 16-bit type cannot hold every image's number and coordinate.
         output_size: Bins, (height, width), or one number for both.
@@ -160,189 +155,16 @@ def roi_align_rotated(
     features, rois, size, scale, ratio = _boxes_checks.regions(
         features, boxes, output_size, spatial_scale, sampling_ratio
     )
-    if _transformed() or not use_native(features):
+    if not use_native(features):
         return _boxes_reference.align(features, rois, size, scale, ratio)
-    nhwc = features.permute(0, 2, 3, 1)
+    # CUDA reads whole lines of channels; the CPU kernel decides by the number of boxes.
+    last = _boxes_checks.is_channels_last(features)
+    nhwc = last or features.is_cuda
+    x = features.permute(0, 2, 3, 1) if nhwc else features
     y: Tensor = torch.ops.rsvheat.roi_align_rotated(
-        nhwc.contiguous(), rois.contiguous(), *size, scale, ratio
+        x.contiguous(), rois.contiguous(), *size, scale, ratio, nhwc
     )
+    if not nhwc:
+        return y
     y = y.permute(0, 3, 1, 2)
-    return y if nhwc.is_contiguous() and not features.is_contiguous() else y.contiguous()
-
-
-@constant_in_traces
-def _transformed() -> bool:
-    """Return whether a transform of torch.func or forward-mode differentiation is active.
-
-    The native ops have derivatives for reverse mode alone; the reference implementation has all.
-    """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-# ---- What is attached to the native ops ----------------------------------------------------------
-
-
-def register() -> None:
-    """Attach fake kernels and derivatives to the native ops.
-
-    Autocast needs no rule: box operators compute in float32 or float64 whatever comes, and RoIAlign
-    keeps the features' type, with sums in float32.
-    """
-    fakes: dict[str, Callable[..., Tensor]] = {
-        "box_iou_rotated": _fake_iou,
-        "_box_iou_rotated_backward": _fake_iou_backward,
-        "nms_rotated": _fake_nms,
-        "roi_align_rotated": _fake_align,
-        "_roi_align_rotated_backward": _fake_align_backward,
-    }
-    for name, fake in fakes.items():
-        torch.library.register_fake(f"rsvheat::{name}", fake)
-    for name, setup, backward in (
-        ("box_iou_rotated", _save_pair, _iou_backward),
-        ("roi_align_rotated", _save_regions, _align_backward),
-        ("_roi_align_rotated_backward", _save_regions_backward, _align_backward_backward),
-    ):
-        torch.library.register_autograd(f"rsvheat::{name}", backward, setup_context=setup)
-
-
-def flop_formulas() -> dict[str, Callable[..., int]]:
-    """Return the FLOP formulas by op."""
-    return {
-        "box_iou_rotated": _iou_flops,
-        "_box_iou_rotated_backward": _iou_backward_flops,
-        "roi_align_rotated": _align_flops,
-        "_roi_align_rotated_backward": _align_backward_flops,
-    }
-
-
-def _fake_iou(boxes1: Tensor, boxes2: Tensor, aligned: bool) -> Tensor:
-    shape = (boxes1.shape[0],) if aligned else (boxes1.shape[0], boxes2.shape[0])
-    return boxes1.new_empty(shape)
-
-
-def _fake_iou_backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor, aligned: bool) -> Tensor:
-    return boxes1.new_empty(boxes1.shape)
-
-
-def _fake_nms(boxes: Tensor, order: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    return boxes.new_empty((boxes.shape[0],), dtype=torch.bool)
-
-
-def _fake_align(
-    x: Tensor,
-    boxes: Tensor,
-    output_height: int,
-    output_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-) -> Tensor:
-    return x.new_empty((boxes.shape[0], output_height, output_width, x.shape[3]))
-
-
-def _fake_align_backward(
-    grad_y: Tensor,
-    boxes: Tensor,
-    batch: int,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-) -> Tensor:
-    return grad_y.new_empty((batch, height, width, grad_y.shape[3]))
-
-
-def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *boxes, ctx.aligned = inputs
-    ctx.save_for_backward(*boxes)
-
-
-def _iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    boxes1, boxes2 = ctx.saved_tensors
-    need1, need2 = ctx.needs_input_grad[:2]
-    if torch.is_grad_enabled():
-        # The gradient is to be differentiated itself: by plain autograd of the reference.
-        boxes1, boxes2 = boxes1.view_as(boxes1), boxes2.view_as(boxes2)
-        wanted = [b for b, need in ((boxes1, need1), (boxes2, need2)) if need]
-        iou = _boxes_reference.box_iou_rotated(boxes1, boxes2, ctx.aligned)
-        found = iter(torch.autograd.grad(iou, wanted, grad, create_graph=True))
-        return next(found) if need1 else None, next(found) if need2 else None, None
-    backward = torch.ops.rsvheat._box_iou_rotated_backward
-    grad1 = backward(grad.contiguous(), boxes1, boxes2, ctx.aligned) if need1 else None
-    # The ratio is symmetric in its arguments.
-    transposed = grad if ctx.aligned else grad.t()
-    grad2 = backward(transposed.contiguous(), boxes2, boxes1, ctx.aligned) if need2 else None
-    return grad1, grad2, None
-
-
-def _save_regions(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, boxes, _, _, *ctx.options = inputs
-    ctx.save_for_backward(boxes)
-    ctx.image_shape = x.shape[:3]
-
-
-def _align_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (boxes,) = ctx.saved_tensors
-    grad_x = torch.ops.rsvheat._roi_align_rotated_backward(
-        grad.contiguous(), boxes, *ctx.image_shape, *ctx.options
-    )
-    return grad_x, None, None, None, None, None
-
-
-def _save_regions_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    grad_y, boxes, _, _, _, *ctx.options = inputs
-    ctx.save_for_backward(boxes)
-    ctx.size = grad_y.shape[1:3]
-
-
-def _align_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    # Both are linear, and each other's transposes.
-    (boxes,) = ctx.saved_tensors
-    y = torch.ops.rsvheat.roi_align_rotated(grad.contiguous(), boxes, *ctx.size, *ctx.options)
-    return y, None, None, None, None, None, None
-
-
-def _iou_flops(
-    boxes1: Sequence[int], boxes2: Sequence[int], aligned: bool, *_: Any, **__: Any
-) -> int:
-    """Count every pair, although those far apart cost less."""
-    return _FLOPS_PER_PAIR * boxes1[0] * (1 if aligned else boxes2[0])
-
-
-def _iou_backward_flops(
-    grad: Sequence[int],
-    boxes1: Sequence[int],
-    boxes2: Sequence[int],
-    aligned: bool,
-    *_: Any,
-    **__: Any,
-) -> int:
-    return 2 * _iou_flops(boxes1, boxes2, aligned)
-
-
-def _align_flops(
-    x: Sequence[int],
-    boxes: Sequence[int],
-    output_height: int,
-    output_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Count eight operations a point and channel; two points each way where boxes decide."""
-    points = boxes[0] * output_height * output_width * (sampling_ratio or 2) ** 2
-    return 8 * points * x[3]
-
-
-def _align_backward_flops(
-    grad_y: Sequence[int],
-    boxes: Sequence[int],
-    batch: int,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    *_: Any,
-    **__: Any,
-) -> int:
-    return 8 * math.prod(grad_y) * (sampling_ratio or 2) ** 2
+    return y if last else y.contiguous()

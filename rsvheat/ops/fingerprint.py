@@ -14,9 +14,10 @@ from collections.abc import Hashable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from rsvheat import _library
+from rsvheat.ops import _checks
+from rsvheat.ops._backend import is_jit_tracing
 
 # The kernel is one of the compiled operators.
 AVAILABLE = _library.native_available() and hasattr(torch.ops.rsvheat, "_fingerprint")
@@ -32,10 +33,7 @@ def has_values(tensors: Iterable[Tensor | None]) -> bool:
         tensors: Operands of a call; None for those that it is without.
     """
     return not (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        torch.compiler.is_compiling() or is_jit_tracing() or _checks.transforms_active()
     ) and all(
         tensor is None
         or (

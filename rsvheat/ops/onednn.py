@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers and convolutions on the CPU, by oneDNN.
 
-In float32 torch multiplies matrices with MKL, whose kernels reach less than half of an AMD CPU's
-arithmetic; oneDNN, which every torch for x86 carries, gets near all of it on any make. It also
-fuses an activation, and takes weights in a blocked layout that can be prepared once.
+In float32 torch multiplies matrices with MKL, which reaches less than half of an AMD CPU's peak;
+oneDNN, which is part of every torch for x86, gets near the peak on CPUs of any make. It also fuses
+an activation into the product, and takes weights in a blocked layout that can be prepared once.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from rsvheat.ops import _autocast
+from rsvheat.ops import _autocast, _checks
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 
 
@@ -26,7 +26,7 @@ class _Operators(NamedTuple):
 
 
 def _operators() -> _Operators | None:
-    """Return what torch's compiler uses for the same purpose, or None where torch has it not."""
+    """Return oneDNN's operators, which torch's compiler uses, or None where torch lacks them."""
     if not torch._C._has_mkldnn:
         return None
     ops = torch.ops.mkldnn
@@ -159,8 +159,8 @@ class Linear(_PackedModule, nn.Linear):
 
         Args:
             x: Features, (..., in_features).
-            count: Slices.
-            activation: ``"none"`` or ``"gelu"``; fused where no gradient is wanted.
+            count: Number of slices.
+            activation: Activation, ``"none"`` or ``"gelu"``; fused where no gradient is wanted.
         """
         dtype = self._type(x)
         if dtype is not None and self._records_nothing(x):
@@ -185,7 +185,7 @@ class Linear(_PackedModule, nn.Linear):
 
         Args:
             x: Features of the type and the channels of the parts, (..., in_features).
-            activation: ``"none"`` or ``"gelu"``.
+            activation: Activation, ``"none"`` or ``"gelu"``.
 
         Returns:
             The function, or None where the layer is to be called for each part.
@@ -204,10 +204,13 @@ class Linear(_PackedModule, nn.Linear):
         return self.weight.chunk(count)
 
     def of_gelu(self, x: Tensor) -> Tensor:
-        """Return :meth:`forward` of the GELU of ``x``, which is kept for the backward pass alone.
+        """Return :meth:`forward` of the GELU of ``x``.
 
-        The GELU is computed once more there: cheap beside the products, and of all that a block
-        keeps its value would be the largest beside ``x`` itself.
+        Only ``x`` is saved for the backward pass, which recomputes the GELU to save memory: its
+        output is as large as ``x``, the largest tensor that a block saves.
+
+        Args:
+            x: Features before the GELU, (..., in_features).
         """
         dtype = self._type(x) if torch.is_grad_enabled() else None
         if dtype is None or self._records_nothing(x):
@@ -226,13 +229,13 @@ def _product(
 
 
 class _Products(torch.autograd.Function):
-    """A Linear layer, in slices of its channels, of ``x`` or of a GELU that is not kept."""
+    """A Linear layer in slices of its channels, of ``x`` or of its GELU, which is not saved."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, count: int, of_gelu: bool
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         ctx.count, ctx.of_gelu = count, of_gelu
         weights = weight.to(x.dtype).chunk(count)
         biases = [None] * count if bias is None else bias.chunk(count)
@@ -241,9 +244,10 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
+        # Tangents of the cotangents would be lost in oneDNN's products, which know none.
+        if torch.is_grad_enabled() or _checks.transforms_active():
             return _differentiable_gradients(ctx, grads)
-        x, weight, _ = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         if need_x:
@@ -265,27 +269,28 @@ class _Products(torch.autograd.Function):
 
 
 def _differentiable_gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """Return the gradients by torch's products, as oneDNN's have no derivatives of their own."""
-    # Aliases: the way to one does not lead through another, as where weights are tied.
-    x, weight, bias = ctx.saved_tensors
-    x, weight = x.view_as(x), weight.view_as(weight)
-    bias = None if bias is None else bias.view_as(bias)
-    y = linear(
-        gelu(x) if ctx.of_gelu else x,
-        weight.to(x.dtype),
-        None if bias is None else bias.to(x.dtype),
-    )
-    needed = ctx.needs_input_grad[:3]
-    inputs = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
-    found = iter(torch.autograd.grad(y.chunk(ctx.count, dim=-1), inputs, grads, create_graph=True))
-    return *(next(found) if need else None for need in needed), None, None
+    """Return the gradients by torch's products, since oneDNN's cannot be differentiated again."""
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+    grad = torch.cat(grads, dim=-1)
+    flat = grad.reshape(-1, grad.shape[-1])
+    grad_x = grad_weight = grad_bias = None
+    if need_x:
+        grad_x = grad @ weight.to(x.dtype)
+        if ctx.of_gelu:
+            grad_x = torch.ops.aten.gelu_backward(grad_x, x)
+    if need_weight:
+        grad_weight = flat.t() @ (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
+    if need_bias:
+        grad_bias = flat.sum(0)
+    return grad_x, grad_weight, grad_bias, None, None
 
 
 def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a.T @ b`` of matrices with many rows."""
     if a.dtype != torch.float32:
         return a.t() @ b  # oneDNN's too
-    # The first operand is transposed by a copy: the smaller one.
+    # oneDNN copies the first operand to transpose it, so that is the smaller one.
     if a.shape[1] <= b.shape[1]:
         return _product(a.t(), b.t())
     return _product(b.t(), a.t()).t()
@@ -294,7 +299,7 @@ def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
 class Conv2dNHWC(_PackedModule, nn.Conv2d):
     """A 2-D convolution of NHWC features, (B, H, W, C) -> (B, H', W', C').
 
-    The kernels for channels-last tensors read and write this layout; nothing is copied.
+    oneDNN's kernels for channels-last tensors read and write this layout without copies.
     """
 
     def _fits(self, x: Tensor) -> bool:
@@ -302,7 +307,7 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, (B, H, W, C)."""
-        # An image of another layout is cheap to copy here, its features are not.
+        # Copying an image of another layout is cheap; features already have this one.
         x = x.contiguous().permute(0, 3, 1, 2)
         dtype = self._type(x)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)

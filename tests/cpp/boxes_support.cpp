@@ -150,6 +150,26 @@ Values random_regions(int64_t k, Shape shape, uint32_t seed) {
   return boxes;
 }
 
+Values to_layout(const Values& nhwc, Shape shape, Layout layout) {
+  if (layout == Layout::kNhwc) return nhwc;
+  Values nchw;
+  const int64_t pixels = shape.height * shape.width;
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      for (int64_t p = 0; p < pixels; ++p) {
+        nchw.push_back(nhwc[(b * pixels + p) * shape.channels + c]);
+      }
+    }
+  }
+  return nchw;
+}
+
+Values from_layout(const Values& values, Shape shape, Layout layout) {
+  if (layout == Layout::kNhwc) return values;
+  // A matrix (C, H * W) for each image: transposing it again exchanges the roles.
+  return to_layout(values, {shape.batch, shape.channels, 1, shape.height * shape.width}, layout);
+}
+
 Values reference_align(const Values& x, const Values& boxes, RoiGrid grid, Shape shape) {
   Values y;
   for (size_t i = 0; i < boxes.size(); i += 6) {

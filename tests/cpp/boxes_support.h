@@ -31,7 +31,11 @@ std::vector<int64_t> random_order(int64_t count, uint32_t seed);
 // Boxes (k, 6) on the images of `shape`, NHWC features of a quarter of the boxes' resolution.
 Values random_regions(int64_t k, Shape shape, uint32_t seed);
 
-// roi_align_rotated by its definition, one sample after the other.
+// NHWC values in another layout, and back.
+Values to_layout(const Values& nhwc, Shape shape, Layout layout);
+Values from_layout(const Values& values, Shape shape, Layout layout);
+
+// roi_align_rotated of NHWC features by its definition, one sample after the other.
 Values reference_align(const Values& x, const Values& boxes, RoiGrid grid, Shape shape);
 
 }  // namespace rsvheat::testing

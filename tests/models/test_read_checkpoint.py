@@ -4,7 +4,10 @@
 import io
 import os
 import pickle
+import sys
+import types
 import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -43,34 +46,95 @@ def test_numpys_numbers_and_arrays_are_read(encoder, tmp_path):
     torch.save(content, tmp_path / "a.pth")
     found = read_checkpoint(tmp_path / "a.pth")
     assert found["epoch"] == 3
-    assert found["history"].tolist() == [0, 1, 2]
+    assert np.asarray(found["history"]).tolist() == [0, 1, 2]
     model = fresh()
     load_checkpoint(model, tmp_path / "a.pth")
     assert same(model, encoder)
 
 
+@pytest.mark.parametrize(
+    "value", [np.array([object()]), np.array(["text"]), np.zeros(2, dtype=[("a", "f4")])]
+)
+def test_arrays_of_other_types_are_refused(value, tmp_path):
+    torch.save({"model": {}, "array": value}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+class NumbersAsObjects:
+    """An array whose type claims that its numbers are the addresses of Python objects."""
+
+    class Type:
+        def __reduce__(self):
+            return np.dtype, ("i8", False, True), (3, "<", None, None, None, -1, -1, 1)
+
+    def __reduce__(self):
+        make, arguments, _ = np.zeros(2).__reduce__()
+        return make, arguments, (1, (2,), self.Type(), False, b"A" * 16)
+
+
+def test_types_of_a_file_make_no_objects_of_numbers(tmp_path):
+    torch.save({"model": {}, "array": NumbersAsObjects()}, tmp_path / "a.pth")
+    found = np.asarray(read_checkpoint(tmp_path / "a.pth")["array"])
+    assert not found.dtype.hasobject
+    assert found.tobytes() == b"A" * 16
+
+
 class HistoryBuffer:
+    """A log buffer as mmengine 0.10 saves it."""
+
+    def __init__(self):
+        self._log_history = np.arange(3.0)
+        self._statistics_methods = OrderedDict(mean=HistoryBuffer.mean)
+
+    def mean(self):
+        return float(self._log_history.mean())
+
+
+HistoryBuffer.mean.__qualname__ = "HistoryBuffer.mean"
+
+
+class Logger:
     """Stands for a class of a training library."""
 
 
-HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
+for kind in (HistoryBuffer, HistoryBuffer.mean, Logger):
+    kind.__module__ = "mmengine.logging.history_buffer"
+
+
+@pytest.fixture
+def mmengine(monkeypatch):
+    """Make the classes above those of a module that exists while a file is written."""
+    assert "mmengine" not in sys.modules
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules[name].HistoryBuffer = HistoryBuffer
+        sys.modules[name].Logger = Logger
+        yield patch
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_refused_objects_are_named_with_what_to_do(encoder, tmp_path, legacy, monkeypatch):
-    import sys
-    import types
+def test_log_buffers_are_read_without_their_library(encoder, tmp_path, legacy, mmengine):
+    content = {"state_dict": encoder.state_dict(), "hub": {"loss": HistoryBuffer()}}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    mmengine.undo()
+    found = read_checkpoint(tmp_path / "a.pth")
+    assert np.asarray(vars(found["hub"]["loss"])["_log_history"]).tolist() == [0, 1, 2]
+    model = fresh()
+    load_checkpoint(model, tmp_path / "a.pth", content=found)
+    assert same(model, encoder)
 
-    for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["mmengine.logging.history_buffer"].HistoryBuffer = HistoryBuffer
-    content = {"state_dict": encoder.state_dict(), "messages": HistoryBuffer()}
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_refused_objects_are_named_with_what_to_do(encoder, tmp_path, legacy, mmengine):
+    content = {"state_dict": encoder.state_dict(), "messages": Logger()}
     path = tmp_path / "mm.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
     text = str(caught.value)
-    assert "mmengine.logging.history_buffer.HistoryBuffer" in text
+    assert "mmengine.logging.history_buffer.Logger" in text
     assert "save its weights alone" in text
     assert "\n" not in text
     assert "\x1b" not in text
@@ -173,6 +237,53 @@ def test_content_that_was_read_is_not_read_again(encoder, tmp_path):
     load_checkpoint(model, tmp_path / "a.pth", content=content)
     assert same(model, encoder)
     assert set(weights_of(content, "a.pth")) == set(encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.to(torch.complex64), "complex numbers"),
+        (lambda x: x.to_sparse(), "sparse"),
+        (lambda x: x.to("meta"), "on meta"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused(encoder, tmp_path, change, message):
+    state = encoder.state_dict()
+    state["head.fc.bias"] = change(state["head.fc.bias"])
+    torch.save(state, tmp_path / "a.pth")
+    model = fresh()
+    with pytest.raises(CheckpointError, match=rf"head\.fc\.bias .*{message}"):
+        load_checkpoint(model, tmp_path / "a.pth")
+    assert same(model, fresh())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_smaller_types_are_read(encoder, tmp_path, dtype):
+    state = {name: value.to(dtype) for name, value in encoder.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    model = fresh()
+    load_checkpoint(model, tmp_path / "a.pth")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name].float()), name
+
+
+def test_files_without_checksums_are_read(encoder, tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(encoder.state_dict(), tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    model = fresh()
+    load_checkpoint(model, tmp_path / "a.pth")
+    assert same(model, encoder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_programs_are_named(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="TorchScript program"):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def damaged_files(encoder):

@@ -308,15 +308,19 @@ def test_gradients_are_those_of_the_reference(aligned: bool, kernel: torch.devic
         torch.testing.assert_close(actual, want, rtol=1e-9, atol=1e-11)
 
 
-def test_gradients_of_slivers_and_of_equal_boxes_are_finite(native: torch.device) -> None:
+def test_gradients_of_slivers_are_finite(native: torch.device) -> None:
     for boxes1, boxes2 in families(50).values():
         for dtype in (torch.float32, torch.float64):
             leaf = boxes1.to(native, dtype).requires_grad_()
             (grad,) = torch.autograd.grad(ratios(leaf, boxes2.to(native, dtype)).sum(), leaf)
             assert grad.isfinite().all()
-    equal = random_boxes(50).to(native).requires_grad_()
-    (grad,) = torch.autograd.grad(ratios(equal, equal.detach()).sum(), equal)
-    assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_gradients_of_equal_boxes_are_zero(implementation: str, device: torch.device) -> None:
+    boxes = random_boxes(50).to(device)
+    leaves = [boxes.clone().requires_grad_(), boxes.clone().requires_grad_()]
+    for grad in torch.autograd.grad(ratios(*leaves).sum(), leaves):
+        assert torch.equal(grad, torch.zeros_like(grad))
 
 
 def test_only_the_gradients_that_are_needed(native: torch.device) -> None:
@@ -354,9 +358,25 @@ def test_transforms_of_torch_func(implementation: str, device: torch.device) -> 
         dual = ratios(torch.autograd.forward_ad.make_dual(boxes1, tangent), boxes2)
         forward = torch.autograd.forward_ad.unpack_dual(dual).tangent
         torch.testing.assert_close(forward, found)
-    stack = torch.stack((boxes1, boxes2, boxes1.flip(0)))
-    mapped = torch.func.vmap(lambda b: ops.box_iou_rotated(b, boxes2))(stack)
-    assert torch.equal(mapped, torch.stack([ops.box_iou_rotated(b, boxes2) for b in stack]))
+    stack = torch.stack((boxes1, boxes2, boxes1.flip(0)), 2)
+    for aligned in (False, True):
+        for dims in ((2, None), (None, 2), (2, 2)):
+            entries = [
+                ops.box_iou_rotated(
+                    boxes1 if dims[0] is None else stack[..., i],
+                    boxes2 if dims[1] is None else stack[..., i],
+                    aligned,
+                )
+                for i in range(3)
+            ]
+            mapped = torch.func.vmap(
+                lambda a, b, aligned=aligned: ops.box_iou_rotated(a, b, aligned), in_dims=dims
+            )(*(b if d is None else stack for b, d in zip((boxes1, boxes2), dims, strict=True)))
+            assert torch.equal(mapped, torch.stack(entries))
+    _, found = torch.func.jvp(lambda b: ops.box_iou_rotated(boxes2, b), (boxes1,), (tangent,))
+    slope = ops.box_iou_rotated(boxes2, boxes1 + step * tangent)
+    slope = (slope - ops.box_iou_rotated(boxes2, boxes1 - step * tangent)) / (2 * step)
+    torch.testing.assert_close(found, slope, rtol=1e-6, atol=1e-8)
     gradient = torch.func.grad(lambda b: ratios(b, boxes2).sum())(boxes1)
     leaf = boxes1.clone().requires_grad_()
     torch.testing.assert_close(gradient, torch.autograd.grad(ratios(leaf, boxes2).sum(), leaf)[0])

@@ -17,6 +17,7 @@ from rsvheat.ops import _checks
 
 H, W, C = 3, 4, 2
 IMAGES, FEATURES, COEFFICIENTS = (2, C, H, W), (2, H, W, C), (H, W, C)
+BOXES = (1, 5)
 
 
 class Case(NamedTuple):
@@ -30,6 +31,20 @@ class Case(NamedTuple):
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
     return ops.frequency_split(x, 0.5, (10, 60))
+
+
+def boxes(x: Tensor) -> Tensor:
+    """Return (..., 5) boxes that overlap, of sides of 2 to 4, from any numbers around 0."""
+    return torch.cat((x[..., :2], 3 + torch.tanh(x[..., 2:4]), 20 * x[..., 4:]), -1)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    return ops.box_iou_rotated(boxes(a), boxes(b), aligned=True)
+
+
+def regions(x: Tensor) -> Tensor:
+    rois = torch.tensor([[0, 1.5, 1.0, 3.0, 2.0, 20.0], [1, 2.0, 2.0, 5.0, 2.0, -70.0]])
+    return ops.roi_align_rotated(x, rois.to(x.device), (1, 2), 1.0, 2)
 
 
 # By the name of the operator in rsvheat.ops.
@@ -66,9 +81,16 @@ CASES: dict[str, list[Case]] = {
     "spatial_correction_conv": [
         Case(ops.spatial_correction_conv, (FEATURES, COEFFICIENTS, (C,), (C,), (C, 1, 3, 3), (C,)))
     ],
+    "box_iou_rotated": [Case(overlap, (BOXES, BOXES))],
+    "roi_align_rotated": [
+        Case(regions, (IMAGES,)),
+        Case(lambda x: regions(x.permute(0, 3, 1, 2)), (FEATURES,)),
+    ],
 }
 # Operators without derivatives, each with a call; forward mode must refuse them.
 NOT_DIFFERENTIABLE: dict[str, Callable[[], Any]] = {}
+# Operators whose results are indices.
+INDICES = {"nms_rotated", "batched_nms_rotated"}
 
 PARAMETERS = [
     pytest.param(case, id=f"{name}-{number}")
@@ -77,18 +99,16 @@ PARAMETERS = [
 ]
 
 
-def is_of_boxes(name: str) -> bool:
-    """Return whether an operator is of rotated boxes.
-
-    Under transforms these are their reference implementations, see test_boxes_*.py.
-    """
-    return "boxes" in name or name.endswith(("_rotated", "_rotated_backward"))
-
-
 def test_every_public_operator_is_tested_here() -> None:
     public = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
-    here = {name for name in public - {"use_reference"} if not is_of_boxes(name)}
-    assert here == CASES.keys() | NOT_DIFFERENTIABLE.keys()
+    # Compositions of torch's own operations and of what is tested here.
+    composed = {
+        name
+        for name in public
+        if name.startswith(("boxes_", "corners_")) or name.endswith("_loss_rotated")
+    }
+    here = CASES.keys() | NOT_DIFFERENTIABLE.keys() | INDICES
+    assert public - {"use_reference"} - composed == here
 
 
 @pytest.mark.skipif(not _library.native_available(), reason="nothing was built")
@@ -97,7 +117,7 @@ def test_every_native_op_has_rules() -> None:
     assert len(names) >= 14
     for key in ("Autograd", "FuncTorchBatched"):
         for name in names:
-            if is_of_boxes(name) or name == "rsvheat::_fingerprint":  # reads memory, is not traced
+            if name == "rsvheat::_fingerprint":  # reads memory, is not traced
                 continue
             assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key), (name, key)
 
@@ -308,6 +328,27 @@ class TestTransforms:
             assert_close(compiled(*inputs), function(*inputs))
 
 
+def test_indices_have_no_tangents(device: torch.device) -> None:
+    inputs = boxes(random((6, 5), torch.float64, device)), torch.arange(6.0, device=device)
+    expected = ops.nms_rotated(*inputs, 0.1)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(x, torch.ones_like(x)) for x in inputs]
+        kept = ops.nms_rotated(*duals, 0.1)
+        assert forward_ad.unpack_dual(kept).tangent is None
+    assert torch.equal(kept, expected)
+
+
+def test_numbers_of_images_are_checked_under_vmap(native: torch.device) -> None:
+    if native.type != "cpu":
+        pytest.skip("values are read on the CPU only")
+    x, rois = random((1, 2, 4, 4)), torch.zeros(3, 2, 6)
+    rois[2, 1, 0] = 1
+    with pytest.raises(ValueError, match=r"boxes\[:, 0\] must be the number of an image"):
+        torch.vmap(lambda rois: ops.roi_align_rotated(x, rois, 2, 1.0, 2))(rois)
+    found = torch.vmap(lambda rois: ops.roi_align_rotated(x, rois, 2, 1.0, 2))(rois[:2] + 0.0)
+    assert found.shape == (2, 2, 2, 2, 2)
+
+
 @pytest.mark.parametrize("name", NOT_DIFFERENTIABLE)
 def test_forward_mode_refuses_what_has_no_derivative(name: str) -> None:
     with forward_ad.dual_level(), pytest.raises(NotImplementedError):
@@ -424,6 +465,14 @@ def test_encoder(training: bool, one_thread: None) -> None:
         found = func.jvp(of_weights, (weights,), (tangents,))[1]
         assert_close(found, expected, 1e-5)
         assert_close(func.jvp(model, (x,), (x,))[1], differences(model, (x,), (x,)), 1e-5)
+
+    # Gradients of tangents, and tangents of gradients; torch's layer norm has the former wrong.
+    def total(x: Tensor) -> Tensor:
+        return model(x).square().sum()
+
+    by_reverse = func.jvp(func.grad(total), (x,), (x,))[1]
+    by_forward = func.grad(lambda y: func.jvp(total, (y,), (x,))[1])(x)
+    assert_close(by_forward, by_reverse)
 
     def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
         return of_weights(weights, image[None]).square().sum()

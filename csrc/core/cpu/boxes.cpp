@@ -345,8 +345,6 @@ int64_t nms_rotated_cpu(const void* boxes, const int64_t* order, const int64_t* 
 
 namespace {
 
-constexpr int64_t kBlockChannels = 64;
-
 // Returns -1, or the number of a box whose image there is not.
 int64_t make_rois(const double* boxes, int64_t k, RoiGrid grid, Shape shape,
                   std::vector<Roi>* rois) {
@@ -367,22 +365,103 @@ size_t storage_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? sizeof(double) : dtype == DType::kFloat32 ? sizeof(float) : 2;
 }
 
-// Samples of all boxes; those outside of the image too.
-double sample_count(const std::vector<Roi>& rois) {
+// How many points of a box lie on the image, at most: they are within its bounds and a pixel
+// around.
+double points_at_most(const Roi& roi, RoiGrid grid, Shape shape) {
+  if (roi.image < 0) return 0;
+  const double all = static_cast<double>(roi.samples_x) * static_cast<double>(roi.samples_y) *
+                     static_cast<double>(grid.width * grid.height);
+  const double step_x = roi.bin_w / static_cast<double>(std::max<int64_t>(roi.samples_x, 1));
+  const double step_y = roi.bin_h / static_cast<double>(std::max<int64_t>(roi.samples_y, 1));
+  const double diagonal =
+      static_cast<double>(shape.height + 2) + static_cast<double>(shape.width + 2);
+  const double across = std::min(static_cast<double>(roi.samples_x * grid.width),
+                                 diagonal / std::max(step_x, 1e-300) + 1);
+  const double down = std::min(static_cast<double>(roi.samples_y * grid.height),
+                               diagonal / std::max(step_y, 1e-300) + 1);
+  return std::min(all, across * down);
+}
+
+double points_at_most(const std::vector<Roi>& rois, RoiGrid grid, Shape shape) {
   double count = 0;
-  for (const Roi& roi : rois) {
-    count += std::min(static_cast<double>(roi.samples_x) * static_cast<double>(roi.samples_y), 1e6);
-  }
+  for (const Roi& roi : rois) count += points_at_most(roi, grid, shape);
   return count;
+}
+
+// Whether NCHW features are resampled plane by plane: a point costs about as much as twice that
+// many pixels cost to be copied.
+bool few_points(double points, const std::vector<Roi>& rois, Shape shape) {
+  std::vector<bool> used(shape.batch, false);
+  double pixels = 0;
+  for (const Roi& roi : rois) {
+    if (roi.image < 0 || used[roi.image]) continue;
+    used[roi.image] = true;
+    pixels += static_cast<double>(shape.height * shape.width);
+  }
+  return 2 * points <= pixels;
+}
+
+// The points of all bins, in order.
+template <class T>
+struct SampleTable {
+  std::vector<RoiSample<T>> samples;
+  std::vector<int64_t> begins;
+
+  SampleTable(const std::vector<Roi>& rois, RoiGrid grid, Shape shape) {
+    begins.push_back(0);
+    for (const Roi& roi : rois) {
+      const Window window = image_window(roi, shape);
+      const double share = 1.0 / samples_in_bin(roi);
+      for (int64_t bin = 0; bin < grid.height * grid.width; ++bin) {
+        if (roi.image >= 0) add(roi, window, share, bin / grid.width, bin % grid.width, shape);
+        begins.push_back(static_cast<int64_t>(samples.size()));
+      }
+    }
+  }
+
+  void add(const Roi& roi, const Window& window, double share, int64_t bin_y, int64_t bin_x,
+           Shape shape) {
+    const Range rows =
+        samples_within(window.min_y, window.max_y, roi.start_y, roi.bin_h, bin_y, roi.samples_y);
+    const Range columns =
+        samples_within(window.min_x, window.max_x, roi.start_x, roi.bin_w, bin_x, roi.samples_x);
+    for (int64_t iy = rows.begin; iy < rows.end; ++iy) {
+      const double y = along_axis(roi.start_y, roi.bin_h, bin_y, iy, roi.samples_y);
+      for (int64_t ix = columns.begin; ix < columns.end; ++ix) {
+        const double x = along_axis(roi.start_x, roi.bin_w, bin_x, ix, roi.samples_x);
+        Corners corners;
+        if (find_corners(roi, x, y, shape.height, shape.width, &corners)) {
+          samples.push_back(sample_of<T>(corners, shape.width, share));
+        }
+      }
+    }
+  }
+};
+
+// run(job) with the table of the compute type.
+template <class Run>
+void with_samples(const std::vector<Roi>& rois, RoiAlignJob job, DType dtype, const Run& run) {
+  const auto go = [&](const auto& table) {
+    job.samples = table.samples.data();
+    job.bin_begins = table.begins.data();
+    run(job);
+  };
+  if (dtype == DType::kFloat64) {
+    go(SampleTable<double>(rois, job.grid, job.shape));
+  } else {
+    go(SampleTable<float>(rois, job.grid, job.shape));
+  }
 }
 
 }  // namespace
 
 int64_t roi_align_rotated_cpu(const void* x, const double* boxes, int64_t k, RoiGrid grid, void* y,
-                              DType dtype, Shape shape, const ParallelFor& parallel) {
+                              DType dtype, Shape shape, Layout layout,
+                              const ParallelFor& parallel) {
   std::vector<Roi> rois;
   const int64_t invalid = make_rois(boxes, k, grid, shape, &rois);
-  if (invalid >= 0 || k * grid.height * grid.width * shape.channels == 0) return invalid;
+  const int64_t bins = grid.height * grid.width;
+  if (invalid >= 0 || k * bins * shape.channels == 0) return invalid;
   RoiAlignJob job{};
   job.rois = rois.data();
   job.count = k;
@@ -390,28 +469,63 @@ int64_t roi_align_rotated_cpu(const void* x, const double* boxes, int64_t k, Roi
   job.shape = shape;
   job.x = x;
   job.y = y;
+  job.layout = layout;
+  job.block_channels = 32;
+  const RoiAlignKernels& kernel = box_kernels().roi_align[static_cast<int>(dtype)];
+  const double points = points_at_most(rois, grid, shape);
+  const double channels = static_cast<double>(shape.channels);
+
+  if (layout == Layout::kNchw && few_points(points, rois, shape)) {
+    with_samples(rois, job, dtype, [&](const RoiAlignJob& with_table) {
+      const int64_t blocks = (shape.channels + job.block_channels - 1) / job.block_channels;
+      spread(parallel, k * blocks, points * channels * 2 / static_cast<double>(k * blocks),
+             [&](int64_t begin, int64_t end, int64_t slot) {
+               kernel.forward_planes(with_table, begin, end, slot);
+             });
+    });
+    return -1;
+  }
+  // A bin's sums; for NCHW all bins of a box, too.
   const auto lanes = static_cast<int64_t>(box_kernels().vector_bytes / compute_bytes(dtype));
-  job.scratch_bytes = round_up(shape.channels, lanes) * compute_bytes(dtype);
-  const int64_t items = k * grid.height;
-  const int64_t slots = std::min<int64_t>(std::max(parallel.num_threads, 1), items);
+  const int64_t rows = layout == Layout::kNchw ? bins + 1 : 1;
+  job.scratch_bytes = rows * round_up(shape.channels, lanes) * compute_bytes(dtype);
+  const int64_t slots = std::max(parallel.num_threads, 1);
   const auto scratch = std::make_unique_for_overwrite<std::byte[]>(slots * job.scratch_bytes);
   job.scratch = scratch.get();
-  const auto kernel = box_kernels().roi_align[static_cast<int>(dtype)];
-  const double cost = sample_count(rois) / static_cast<double>(k) *
-                      static_cast<double>(grid.width * shape.channels) * 0.3;
-  spread(parallel, items, cost,
-         [&](int64_t begin, int64_t end, int64_t slot) { kernel(job, begin, end, slot); });
+  const double box_cost = points / static_cast<double>(k) * channels * 0.3;
+  if (layout == Layout::kNhwc) {
+    spread(
+        parallel, k * grid.height, box_cost / static_cast<double>(grid.height),
+        [&](int64_t begin, int64_t end, int64_t slot) { kernel.forward(job, begin, end, slot); });
+    return -1;
+  }
+  const int64_t pixels = shape.height * shape.width;
+  const auto copy =
+      std::make_unique_for_overwrite<std::byte[]>(pixels * shape.channels * compute_bytes(dtype));
+  job.pixels = copy.get();
+  for (job.image = 0; job.image < shape.batch; ++job.image) {
+    const auto here = [&](const Roi& roi) {
+      return roi.image == job.image || (roi.image < 0 && job.image == 0);
+    };
+    if (std::none_of(rois.begin(), rois.end(), here)) continue;
+    spread(
+        parallel, (pixels + kPixels - 1) / kPixels, kPixels * channels,
+        [&](int64_t begin, int64_t end, int64_t slot) { kernel.to_pixels(job, begin, end, slot); });
+    spread(parallel, k, box_cost, [&](int64_t begin, int64_t end, int64_t slot) {
+      kernel.forward_pixels(job, begin, end, slot);
+    });
+  }
   return -1;
 }
 
 int64_t roi_align_rotated_backward_cpu(const void* grad_y, const double* boxes, int64_t k,
                                        RoiGrid grid, void* grad_x, DType dtype, Shape shape,
-                                       const ParallelFor& parallel) {
+                                       Layout layout, const ParallelFor& parallel) {
   std::vector<Roi> rois;
   const int64_t invalid = make_rois(boxes, k, grid, shape, &rois);
-  const int64_t pixels = shape.height * shape.width;
+  const int64_t pixels = shape.height * shape.width, bins = grid.height * grid.width;
   if (invalid >= 0 || shape.batch * pixels * shape.channels == 0) return invalid;
-  if (k * grid.height * grid.width == 0) {
+  if (k * bins == 0) {
     std::memset(grad_x, 0, shape.batch * pixels * shape.channels * storage_bytes(dtype));
     return -1;
   }
@@ -422,26 +536,43 @@ int64_t roi_align_rotated_backward_cpu(const void* grad_y, const double* boxes, 
   job.shape = shape;
   job.x = grad_y;
   job.y = grad_x;
+  job.layout = layout;
+  const RoiAlignKernels& kernel = box_kernels().roi_align[static_cast<int>(dtype)];
+  const bool wide = dtype == DType::kFloat32 || dtype == DType::kFloat64;
+  const int64_t threads = std::max(parallel.num_threads, 1);
+  const double points = points_at_most(rois, grid, shape);
+
+  if (layout == Layout::kNchw && few_points(points, rois, shape)) {
+    job.scratch_bytes = wide ? 0 : pixels * sizeof(float);
+    const auto scratch = std::make_unique_for_overwrite<std::byte[]>(threads * job.scratch_bytes);
+    job.scratch = scratch.get();
+    with_samples(rois, job, dtype, [&](const RoiAlignJob& with_table) {
+      spread(parallel, shape.batch * shape.channels, static_cast<double>(pixels) * 0.3 + points * 4,
+             [&](int64_t begin, int64_t end, int64_t slot) {
+               kernel.backward_planes(with_table, begin, end, slot);
+             });
+    });
+    return -1;
+  }
   // Wide blocks, as each works out all positions again; but enough of them for all threads. Sums
   // over the boxes are in the boxes' order either way.
   const auto lanes = static_cast<int64_t>(box_kernels().vector_bytes / compute_bytes(dtype));
-  const int64_t threads = std::max(parallel.num_threads, 1);
+  constexpr int64_t kBlockChannels = 64;
+  const auto blocks = [&] {
+    return (shape.channels + job.block_channels - 1) / job.block_channels;
+  };
   job.block_channels = round_up(std::min(shape.channels, kBlockChannels), lanes);
-  while (job.block_channels > lanes &&
-         shape.batch * ((shape.channels + job.block_channels - 1) / job.block_channels) < threads) {
+  while (job.block_channels > lanes && shape.batch * blocks() < threads) {
     job.block_channels = round_up(job.block_channels / 2, lanes);
   }
-  const int64_t items =
-      shape.batch * ((shape.channels + job.block_channels - 1) / job.block_channels);
-  const bool direct = dtype == DType::kFloat32 || dtype == DType::kFloat64;
-  job.scratch_bytes = direct ? 0 : pixels * job.block_channels * sizeof(float);
+  const int64_t items = shape.batch * blocks();
+  const bool direct = wide && layout == Layout::kNhwc;
+  job.scratch_bytes = (bins + (direct ? 0 : pixels)) * job.block_channels * compute_bytes(dtype);
   const auto scratch =
       std::make_unique_for_overwrite<std::byte[]>(std::min(threads, items) * job.scratch_bytes);
   job.scratch = scratch.get();
-  const auto kernel = box_kernels().roi_align_backward[static_cast<int>(dtype)];
-  const double cost = static_cast<double>(pixels * job.block_channels) * 0.3;
-  spread(parallel, items, cost,
-         [&](int64_t begin, int64_t end, int64_t slot) { kernel(job, begin, end, slot); });
+  spread(parallel, items, static_cast<double>(pixels * job.block_channels) * 0.3,
+         [&](int64_t begin, int64_t end, int64_t slot) { kernel.backward(job, begin, end, slot); });
   return -1;
 }
 

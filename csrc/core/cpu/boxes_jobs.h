@@ -77,10 +77,29 @@ struct RoiAlignJob {
   Shape shape;
   const void* x;  // features, or the gradient of the result
   void* y;        // result, or the gradient of the features
+  Layout layout;  // of both
   std::byte* scratch;
   size_t scratch_bytes;    // a thread
-  int64_t block_channels;  // of a work item of the backward pass
+  int64_t block_channels;  // of a work item, where that is not all channels
+  // NCHW features resampled in NHWC: (H, W, C) of `image` in the compute type, copied by to_pixels.
+  void* pixels;
+  int64_t image;
+  // NCHW features resampled plane by plane: the points of all bins, RoiSample of the compute type.
+  const void* samples;
+  const int64_t* bin_begins;  // (count * bins + 1)
 };
+
+// By DType. Work items [begin, end) are independent; `slot` is the thread's part of the scratch.
+struct RoiAlignKernels {
+  using Kernel = void (*)(const RoiAlignJob&, int64_t begin, int64_t end, int64_t slot);
+  Kernel forward;          // NHWC: (box, row of bins)
+  Kernel to_pixels;        // (H * W in groups of kPixels)
+  Kernel forward_pixels;   // boxes of `image`, from `pixels` to NCHW
+  Kernel forward_planes;   // NCHW: (box, block of channels)
+  Kernel backward;         // either layout: (image, block of channels)
+  Kernel backward_planes;  // NCHW: channels of `image`
+};
+inline constexpr int64_t kPixels = 256;
 
 // float32 and float64; for RoIAlign by DType. Work items [begin, end) are independent.
 struct BoxKernels {
@@ -91,9 +110,7 @@ struct BoxKernels {
   void (*iou_backward[2])(const IouBackwardJob&, int64_t begin, int64_t end);  // rows
   void (*nms_against_kept[2])(const NmsJob&, int64_t begin, int64_t end);      // block members
   void (*nms_within_block[2])(const NmsJob&, int64_t begin, int64_t end);      // block members
-  void (*roi_align[4])(const RoiAlignJob&, int64_t begin, int64_t end, int64_t slot);  // (box, row)
-  void (*roi_align_backward[4])(const RoiAlignJob&, int64_t begin, int64_t end,
-                                int64_t slot);  // (image, channels)
+  RoiAlignKernels roi_align[4];
 };
 
 extern const BoxKernels kBoxKernelsGeneric;

@@ -94,9 +94,6 @@ RSVHEAT_INLINE Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
 }  // namespace RSVHEAT_ISA
 
 #define RSVHEAT_BOX_DTYPES(kernel) {RSVHEAT_ISA::kernel<float>, RSVHEAT_ISA::kernel<double>}
-#define RSVHEAT_ALL_DTYPES(kernel)                          \
-  {RSVHEAT_ISA::kernel<float>, RSVHEAT_ISA::kernel<double>, \
-   RSVHEAT_ISA::kernel<RSVHEAT_ISA::BFloat16>, RSVHEAT_ISA::kernel<RSVHEAT_ISA::Float16>}
 
 const BoxKernels RSVHEAT_BOX_KERNELS = {
     RSVHEAT_VECTOR_BYTES,
@@ -106,8 +103,8 @@ const BoxKernels RSVHEAT_BOX_KERNELS = {
     RSVHEAT_BOX_DTYPES(iou_backward),
     RSVHEAT_BOX_DTYPES(nms_against_kept),
     RSVHEAT_BOX_DTYPES(nms_within_block),
-    RSVHEAT_ALL_DTYPES(roi_align),
-    RSVHEAT_ALL_DTYPES(roi_align_backward),
+    {RSVHEAT_ISA::kRoiAlign<float>, RSVHEAT_ISA::kRoiAlign<double>,
+     RSVHEAT_ISA::kRoiAlign<RSVHEAT_ISA::BFloat16>, RSVHEAT_ISA::kRoiAlign<RSVHEAT_ISA::Float16>},
 };
 
 }  // namespace rsvheat

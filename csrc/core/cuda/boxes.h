@@ -26,12 +26,14 @@ Status nms_rotated_cuda(const void* boxes, const int64_t* order, const int64_t* 
                         double threshold, bool* keep, DType dtype, void* workspace,
                         cudaStream_t stream);
 
+// NHWC features are read in whole lines, NCHW ones are not.
 size_t roi_align_rotated_cuda_workspace(int64_t k);
 Status roi_align_rotated_cuda(const void* x, const double* boxes, int64_t k, RoiGrid grid, void* y,
-                              DType dtype, Shape shape, void* workspace, cudaStream_t stream);
+                              DType dtype, Shape shape, Layout layout, void* workspace,
+                              cudaStream_t stream);
 // Takes the same workspace. Each pixel's gradient is summed in the order of the boxes: no atomics.
 Status roi_align_rotated_backward_cuda(const void* grad_y, const double* boxes, int64_t k,
                                        RoiGrid grid, void* grad_x, DType dtype, Shape shape,
-                                       void* workspace, cudaStream_t stream);
+                                       Layout layout, void* workspace, cudaStream_t stream);
 
 }  // namespace rsvheat

@@ -34,13 +34,16 @@ struct AlignParams {
   int64_t count;
   RoiGrid grid;
   Shape shape;
+  Layout layout;
   DType type;
-};
 
-RSVHEAT_DEVICE double samples_in_bin(const Roi& roi) {
-  return double(roi.samples_x < 1 ? 1 : roi.samples_x) *
-         double(roi.samples_y < 1 ? 1 : roi.samples_y);
-}
+  // Channel `channel` of pixel `pixel` of image `image`, which has `pixels`; or of bins and boxes.
+  RSVHEAT_DEVICE int64_t offset(int64_t image, int64_t pixels, int64_t pixel,
+                                int64_t channel) const {
+    return layout == Layout::kNhwc ? (image * pixels + pixel) * shape.channels + channel
+                                   : (image * shape.channels + channel) * pixels + pixel;
+  }
+};
 
 template <typename Acc>
 __global__ void __launch_bounds__(kMaxThreads) align_kernel(AlignParams p) {
@@ -49,13 +52,13 @@ __global__ void __launch_bounds__(kMaxThreads) align_kernel(AlignParams p) {
   if (item >= p.count * bins) return;
   const Roi roi = p.rois[item / bins];
   const int64_t bin = item % bins, bin_y = bin / p.grid.width, bin_x = bin % p.grid.width;
-  const Window window = window_of(roi, -1.0, double(p.shape.width), -1.0, double(p.shape.height));
+  const Window window = image_window(roi, p.shape);
   const Range rows =
       samples_within(window.min_y, window.max_y, roi.start_y, roi.bin_h, bin_y, roi.samples_y);
   const Range columns =
       samples_within(window.min_x, window.max_x, roi.start_x, roi.bin_w, bin_x, roi.samples_x);
-  const int64_t image = roi.image * p.shape.height * p.shape.width;
-  const Acc scale = Acc(1.0 / samples_in_bin(roi));
+  const int64_t pixels = p.shape.height * p.shape.width;
+  const double share = 1.0 / samples_in_bin(roi);
   for (int64_t first = threadIdx.x; first < channels; first += kLanes * kChannels) {
     Acc sums[kChannels] = {};
     if (roi.image >= 0) {
@@ -65,21 +68,15 @@ __global__ void __launch_bounds__(kMaxThreads) align_kernel(AlignParams p) {
           const double x = along_axis(roi.start_x, roi.bin_w, bin_x, ix, roi.samples_x);
           Corners c;
           if (!find_corners(roi, x, y, p.shape.height, p.shape.width, &c)) continue;
-          const int64_t low = image + c.low_y * p.shape.width;
-          const int64_t high = image + c.high_y * p.shape.width;
-          const int64_t pixels[4] = {low + c.low_x, low + c.high_x, high + c.low_x,
-                                     high + c.high_x};
-          const Acc weights[4] = {
-              Acc(c.low_weight_y * c.low_weight_x), Acc(c.low_weight_y * c.high_weight_x),
-              Acc(c.high_weight_y * c.low_weight_x), Acc(c.high_weight_y * c.high_weight_x)};
+          const RoiSample<Acc> sample = sample_of<Acc>(c, p.shape.width, share);
           RSVHEAT_UNROLL
           for (int corner = 0; corner < 4; ++corner) {
             RSVHEAT_UNROLL
             for (int i = 0; i < kChannels; ++i) {
               const int64_t channel = first + i * kLanes;
               if (channel >= channels) continue;
-              sums[i] +=
-                  weights[corner] * load<Acc>(p.x, p.type, pixels[corner] * channels + channel);
+              const int64_t at = p.offset(roi.image, pixels, sample.pixels[corner], channel);
+              sums[i] += sample.weights[corner] * load<Acc>(p.x, p.type, at);
             }
           }
         }
@@ -89,8 +86,8 @@ __global__ void __launch_bounds__(kMaxThreads) align_kernel(AlignParams p) {
     for (int i = 0; i < kChannels; ++i) {
       const int64_t channel = first + i * kLanes;
       if (channel >= channels) continue;
-      const Acc value = roi.image >= 0 ? sums[i] * scale : Acc(NAN);
-      store<Acc>(p.y, p.type, item * channels + channel, value);
+      const Acc value = roi.image >= 0 ? sums[i] : Acc(NAN);
+      store<Acc>(p.y, p.type, p.offset(item / bins, bins, bin, channel), value);
     }
   }
 }
@@ -124,7 +121,7 @@ __global__ void __launch_bounds__(kMaxThreads) align_backward_kernel(AlignParams
                                         p.grid.height, roi.samples_y);
       const Range columns = region_samples(window.min_x, window.max_x, roi.start_x, roi.bin_w,
                                            p.grid.width, roi.samples_x);
-      const Acc scale = Acc(1.0 / samples_in_bin(roi));
+      const double share = 1.0 / samples_in_bin(roi);
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t bin_y = row / roi.samples_y;
         const double along_y =
@@ -140,13 +137,14 @@ __global__ void __launch_bounds__(kMaxThreads) align_backward_kernel(AlignParams
                                   (c.high_y == pixel_y ? c.high_weight_y : 0.0);
           const double weight_x = (c.low_x == pixel_x ? c.low_weight_x : 0.0) +
                                   (c.high_x == pixel_x ? c.high_weight_x : 0.0);
-          const Acc weight = Acc(weight_y * weight_x) * scale;
+          const Acc weight = Acc(weight_y * weight_x * share);
           if (weight == Acc(0)) continue;
-          const int64_t at = (k * bins + bin_y * p.grid.width + bin_x) * channels;
+          const int64_t bin = bin_y * p.grid.width + bin_x;
           RSVHEAT_UNROLL
           for (int i = 0; i < kChannels; ++i) {
             const int64_t channel = first + i * kLanes;
-            if (channel < channels) sums[i] += weight * load<Acc>(p.x, p.type, at + channel);
+            if (channel >= channels) continue;
+            sums[i] += weight * load<Acc>(p.x, p.type, p.offset(k, bins, bin, channel));
           }
         }
       }
@@ -154,7 +152,8 @@ __global__ void __launch_bounds__(kMaxThreads) align_backward_kernel(AlignParams
     RSVHEAT_UNROLL
     for (int i = 0; i < kChannels; ++i) {
       const int64_t channel = first + i * kLanes;
-      if (channel < channels) store<Acc>(p.y, p.type, item * channels + channel, sums[i]);
+      if (channel >= channels) continue;
+      store<Acc>(p.y, p.type, p.offset(image, pixels, item % pixels, channel), sums[i]);
     }
   }
 }
@@ -181,21 +180,23 @@ using namespace cuda;
 size_t roi_align_rotated_cuda_workspace(int64_t k) { return k * sizeof(Roi); }
 
 Status roi_align_rotated_cuda(const void* x, const double* boxes, int64_t k, RoiGrid grid, void* y,
-                              DType dtype, Shape shape, void* workspace, cudaStream_t stream) {
+                              DType dtype, Shape shape, Layout layout, void* workspace,
+                              cudaStream_t stream) {
   const int64_t items = k * grid.height * grid.width;
   if (items * shape.channels == 0) return {};
-  const AlignParams params{x, y, static_cast<const Roi*>(workspace), k, grid, shape, dtype};
+  const auto* rois = static_cast<const Roi*>(workspace);
+  const AlignParams params{x, y, rois, k, grid, shape, layout, dtype};
   return run(dtype == DType::kFloat64 ? align_kernel<double> : align_kernel<float>, params, boxes,
              items, workspace, stream);
 }
 
 Status roi_align_rotated_backward_cuda(const void* grad_y, const double* boxes, int64_t k,
                                        RoiGrid grid, void* grad_x, DType dtype, Shape shape,
-                                       void* workspace, cudaStream_t stream) {
+                                       Layout layout, void* workspace, cudaStream_t stream) {
   const int64_t items = shape.batch * shape.height * shape.width;
   if (items * shape.channels == 0) return {};
-  const AlignParams params{grad_y, grad_x, static_cast<const Roi*>(workspace), k, grid,
-                           shape,  dtype};
+  const auto* rois = static_cast<const Roi*>(workspace);
+  const AlignParams params{grad_y, grad_x, rois, k, grid, shape, layout, dtype};
   return run(
       dtype == DType::kFloat64 ? align_backward_kernel<double> : align_backward_kernel<float>,
       params, boxes, items, workspace, stream);

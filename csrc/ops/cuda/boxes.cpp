@@ -72,37 +72,39 @@ Tensor nms_rotated(const Tensor& boxes_any_strides, const Tensor& order_any_stri
 
 Tensor roi_align_rotated(const Tensor& x_any_strides, const Tensor& boxes_any_strides,
                          int64_t output_height, int64_t output_width, double spatial_scale,
-                         int64_t sampling_ratio) {
+                         int64_t sampling_ratio, bool channels_last) {
   constexpr const char* kOp = "roi_align_rotated";
-  const RoiGrid grid{output_height, output_width, spatial_scale, sampling_ratio};
-  const Shape shape = check_features(kOp, x_any_strides);
-  const int64_t k = check_rois(kOp, boxes_any_strides, x_any_strides, grid);
+  const RegionShapes shapes(kOp, x_any_strides, boxes_any_strides, output_height, output_width,
+                            spatial_scale, sampling_ratio, channels_last);
   const Tensor x = dense(x_any_strides), boxes = dense(boxes_any_strides);
-  Tensor y = empty_nhwc(x, k, grid.height, grid.width, shape.channels);
-  run_with(kOp, x, roi_align_rotated_cuda_workspace(k), [&](void* workspace, cudaStream_t stream) {
-    return roi_align_rotated_cuda(x.const_data_ptr(), boxes.const_data_ptr<double>(), k, grid,
-                                  y.mutable_data_ptr(), dtype_of(kOp, "x", x), shape, workspace,
-                                  stream);
-  });
+  Tensor y = empty_images(x, shapes.result, shapes.layout);
+  run_with(kOp, x, roi_align_rotated_cuda_workspace(boxes.size(0)),
+           [&](void* workspace, cudaStream_t stream) {
+             return roi_align_rotated_cuda(x.const_data_ptr(), boxes.const_data_ptr<double>(),
+                                           boxes.size(0), shapes.grid, y.mutable_data_ptr(),
+                                           dtype_of(kOp, "x", x), shapes.features, shapes.layout,
+                                           workspace, stream);
+           });
   return y;
 }
 
 Tensor roi_align_rotated_backward(const Tensor& grad_any_strides, const Tensor& boxes_any_strides,
                                   int64_t batch, int64_t height, int64_t width,
-                                  double spatial_scale, int64_t sampling_ratio) {
+                                  double spatial_scale, int64_t sampling_ratio,
+                                  bool channels_last) {
   constexpr const char* kOp = "_roi_align_rotated_backward";
-  Tensor result = empty_gradient(kOp, grad_any_strides, boxes_any_strides, batch, height, width);
-  const RoiGrid grid{grad_any_strides.size(1), grad_any_strides.size(2), spatial_scale,
-                     sampling_ratio};
-  const int64_t k = check_rois(kOp, boxes_any_strides, grad_any_strides, grid);
+  const RegionShapes shapes =
+      RegionShapes::of_gradient(kOp, grad_any_strides, boxes_any_strides, batch, height, width,
+                                spatial_scale, sampling_ratio, channels_last);
   const Tensor grad = dense(grad_any_strides), boxes = dense(boxes_any_strides);
-  const Shape shape{batch, height, width, grad.size(3)};
-  run_with(
-      kOp, grad, roi_align_rotated_cuda_workspace(k), [&](void* workspace, cudaStream_t stream) {
-        return roi_align_rotated_backward_cuda(
-            grad.const_data_ptr(), boxes.const_data_ptr<double>(), k, grid,
-            result.mutable_data_ptr(), dtype_of(kOp, "grad_y", grad), shape, workspace, stream);
-      });
+  Tensor result = empty_images(grad, shapes.features, shapes.layout);
+  run_with(kOp, grad, roi_align_rotated_cuda_workspace(boxes.size(0)),
+           [&](void* workspace, cudaStream_t stream) {
+             return roi_align_rotated_backward_cuda(
+                 grad.const_data_ptr(), boxes.const_data_ptr<double>(), boxes.size(0), shapes.grid,
+                 result.mutable_data_ptr(), dtype_of(kOp, "grad_y", grad), shapes.features,
+                 shapes.layout, workspace, stream);
+           });
   return result;
 }
 

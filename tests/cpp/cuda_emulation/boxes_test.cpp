@@ -78,16 +78,20 @@ constexpr RoiGrid kGrids[] = {{3, 2, 0.25, 2}, {4, 4, 0.25, 0}};
 TEST(CudaRoiAlign, MatchesItsDefinition) {
   for (const Shape shape : {Shape{2, 7, 9, 5}, Shape{1, 3, 4, 40}}) {
     for (const RoiGrid& grid : kGrids) {
-      const int64_t k = 6, items = k * grid.height * grid.width * shape.channels;
+      const int64_t k = 6;
+      const Shape result{k, grid.height, grid.width, shape.channels};
       const Values boxes = random_regions(k, shape, /*seed=*/81);
       for (DType dtype : kAllDTypes) {
         const Values x = random_values(count(shape), dtype, /*seed=*/82);
-        const Array features(dtype, x);
-        Array y(dtype, items);
-        Workspace workspace(roi_align_rotated_cuda_workspace(k));
-        expect_ok(roi_align_rotated_cuda(features.data(), boxes.data(), k, grid, y.data(), dtype,
-                                         shape, workspace.data(), nullptr));
-        expect_close(y, reference_align(x, boxes, grid, shape), describe(shape));
+        const Values expected = reference_align(x, boxes, grid, shape);
+        for (Layout layout : kBothLayouts) {
+          const Array features(dtype, to_layout(x, shape, layout));
+          Array y(dtype, count(result));
+          Workspace workspace(roi_align_rotated_cuda_workspace(k));
+          expect_ok(roi_align_rotated_cuda(features.data(), boxes.data(), k, grid, y.data(), dtype,
+                                           shape, layout, workspace.data(), nullptr));
+          expect_close(y, to_layout(expected, result, layout), describe(shape));
+        }
       }
     }
   }
@@ -96,18 +100,22 @@ TEST(CudaRoiAlign, MatchesItsDefinition) {
 TEST(CudaRoiAlign, GradientsAreTheCpus) {
   for (const Shape shape : {Shape{2, 7, 9, 5}, Shape{1, 3, 4, 40}}) {
     for (const RoiGrid& grid : kGrids) {
-      const int64_t k = 6, items = k * grid.height * grid.width * shape.channels;
+      const int64_t k = 6;
+      const Shape result{k, grid.height, grid.width, shape.channels};
       const Values boxes = random_regions(k, shape, /*seed=*/83);
       for (DType dtype : kAllDTypes) {
-        const Array grad(dtype, random_values(items, dtype, /*seed=*/84));
-        Array found(dtype, count(shape)), expected(DType::kFloat64, count(shape));
-        Workspace workspace(roi_align_rotated_cuda_workspace(k));
-        expect_ok(roi_align_rotated_backward_cuda(grad.data(), boxes.data(), k, grid, found.data(),
-                                                  dtype, shape, workspace.data(), nullptr));
-        const Array exact(DType::kFloat64, grad.values());
-        roi_align_rotated_backward_cpu(exact.data(), boxes.data(), k, grid, expected.data(),
-                                       DType::kFloat64, shape, kSerial);
-        expect_close(found, expected.values(), describe(shape));
+        for (Layout layout : kBothLayouts) {
+          const Array grad(dtype, random_values(count(result), dtype, /*seed=*/84));
+          Array found(dtype, count(shape)), expected(DType::kFloat64, count(shape));
+          Workspace workspace(roi_align_rotated_cuda_workspace(k));
+          expect_ok(roi_align_rotated_backward_cuda(grad.data(), boxes.data(), k, grid,
+                                                    found.data(), dtype, shape, layout,
+                                                    workspace.data(), nullptr));
+          const Array exact(DType::kFloat64, grad.values());
+          roi_align_rotated_backward_cpu(exact.data(), boxes.data(), k, grid, expected.data(),
+                                         DType::kFloat64, shape, layout, kSerial);
+          expect_close(found, expected.values(), describe(shape));
+        }
       }
     }
   }
@@ -121,11 +129,12 @@ TEST(CudaRoiAlign, InvalidBoxesAndUnknownImagesGiveNaN) {
   Array y(DType::kFloat32, 8), grad(DType::kFloat32, count(shape));
   Workspace workspace(roi_align_rotated_cuda_workspace(4));
   expect_ok(roi_align_rotated_cuda(x.data(), boxes.data(), 4, grid, y.data(), DType::kFloat32,
-                                   shape, workspace.data(), nullptr));
+                                   shape, Layout::kNhwc, workspace.data(), nullptr));
   for (int i = 0; i < 8; ++i) EXPECT_EQ(std::isnan(y.values()[i]), i < 6) << i;
   const Array grad_y(DType::kFloat32, Values(8, 1.0));
   expect_ok(roi_align_rotated_backward_cuda(grad_y.data(), boxes.data(), 4, grid, grad.data(),
-                                            DType::kFloat32, shape, workspace.data(), nullptr));
+                                            DType::kFloat32, shape, Layout::kNhwc, workspace.data(),
+                                            nullptr));
   double sum = 0;
   for (double value : grad.values()) sum += value;
   EXPECT_NEAR(sum, 2.0, 1e-6);
@@ -139,9 +148,10 @@ TEST(CudaBoxes, EmptyOperandsAreFine) {
   const Shape shape{1, 2, 2, 3};
   Array grad(DType::kFloat32, count(shape));
   expect_ok(roi_align_rotated_cuda(nullptr, nullptr, 0, kGrids[0], nullptr, DType::kFloat32, shape,
-                                   nullptr, nullptr));
+                                   Layout::kNhwc, nullptr, nullptr));
   expect_ok(roi_align_rotated_backward_cuda(nullptr, nullptr, 0, kGrids[0], grad.data(),
-                                            DType::kFloat32, shape, nullptr, nullptr));
+                                            DType::kFloat32, shape, Layout::kNhwc, nullptr,
+                                            nullptr));
   EXPECT_EQ(grad.values(), Values(count(shape), 0.0));
 }
 
