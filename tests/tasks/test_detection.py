@@ -74,6 +74,7 @@ def module(oriented, batch=4):
 
 
 def make(kind, data, lr=1e-2, **options):
+    torch.manual_seed(0)
     return kind(
         data.spec,
         encoder_options=TINY,
