@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detectors learn real images by heart, aerial ones and radar."""
+"""Detectors learn real images by heart: aerial ones with oriented boxes, and radar."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,29 +13,36 @@ from rsvheat.models import create_model
 from rsvheat.models.detection import DetectionModel
 from rsvheat.models.oriented_detection import OrientedDetectionModel
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+# Folder, reader, network, side of the windows and passes over them.
 SETS = {
-    "dota": ("det_dota", DOTA, {}, OrientedDetectionModel, 384, 40),
-    "ssdd": ("det_ssdd", SSDD, {}, DetectionModel, 384, 60),
-    "hrsid": ("det_hrsid_coco", HRSID, {}, DetectionModel, 400, 30),
+    "dota": ("det_dota", DOTA, OrientedDetectionModel, 384, 40),
+    "ssdd": ("det_ssdd", SSDD, DetectionModel, 384, 60),
+    "hrsid": ("det_hrsid_coco", HRSID, DetectionModel, 400, 30),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETS))
-def test_real_images_are_learned_by_heart(name, shared_data):
-    folder, reader, options, network, side, epochs = SETS[name]
+def test_real_images_are_learned_by_heart(name):
+    folder, reader, network, side, epochs = SETS[name]
+    if not (SHARED / folder).exists():
+        pytest.skip(f"there are no real images at {SHARED / folder}")
     torch.manual_seed(0)
-    data = DataModule(
-        reader(str(shared_data / folder), **options), crop=Crop(side, side, augment=False), overlap=64
-    )
+    crop = Crop(side, side, augment=False)
+    data = DataModule(reader(str(SHARED / folder)), crop=crop, overlap=64)
     data.setup()
     datasets = [data.datasets[part] for part in ("train_plain", "test") if part in data.datasets]
     samples = [one[i] for one in datasets for i in range(len(one))]
     encoder = create_model(
-        "rsvheat_nano", modalities=data.spec.modalities, img_size=(side, side), pretrained=True,
+        "rsvheat_nano",
+        modalities=data.spec.modalities,
+        img_size=(side, side),
+        pretrained=True,
         inflate_stems=True,
     )
-    model = network(encoder, len(data.spec.classes), channels=64, anchor_scale=4.0, proposals=400)
+    options = {"channels": 64, "anchor_scale": 4.0, "proposals": 400, "regions": 256}
+    model = network(encoder, len(data.spec.classes), **options)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     steps = epochs * -(-len(samples) // 2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
@@ -55,5 +64,5 @@ def test_real_images_are_learned_by_heart(name, shared_data):
             model.predict(batch["images"]), batch["boxes"], batch["labels"], batch["difficult"]
         )
     scores = DetectionScores.of(metric, data.spec.classes)
-    print(scores)
-    assert next(iter(scores.logged().values())) > 0.95
+    name = "map50_area" if model.numbers == 5 else "map50"
+    assert scores[name] > 0.95, str(scores)
