@@ -200,12 +200,12 @@ def train(arguments: argparse.Namespace) -> None:
         f"{s.weight_decay}, warm-up 5 %, cosine, bfloat16"
         for name, s in SETTINGS.items()
     )
-    done = {(r["data"], r["row"], r["seed"]) for r in read(TABLE)}
     for name in arguments.sets:
         setting = SETTINGS[name]
         data = data_of(setting, arguments.data)
         for seed in arguments.seeds:
             for row in arguments.rows:
+                done = [(r["data"], r["row"], r["seed"]) for r in read(TABLE)]
                 if (name, row, str(seed)) in done:
                     continue
                 print(f"{name}, {row}, seed {seed}", flush=True)

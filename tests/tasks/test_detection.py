@@ -88,7 +88,7 @@ def test_training_finds_boxes_and_comes_back(kind, oriented, trainer, tmp_path):
     data = module(oriented, batch=2)
     task = make(kind, data)
     last = LastCheckpoint(tmp_path / "run")
-    run = trainer(max_epochs=12, callbacks=[last], check_val_every_n_epoch=12)
+    run = trainer(max_epochs=20, callbacks=[last], check_val_every_n_epoch=20)
     run.fit(task, data)
     logged = dict(run.callback_metrics)
     assert {"train/loss", "train/classes", "train/boxes", "val/loss", task.monitor} <= set(logged)
