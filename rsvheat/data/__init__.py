@@ -47,6 +47,7 @@ from rsvheat.data.normalize import (
     load_statistics,
     save_statistics,
 )
+from rsvheat.data.photometric import Photometric
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
 from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
@@ -117,6 +118,7 @@ __all__ = [
     "MaskSource",
     "Normalize",
     "Normalizer",
+    "Photometric",
     "Pixels",
     "Potsdam",
     "ResumableSampler",
