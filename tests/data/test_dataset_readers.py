@@ -35,6 +35,7 @@ from rsvheat.data import (
     Window,
     miniature,
 )
+from rsvheat.data.miniature.painter import write_tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -293,8 +294,8 @@ def test_whu_opt_sar_with_scenes_that_cannot_be_used(tmp_path):
     miniature.write_whu_opt_sar(tmp_path)
     narrow = tiff(tmp_path / "sar" / "NH50E003001.tif")[:, :, :-5]
     place = (0, 0, 5, 32649)
-    painter.write_tiff(tmp_path / "sar" / "NH50E003001.tif", narrow)
-    painter.write_tiff(tmp_path / "optical" / "NH49E001013.tif", np.zeros((4, 58, 87), "u1"), place)
+    write_tiff(tmp_path / "sar" / "NH50E003001.tif", narrow)
+    write_tiff(tmp_path / "optical" / "NH49E001013.tif", np.zeros((4, 58, 87), "u1"), place)
     (tmp_path / "lbl" / "NH49E001014.tif").rename(tmp_path / "lbl" / "NH12E001014.tif")
     scan = Scan()
     splits = WhuOptSar(str(tmp_path)).splits(scan)
