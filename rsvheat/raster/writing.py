@@ -33,6 +33,25 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
+def not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Keep rasterio from warning of maps without a georeference, whose scenes have none.
+
+    Args:
+        function: Function that opens maps.
+
+    Returns:
+        The function without these warnings.
+    """
+
+    @functools.wraps(function)
+    def quiet(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return function(*args, **kwargs)
+
+    return quiet
+
+
 @dataclass(frozen=True)
 class Layer:
     """Content and format of one file of a map.
@@ -61,27 +80,49 @@ class Layer:
 
 
 class LayerWriter:
-    """Writes the rows of a map from top to bottom; see :func:`writing`."""
+    """Writes the parts of a map; see :func:`writing`.
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    Attributes:
+        folder: Temporary folder of the map's files.
+        resumed: Whether the file is that of a process that was killed, with the rows it wrote.
+        counts: Number of pixels written so far by their value.
+    """
+
+    def __init__(self, path: Path, file: Any, resumed: bool = False) -> None:
+        self._path, self._file = path, file
+        self.folder, self.resumed = path.parent, resumed
         self.counts: Counter[float] = Counter()
 
-    def write(self, row: int, values: NDArray[Any]) -> None:
+    def write(self, row: int, values: NDArray[Any], column: int = 0) -> None:
         """Write rows.
 
         Args:
             row: Number of the first row.
             values: Pixels (rows, columns).
+            column: Number of the first column.
         """
         height, width = values.shape
-        self._file.write(values, 1, window=RasterioWindow(0, row, width, height))
+        self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
+
+    def flush(self) -> None:
+        """Hand the rows over to the system, so that they outlive this process."""
+        self.close()
+        self._file = _reopen(self._path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 @contextmanager
 def writing(
-    layer: Layer, rows: int, columns: int, georeference: Georeference, overwrite: bool = False
+    layer: Layer,
+    rows: int,
+    columns: int,
+    georeference: Georeference,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Iterator[LayerWriter]:
     """Write a map; its file appears, or replaces an older one, when the block succeeds.
 
@@ -96,6 +137,8 @@ def writing(
         columns: Number of columns of the map.
         georeference: Location of the map.
         overwrite: Whether to replace an older map.
+        resume: Whether to go on with the rows of a process that was killed, and to keep them if
+            this one is interrupted.
 
     Yields:
         Writer that takes the rows.
@@ -108,16 +151,23 @@ def writing(
     path = layer.path
     check_output(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Lock(path), replacing(path.parent) as folder:
+    rows_name = f"rows-{path.name}"
+    with Lock(path), replacing(path.parent, rows_name if resume else None) as folder:
         # Another process may have written the map before the lock was taken.
         check_output(path, overwrite)
-        remove_unfinished(path.parent, f"rows-{path.name}")
-        _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
-        plain, finished = folder / f"rows-{path.name}", folder / path.name
+        if not resume:
+            remove_unfinished(path.parent, rows_name)
+        plain, finished = folder / rows_name, folder / path.name
+        resumed = plain.exists()
+        if not resumed:
+            _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         try:
-            with _create(plain, layer, rows, columns, georeference) as file:
-                writer = LayerWriter(file)
+            file = _reopen(plain) if resumed else _create(plain, layer, rows, columns, georeference)
+            writer = LayerWriter(plain, file, resumed)
+            try:
                 yield writer
+            finally:
+                writer.close()
             _finish(plain, finished, layer)
             # GDAL reports no error if the disk is full when it closes a file.
             if _counts(finished) != writer.counts:
@@ -131,18 +181,6 @@ def writing(
             _write_names(folder / f"{path.name}.aux.xml", layer)
     for suffix in (".msk", ".ovr", *([] if layer.names else [".aux.xml"])):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Keep rasterio from warning of maps without a georeference, whose scenes have none."""
-
-    @functools.wraps(function)
-    def quiet(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return function(*args, **kwargs)
-
-    return quiet
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -220,7 +258,7 @@ def _size(number: int) -> str:
     return f"{number} bytes"
 
 
-@_not_georeferenced
+@not_georeferenced
 def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Georeference) -> Any:
     where = {
         "crs": georeference.crs,
@@ -240,7 +278,7 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
         bigtiff="IF_SAFER",
         **{name: value for name, value in where.items() if value},
     )
-    file.update_tags(**{name: _text(value) for name, value in layer.tags.items()})
+    file.update_tags(**{name: xml_text(value) for name, value in layer.tags.items()})
     file.set_band_description(1, layer.description)
     if layer.scale != 1:
         file.scales = (layer.scale,)
@@ -251,7 +289,12 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
     return file
 
 
-@_not_georeferenced
+@not_georeferenced
+def _reopen(path: Path) -> Any:
+    return rasterio.open(path, "r+")
+
+
+@not_georeferenced
 def _finish(plain: Path, finished: Path, layer: Layer) -> None:
     rasterio.shutil.copy(
         plain,
@@ -264,7 +307,7 @@ def _finish(plain: Path, finished: Path, layer: Layer) -> None:
     )
 
 
-@_not_georeferenced
+@not_georeferenced
 def _counts(path: Path) -> Counter[float]:
     counts: Counter[float] = Counter()
     with rasterio.open(path) as file:
@@ -283,13 +326,17 @@ def _write_names(path: Path, layer: Layer) -> None:
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     names = ElementTree.SubElement(band, "CategoryNames")
     for name in layer.names:
-        ElementTree.SubElement(names, "Category").text = _text(name)
+        ElementTree.SubElement(names, "Category").text = xml_text(name)
     ElementTree.indent(root)
     path.write_bytes(ElementTree.tostring(root) + b"\n")
 
 
-def _text(value: str) -> str:
-    """Return a text with a replacement for each character that XML cannot hold."""
+def xml_text(value: str) -> str:
+    """Return a text with a replacement for each character that XML cannot hold.
+
+    Args:
+        value: Text.
+    """
     return "".join(
         c
         if c in "\t\n" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"
