@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: whether predictions of probability p are right in a share p of all cases."""
 
-import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,8 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
-from rsvheat._files import replacing
 from rsvheat.data.spec import IGNORE_INDEX
-from rsvheat.evaluation.segmentation_scores import none_for_nan
+from rsvheat.evaluation.score_files import ScoreFiles, none_for_nan
 from rsvheat.losses import world_size
 
 # Temperatures beyond these mean that the data do not determine one.
@@ -71,7 +68,7 @@ class ConfidenceBins(Metric):
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(ScoreFiles):
     """Confidence and accuracy by bins of confidence.
 
     Attributes:
@@ -80,6 +77,8 @@ class Calibration:
         confidence: Mean confidence of each bin; NaN where it is empty.
         accuracy: Share of each bin that is right; NaN where it is empty.
     """
+
+    file_name = "calibration"
 
     count: tuple[int, ...]
     confidence: tuple[float, ...]
@@ -159,29 +158,8 @@ class Calibration:
             "accuracy": [none_for_nan(value) for value in self.accuracy],
         }
 
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        name: str = "calibration",
-        about: Mapping[str, Any] | None = None,
-    ) -> list[Path]:
-        """Write ``<name>.json`` and the reliability diagram ``<name>.png``, both or none.
-
-        Args:
-            folder: Folder of the files; made if need be.
-            name: Name of the files without suffix.
-            about: Further entries of the JSON file.
-
-        Returns:
-            The files.
-        """
-        folder = Path(folder)
-        files = [Path(f"{name}.json"), Path(f"{name}.png")]
-        with replacing(folder) as temporary:
-            content = {**(about or {}), **self.to_dict()}
-            (temporary / files[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-            self.figure().savefig(temporary / files[1], dpi=150)
-        return [folder / file for file in files]
+    def _writers(self) -> dict[str, Callable[[Path], object]]:
+        return {".png": self._write_figure}
 
     def figure(self) -> Any:
         """Return the reliability diagram, and the share of predictions below, with Matplotlib."""
@@ -361,12 +339,19 @@ def _check_bins(bins: int) -> None:
 
 def _bin(probabilities: Tensor, labels: Tensor, bins: int, ignore_index: int) -> Tensor:
     """Return number, sum of confidences and number of right ones by bin, float64 (3, bins)."""
-    rows, truth = _rows(probabilities, labels, ignore_index)
-    confidence, predicted = rows.double().max(1)
-    values = torch.stack((torch.ones_like(confidence), confidence, (predicted == truth).double()))
+    _check_shapes(probabilities, labels)
+    largest, predicted = probabilities.max(1)
+    counted = labels != ignore_index
+    truth, predicted, confidence = labels[counted], predicted[counted], largest[counted].double()
+    _check_range(truth, probabilities.shape[1], ignore_index)
     # Bin m holds confidences above m / bins and up to (m + 1) / bins.
     index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    total = torch.zeros(3, bins, dtype=torch.float64, device=rows.device)
+    right = (predicted == truth).double()
+    if index.device.type == "cpu":
+        sums = [torch.bincount(index, weights, bins) for weights in (None, confidence, right)]
+        return torch.stack([values.double() for values in sums])
+    values = torch.stack((torch.ones_like(confidence), confidence, right))
+    total = torch.zeros(3, bins, dtype=torch.float64, device=index.device)
     # Products with one-hot rows: sums by index add in random order on CUDA.
     for start in range(0, len(index), _ROWS):
         part = slice(start, start + _ROWS)
@@ -379,11 +364,7 @@ def _rows(values: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Te
     _check_shapes(values, labels)
     counted = labels != ignore_index
     truth = labels[counted]
-    if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < values.shape[1]:
-        raise ValueError(
-            f"labels must be 0 to {values.shape[1] - 1} or {ignore_index}, got "
-            f"{int(truth.min())} to {int(truth.max())}"
-        )
+    _check_range(truth, values.shape[1], ignore_index)
     return values.movedim(1, -1)[counted], truth
 
 
@@ -392,4 +373,12 @@ def _check_shapes(values: Tensor, labels: Tensor) -> None:
         raise ValueError(
             "values must have shape (B, K, ...) and labels (B, ...), got "
             f"{tuple(values.shape)} and {tuple(labels.shape)}"
+        )
+
+
+def _check_range(truth: Tensor, classes: int, ignore_index: int) -> None:
+    if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < classes:
+        raise ValueError(
+            f"labels must be 0 to {classes - 1} or {ignore_index}, got "
+            f"{int(truth.min())} to {int(truth.max())}"
         )

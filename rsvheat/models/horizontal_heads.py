@@ -54,6 +54,7 @@ class FasterRCNNHead(BoxHead):
         strides: Stride of each level.
         anchor_scale: Square root of the anchors' areas in units of the level's stride.
         proposals: Largest number of regions of an image that are classified.
+        regions: Number of regions of an image that are drawn to learn from in a step.
         score_threshold: Lowest score of boxes.
         nms_threshold: Largest overlap of two boxes of a class that both stay.
         max_detections: Largest number of boxes in an image.
@@ -75,13 +76,14 @@ class FasterRCNNHead(BoxHead):
         *,
         anchor_scale: float = 8.0,
         proposals: int = 1000,
+        regions: int = 512,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 300,
     ) -> None:
         super().__init__()
         check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, max_detections=max_detections)
+        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
         before = {"training": 2 * proposals, "testing": 2 * proposals}
         after = {"training": proposals, "testing": proposals}
         self.rpn: Any = RegionProposalNetwork(
@@ -108,7 +110,7 @@ class FasterRCNNHead(BoxHead):
             FastRCNNPredictor(hidden, num_classes + 1),
             0.5,
             0.5,
-            512,
+            regions,
             0.25,
             None,
             score_threshold,
@@ -173,7 +175,7 @@ class FasterRCNNHead(BoxHead):
             for boxes, scores, labels in zip(*rows, strict=True)
         ]
         counts = [len(one) for one in proposals]
-        total = torch.stack([part.sum() for part in logits.split(counts)])
+        total = torch.stack([part.sum() for part in torch.split(logits, counts)])
         return mark_not_finite(found, *output.dense.values(), total[:, None])
 
 
@@ -197,7 +199,7 @@ class _DenseHead(BoxHead):
         """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
         levels = self.anchors(output.maps)
         batch, counts = len(output.maps[0]), [len(x) for x in levels]
-        split = {name: list(x.split(counts, 1)) for name, x in output.dense.items()}
+        split = {name: list(torch.split(x, counts, 1)) for name, x in output.dense.items()}
         found = self.detector.postprocess_detections(
             split, [levels] * batch, [output.shape] * batch
         )
