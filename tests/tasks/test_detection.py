@@ -105,6 +105,7 @@ def test_training_finds_boxes_and_comes_back(kind, oriented, trainer, tmp_path):
     scores = evaluate(module(oriented), str(last.path), output=str(tmp_path / "scores"))
     assert scores[trained.task].to_dict() == task.scores.to_dict()
     assert (tmp_path / f"scores/{trained.task}.json").exists()
+    assert (tmp_path / f"scores/{trained.task}_worst.png").exists()
     again = kind.load_from_checkpoint(last.path)
     assert again.network.config == trained.network.config
     predicted = trained.predict(np.uint8(200 * bright_rectangles().numpy()))
