@@ -35,7 +35,7 @@ class ConvBlock(nn.Sequential):
     ) -> None:
         super().__init__(
             nn.Conv2d(in_dim, out_dim, kernel, padding=kernel // 2, bias=False),
-            _norm(norm, out_dim),
+            build_norm(norm, out_dim),
             nn.ReLU(),
         )
 
@@ -97,7 +97,16 @@ class FCNHead(nn.Module):
         return y
 
 
-def _norm(kind: DecoderNorm, dim: int) -> nn.Module:
+def build_norm(kind: DecoderNorm, dim: int) -> nn.Module:
+    """Return a norm of maps (B, dim, h, w).
+
+    Args:
+        kind: Kind of the norm, as for :class:`ConvBlock`.
+        dim: Number of channels.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
     if kind == "layer":
         return MapNorm(dim)
     if kind == "batch":

@@ -11,10 +11,9 @@ from typing_extensions import Self
 
 from rsvheat.models.decoding import DecoderNorm, FCNHead, enlarge
 from rsvheat.models.encoder import RSVHeat
-from rsvheat.models.features import Encoder, keep_maps_only
+from rsvheat.models.features import Encoder, build_encoder, keep_maps_only
 from rsvheat.models.fpn_head import FPNHead
 from rsvheat.models.task_model import TaskModel
-from rsvheat.models.timm_encoder import TimmEncoder
 from rsvheat.models.upernet import UPerNet
 
 DecoderName: TypeAlias = Literal["upernet", "fpn"]
@@ -103,12 +102,7 @@ class DenseModel(TaskModel):
         Args:
             config: Value of :attr:`config`.
         """
-        arguments = dict(config["encoder"])
-        encoder: Encoder
-        if "timm" in arguments:
-            encoder = TimmEncoder(arguments.pop("timm"), **arguments)
-        else:
-            encoder = RSVHeat(**arguments)
+        encoder = build_encoder(config["encoder"])
         return cls(encoder, config["num_classes"], **config["options"])
 
     @abstractmethod

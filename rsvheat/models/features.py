@@ -234,6 +234,18 @@ def encode(
     return levels
 
 
+def build_encoder(config: Mapping[str, Any]) -> Encoder:
+    """Build an encoder with fresh weights.
+
+    Args:
+        config: Its ``config``, of either class.
+    """
+    arguments = dict(config)
+    if "timm" in arguments:
+        return TimmEncoder(arguments.pop("timm"), **arguments)
+    return RSVHeat(**arguments)
+
+
 def keep_maps_only(encoder: Encoder) -> None:
     """Remove the parts of an encoder that its feature maps do not need.
 
