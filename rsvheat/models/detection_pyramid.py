@@ -135,7 +135,7 @@ def flatten_levels(levels: Sequence[Tensor], numbers: int) -> Tensor:
         what came: coordinates in 16 bits would be off by pixels.
     """
     rows = [
-        y.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).reshape(len(y), -1, numbers)
+        y.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).reshape(y.shape[0], -1, numbers)
         for y in levels
     ]
     return precise(torch.cat(rows, 1))
