@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 comma := ,
 CPP_BUILD := build/cpp-$(subst $(comma),-,$(SANITIZE))
 CPP_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu')
-SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rsvheat tests) \
+SOURCES = $(CPP_FILES) $(shell find $(wildcard benchmarks cmake csrc examples rsvheat tests tools) \
   -name '*.py' -o -name '*.pyi' -o -name '*.cmake' -o -name '*.yaml' -o -name CMakeLists.txt)
 
 # What `make test-torch-matrix` runs one wheel with: the lower bounds in pyproject.toml, the newest.

@@ -13,7 +13,8 @@ A checkpoint is a file of ``torch.save`` with the weights under ``state_dict`` a
                  "spec": DataSpec.to_dict(),
                  "normalizers": {modality: Normalizer.to_dict()},
                  "statistics": {modality: Statistics.to_dict()},
-                 "window": 448},                        # or None
+                 "window": 448,                         # or None
+                 "temperature": 1.3},                   # 1 where it is absent
      "state_dict": {"network.encoder...": tensor, ...}}
 
 Version 1, of files before ``rsvheat`` was written, has the encoder's arguments under ``encoder``,
@@ -23,6 +24,7 @@ of the data module. Both are read here and nowhere else.
 Nothing here needs Lightning.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +56,7 @@ from rsvheat.prediction import (
     SampleReader,
     batches,
     resized,
+    tempered,
 )
 
 SCHEMA = 2
@@ -69,6 +72,7 @@ def training_content(
     normalizers: Mapping[str, Normalizer],
     statistics: Mapping[str, Statistics] | None = None,
     window: int | None = None,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Return the description of a network and its data that checkpoints hold under ``rsvheat``.
 
@@ -79,6 +83,7 @@ def training_content(
         statistics: Statistics of the training images by modality, as far as they are known.
         window: Side in pixels of the windows that were cut from images and resized; None for
             images that were taken whole.
+        temperature: Temperature that calibrates the probabilities of the classes.
 
     Returns:
         Dictionaries, lists, numbers and texts only, so that reading them runs no code.
@@ -104,6 +109,7 @@ def training_content(
         "normalizers": {name: value.to_dict() for name, value in normalizers.items()},
         "statistics": {name: value.to_dict() for name, value in (statistics or {}).items()},
         "window": window,
+        "temperature": temperature,
     }
 
 
@@ -122,6 +128,7 @@ class Checkpoint:
         statistics: Statistics of the training images by modality; empty if unknown.
         window: Side in pixels of the windows that were cut from images and resized; None for
             images that were taken whole.
+        temperature: Temperature that calibrates the probabilities of the classes; 1 if unknown.
     """
 
     path: Path
@@ -132,6 +139,7 @@ class Checkpoint:
     normalizers: Mapping[str, Normalizer] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     window: int | None = None
+    temperature: float = 1.0
 
     @classmethod
     def read(cls, path: _Path) -> "Checkpoint":
@@ -206,7 +214,9 @@ def _schema_2(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path} has version {schema!r} of the checkpoint format, and this version of rsvheat "
             f"reads up to {SCHEMA}: " + ("upgrade rsvheat" if newer else "the file is damaged")
         )
-    window = entry["window"]
+    window, temperature = entry["window"], float(entry.get("temperature", 1.0))
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be finite and above 0, got {temperature}")
     return {
         "task": str(entry["task"]),
         "model": dict(entry["model"]),
@@ -214,6 +224,7 @@ def _schema_2(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "normalizers": {k: Normalizer.from_dict(v) for k, v in entry["normalizers"].items()},
         "statistics": {k: Statistics.from_dict(v) for k, v in entry["statistics"].items()},
         "window": None if window is None else int(window),
+        "temperature": temperature,
     }
 
 
@@ -318,6 +329,8 @@ class TrainedModel:
         window: Side in pixels of the windows that were cut from images in training and resized to
             ``size``; None for images that were taken whole.
         path: Path of the checkpoint; None for a network that was never saved.
+        temperature: Temperature that calibrates the probabilities of the classes, fitted on
+            validation images; 1 leaves them as the network gives them.
     """
 
     network: TaskModel
@@ -326,6 +339,7 @@ class TrainedModel:
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     window: int | None = None
     path: Path | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         """Put the network into evaluation mode, and compare it with the classes."""
@@ -359,7 +373,15 @@ class TrainedModel:
         spec = saved.spec or DataSpec(network.encoder.modalities)
         normalizers, statistics = saved.require_normalizers(), saved.statistics
         try:
-            model = cls(network, spec, normalizers, statistics, saved.window, saved.path)
+            model = cls(
+                network,
+                spec,
+                normalizers,
+                statistics,
+                saved.window,
+                saved.path,
+                saved.temperature,
+            )
         except ValueError as error:
             raise CheckpointError(f"{saved.path} is damaged: {error}") from error
         return model.to(device)
@@ -389,7 +411,12 @@ class TrainedModel:
         """
         state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         about = training_content(
-            self.network, self.spec, self.normalizers, self.statistics, self.window
+            self.network,
+            self.spec,
+            self.normalizers,
+            self.statistics,
+            self.window,
+            self.temperature,
         )
         with complete_file(path) as temporary:
             torch.save({"rsvheat": about, "state_dict": state}, temporary)
@@ -466,10 +493,9 @@ class TrainedModel:
         mixed = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         with torch.inference_mode(), mixed:
             output = self.network.predict(images)
-        if self.output == "class":
-            return output.float()
-        if self.output == "mask":
-            return resized(output.float(), (height, width))
+        if self.output in ("class", "mask"):
+            output = tempered(output.float(), self.temperature)
+            return output if self.output == "class" else resized(output, (height, width))
         ratio = torch.tensor([width / size[1], height / size[0]] * 2, device=self.device)
         return [{**one, "boxes": _scaled_boxes(one["boxes"].float(), ratio)} for one in output]
 

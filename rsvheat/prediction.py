@@ -303,3 +303,19 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """Return ``softmax(logits / temperature)`` from ``softmax(logits)``.
+
+    It calibrates how certain predictions are, and changes no prediction.
+
+    Args:
+        probabilities: Probabilities (B, K, ...), which add up to 1 over the K classes.
+        temperature: Temperature; above 1 predictions become less certain.
+
+    Source: Guo et al. (arXiv 1706.04599), section 4.2, temperature scaling.
+    """
+    if temperature == 1:
+        return probabilities
+    return (probabilities.log() / temperature).softmax(1)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import csv
 import dataclasses
 import os
 import subprocess
@@ -421,3 +422,21 @@ def test_classification_names_wrong_settings(classification, capsys):
     with pytest.raises(SystemExit):
         classification.main(["tune", "--set", "rate=1"])
     assert "'rate' is none of lr, epochs" in capsys.readouterr().err
+
+
+def test_boxes_are_timed_beside_the_peers_that_are_installed(tmp_path: Path) -> None:
+    options = ("--quick", "--rounds", "1", "--threads", "1", "--write", "--results", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "boxes.py"), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "boxes.csv").read_text().splitlines()
+    rows = list(csv.DictReader(line for line in text if not line.startswith("#")))
+    own = [row for row in rows if row["row"] == "rsvheat"]
+    assert len(own) == len({row["case"] for row in rows}) == 8
+    assert all(float(row["error"]) <= 1e-5 and row["rounds"] == "1" for row in own)
+    for row in rows:
+        assert (row["min_ms"] == "") == (row["rounds"] == "0")
+        assert row["min_ms"] or row["note"]
+    document = (tmp_path / "boxes.md").read_text()
+    assert all(f"## {row['case']}\n" in document for row in own)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of both versions, and what trained networks predict."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from rsvheat.data.spec import DataSpec
 from rsvheat.models import RSVHeatPretraining
 from rsvheat.models.classification import Classifier
 from rsvheat.models.task_model import TASK_MODELS, TaskModel
+from rsvheat.prediction import tempered
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -581,3 +583,32 @@ def test_a_task_of_ones_own_is_a_few_lines(tmp_path, image):
         assert model.predict(np.full((3, 9, 9), 110.0)).label == "dark"
     finally:
         del TASK_MODELS["brightness"]
+
+
+# Calibration.
+
+
+@pytest.mark.parametrize("kind", [Classifier, Pixels])
+def test_the_temperature_is_kept_and_applied(kind, tmp_path):
+    classes = ("a", "b", "c")
+    plain = trained(kind, classes=classes)
+    model = dataclasses.replace(plain, temperature=2.5)
+    model.save(tmp_path / "a.ckpt")
+    loaded = rsvheat.load(tmp_path / "a.ckpt", device="cpu")
+    assert loaded.temperature == 2.5
+    images = {"optical": torch.randn(2, 3, 32, 32)}
+    expected = (plain.infer(images).log() / 2.5).softmax(1)
+    torch.testing.assert_close(loaded.infer(images), expected)
+    assert torch.equal(loaded.infer(images).argmax(1), plain.infer(images).argmax(1))
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del content["rsvheat"]["temperature"]  # a file from before there was one
+    torch.save(content, tmp_path / "older.ckpt")
+    assert rsvheat.load(tmp_path / "older.ckpt", device="cpu").temperature == 1
+    with pytest.raises(CheckpointError, match="temperature must be finite and above 0, got 0"):
+        rsvheat.load(changed(tmp_path / "a.ckpt", tmp_path, temperature=0.0))
+
+
+def test_certain_predictions_stay_finite_at_any_temperature():
+    certain = torch.tensor([[1.0, 0.0, 0.0]])
+    assert torch.equal(tempered(certain, 3.0), certain)
+    assert torch.isnan(tempered(torch.tensor([[float("nan"), 0.5]]), 3.0)).all()

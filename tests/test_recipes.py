@@ -117,6 +117,8 @@ def test_a_recipe_goes_from_training_to_prediction(name, tmp_path, capsys):
     small = ["--data.crop.size", 32, "--data.loader.batch_size", 4, "--data.loader.num_workers", 0]
     small += ["--data.crop.window", "null" if command == "finetune" else 32]
     small += ["--data.overlap", "null"] if command == "fit" else []
+    if name == "segment_folder":
+        model += ["--model.class_weights", "median"]
     trainer = ["--trainer.max_steps", 2, "--trainer.accelerator", "cpu", "--trainer.precision", 32]
     trainer += ["--trainer.val_check_interval", "null"]
     trainer += ["--trainer.check_val_every_n_epoch", 1]
@@ -126,11 +128,16 @@ def test_a_recipe_goes_from_training_to_prediction(name, tmp_path, capsys):
     )  # fmt: skip
     scores = json.loads((tmp_path / "run/scores.json").read_text())
     assert 0 <= scores["overall_accuracy"] <= 1
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"scores.csv", "scores.png", "scores_calibration.json"} <= files
+    if command == "fit":
+        assert {"scores_images.csv", "scores_worst.png", "val_worst.png"} <= files
 
     about = yaml_data(tmp_path / "run/config.yaml")
     out = run(
         capsys, "evaluate", "--checkpoint", tmp_path / "run/last.ckpt", "--device", "cpu",
         "--data", about, "--output", tmp_path / "scores",
+        *(["--turns", "--panels", 2] if name == "segment_folder" else []),
     )  # fmt: skip
     assert "accuracy" in out
 

@@ -3,13 +3,16 @@
 
     python examples/data/make_demo_data.py SOURCE [--out FOLDER]
 
-SOURCE holds ``s1s2_volkov/opt`` and ``sar`` (1024 x 1024 PNG of the same names) and ``eurosat_rgb``
-(a folder for each class). The result has
+SOURCE holds ``s1s2_volkov/opt`` and ``sar`` (1024 x 1024 PNG of the same names), ``eurosat_rgb``
+(a folder for each class) and ``seg_dubai`` (``Tile N`` with ``images`` and ``masks``). The result
+has
 
 - ``s1s2/train/optical`` and ``sar``: tiles of 256 pixels of nine scenes, every other one as on a
   chessboard, as JPEG; the radar image in gray. Names begin with the scene.
 - ``s1s2/test/optical`` and ``sar``: the tenth scene as a whole.
 - ``eurosat/train`` and ``test``: 60 and 20 images of each class, drawn at random, as they are.
+- ``dubai/train/images`` and ``masks``: whole crops of 256 pixels of two tiles, as JPEG and as PNG
+  whose palette has the colors of the classes. ``dubai/test``: the third tile, its parts joined.
 """
 
 import argparse
@@ -23,6 +26,16 @@ TEST_SCENE = "046"  # coast, hills and town
 TILE = 256
 QUALITY = {"optical": 85, "sar": 80}
 EUROSAT = {"train": 60, "test": 20}
+SOURCES = ("s1s2_volkov", "eurosat_rgb", "seg_dubai")
+TEST_TILE = "Tile 2"
+LAND_COVER = {
+    "building": (60, 16, 152),
+    "land": (132, 41, 246),
+    "road": (110, 193, 228),
+    "vegetation": (254, 221, 58),
+    "water": (226, 169, 41),
+    "unlabeled": (155, 155, 155),
+}
 
 
 def make_pairs(source: Path, out: Path) -> None:
@@ -59,6 +72,61 @@ def choose_images(source: Path, out: Path, seed: int) -> None:
             order = order[count:]
 
 
+def cut_tiles(source: Path, out: Path) -> None:
+    """Cut two tiles into crops, and join the parts of the third."""
+    for tile in sorted(source.glob("Tile *")):
+        images = sorted((tile / "images").glob("*.jpg"))
+        pairs = [
+            (
+                PIL.Image.open(path).convert("RGB"),
+                class_numbers(PIL.Image.open(tile / "masks" / f"{path.stem}.png").convert("RGB")),
+            )
+            for path in images
+        ]
+        number = tile.name.split()[1]
+        if tile.name == TEST_TILE:
+            image, mask = (join_parts(parts) for parts in zip(*pairs, strict=True))
+            save_pair(image, mask, out / "test", f"tile{number}")
+            continue
+        for path, (image, mask) in zip(images, pairs, strict=True):
+            for top in range(0, image.height - TILE + 1, TILE):
+                for left in range(0, image.width - TILE + 1, TILE):
+                    box = (left, top, left + TILE, top + TILE)
+                    name = f"tile{number}_{path.stem[-1]}_{top}_{left}"
+                    save_pair(image.crop(box), mask.crop(box), out / "train", name)
+
+
+def class_numbers(colors: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a mask of class numbers, with the colors as its palette."""
+    values = np.asarray(colors)
+    numbers = np.full(values.shape[:2], len(LAND_COVER) - 1, np.uint8)
+    for number, color in enumerate(LAND_COVER.values()):
+        numbers[(values == color).all(2)] = number
+    mask = PIL.Image.fromarray(numbers, "P")
+    mask.putpalette(sum(LAND_COVER.values(), ()))
+    return mask
+
+
+def join_parts(parts: tuple[PIL.Image.Image, ...]) -> PIL.Image.Image:
+    """Join three rows of three parts of a tile, whose sizes differ by a pixel."""
+    rows = [
+        np.concatenate([np.asarray(part)[: min(p.height for p in row)] for part in row], 1)
+        for row in (parts[:3], parts[3:6], parts[6:])
+    ]
+    whole = np.concatenate([row[:, : min(r.shape[1] for r in rows)] for row in rows])
+    joined = PIL.Image.fromarray(whole, parts[0].mode)
+    if parts[0].mode == "P":
+        joined.putpalette(parts[0].getpalette())
+    return joined
+
+
+def save_pair(image: PIL.Image.Image, mask: PIL.Image.Image, folder: Path, name: str) -> None:
+    """Write an image and its mask."""
+    save(image, folder / "images" / f"{name}.jpg", "optical")
+    (folder / "masks").mkdir(exist_ok=True)
+    mask.save(folder / "masks" / f"{name}.png", optimize=True)
+
+
 def main() -> None:
     """Make the folder's images."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -66,11 +134,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    missing = [n for n in ("s1s2_volkov", "eurosat_rgb") if not (arguments.source / n).is_dir()]
+    missing = [n for n in SOURCES if not (arguments.source / n).is_dir()]
     if missing:
         parser.error(f"there is no folder {arguments.source / missing[0]}")
     make_pairs(arguments.source / "s1s2_volkov", arguments.out / "s1s2")
     choose_images(arguments.source / "eurosat_rgb", arguments.out / "eurosat", arguments.seed)
+    cut_tiles(arguments.source / "seg_dubai", arguments.out / "dubai")
 
 
 if __name__ == "__main__":

@@ -128,13 +128,12 @@ class TrainingCLI(LightningCLI):
             say(f"rsvheat evaluate --checkpoint {best} scores it, on one device")
             return
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)
-        scores = self.model.scores
-        if scores is None:
+        if self.model.scores is None:
             say(f"there are no samples to score {best} on")
             return
         images = "test" if "test" in self.datamodule.datasets else "val"
-        files = scores.save(self.run.folder, about={"checkpoint": best, "images": images})
-        print(f"{scores} ({files[0]})")
+        files = self.model.save_test(self.run.folder, about={"checkpoint": best, "images": images})
+        print(f"{self.model.scores} ({files[0]})")
 
     @rank_zero_only
     def _save_config(self) -> None:

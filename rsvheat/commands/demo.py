@@ -9,7 +9,7 @@ EXAMPLE = "rsvheat demo"
 def run(arguments: list[str]) -> None:
     """Run the command."""
     from rsvheat import cli
-    from rsvheat.demo import FINETUNE_EPOCHS, PRETRAIN_EPOCHS, run_demo
+    from rsvheat.demo import FINETUNE_EPOCHS, PRETRAIN_EPOCHS, SEGMENT_EPOCHS, run_demo
 
     def epochs(numbers: tuple[int, int]) -> str:
         return f"number of epochs; {numbers[0]} by default, {numbers[1]} with --full"
@@ -23,6 +23,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--pretrain_epochs", type=int, metavar="N", help=epochs(PRETRAIN_EPOCHS))
     parser.add_argument("--finetune_epochs", type=int, metavar="N", help=epochs(FINETUNE_EPOCHS))
+    parser.add_argument("--segment_epochs", type=int, metavar="N", help=epochs(SEGMENT_EPOCHS))
     parser.add_argument("--threads", type=int, metavar="N", help="threads; default: torch's choice")
     parser.add_argument(
         "--restart", action="store_true", help="remove the demo in the folder and begin again"

@@ -1,29 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict a raster of any size: a map of classes, change or boxes."""
+"""Predict rasters of any size: maps of classes, change or boxes."""
 
 import importlib.util
+import json
 import signal
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rsvheat.cli import UsageError
 from rsvheat.commands._parser import run_function
+
+if TYPE_CHECKING:
+    from rsvheat.checkpoint import TrainedModel
 
 EXAMPLE = "rsvheat predict scene.tif --checkpoint runs/classes/best.ckpt --output map.tif"
 EXTRA = "geo"
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> int:
     """Run the command."""
-    run_function(predict, arguments, __name__)
+    # jsonargparse takes a list as one word.
+    count = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if count > 1:
+        arguments = [json.dumps(arguments[:count]), *arguments[count:]]
+    return int(run_function(predict, arguments, __name__))
 
 
 def predict(
-    source: str,
+    source: str | list[str],
     checkpoint: str | None = None,
     output: str | None = None,
     also: dict[str, str] | None = None,
+    assets: dict[str, str] | None = None,
+    shard: str | None = None,
+    resume: bool = False,
+    dask: str | None = None,
+    workers: int | None = None,
     window: int | None = None,
     stride: int | None = None,
     overlap: int | None = None,
@@ -32,22 +45,43 @@ def predict(
     max_nodata: float | None = None,
     match: bool = False,
     probability: str | None = None,
+    polygons: Literal["gpkg", "fgb", "parquet", "geojson"] | None = None,
+    min_pixels: int = 1,
+    simplify: float = 0.0,
+    style: bool = False,
+    picture: bool = False,
+    stac: bool = False,
+    report: bool = False,
     colors: dict[str, str] | str | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
+    memory: float = 1.0,
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     overwrite: bool = False,
-) -> None:
-    """Write a map of a scene, or the boxes of its objects, as the checkpoint's task says.
+) -> int:
+    """Write a map of each scene, or the boxes of its objects, as the checkpoint's task says.
+
+    A broken scene does not keep many others: summary.json in the folder of the outputs has the
+    outcome of each.
 
     Args:
-        source: Path of the raster: GeoTIFF, VRT, PNG, JPEG or any other that GDAL reads.
+        source: Path of the raster, or several: GeoTIFF, VRT, PNG, JPEG or any other that GDAL
+            reads. For many a folder, a quoted name with wildcards, a .txt file with a path in each
+            line, or a STAC item or collection of items (.json).
         checkpoint: Checkpoint of fine-tuning, such as runs/classes/best.ckpt; required.
-        output: Map (.tif) or boxes (.gpkg, .geojson); by default a file in runs/maps with the name
-            of the raster.
-        also: Further rasters on the same grid by name: --also.after 2024.tif is the second date of
-            change, --also.sar radar.tif a second sensor.
+        output: Map (.tif) or boxes (.gpkg, .geojson); of many scenes the folder of these. By
+            default runs/maps, with the name of the raster.
+        also: Further rasters by name: --also.after 2024.tif is the second date of change,
+            --also.sar radar.tif a second sensor. Those of another grid are interpolated on the
+            first's.
+        assets: Asset of STAC items by modality: --assets.optical visual.
+        shard: Part of many scenes that this job predicts, such as 2/8: the second of eight. Give
+            each task of a SLURM array its own.
+        resume: Keep the outputs that are there, and predict the other scenes.
+        dask: Address of a Dask scheduler whose workers predict many scenes, such as
+            tcp://10.0.0.1:8786, or local for processes on this machine.
+        workers: Number of processes of --dask local; one for each core by default.
         window: Side of the windows in pixels of the raster, such as 256; by default that of
             training. Classifiers get windows of another side resized, to see more or less ground.
         stride: Side of the map's pixels in pixels of the raster, for classes of windows; the
@@ -62,10 +96,19 @@ def predict(
         match: First bring each band to its mean and deviation in the training images, for rasters
             that were stretched or calibrated otherwise.
         probability: Another map (.tif), of the probability of the class in percent.
+        polygons: Format of polygons of the map's classes, which lie beside it.
+        min_pixels: Number of pixels of the smallest areas that become polygons.
+        simplify: Tolerance in pixels within which the borders of polygons are made simpler.
+        style: Colors and names of classes for QGIS, beside the map (.qml).
+        picture: Picture of the scene and the map, beside it (.png).
+        stac: STAC item of the output, beside it (.stac.json).
+        report: Page with the output over the scene, beside it (.html): zoom, opacity, numbers.
         colors: Colors of classes, such as {Forest: '#1b6b2f'}, or a YAML or JSON file of them.
         min_score: Lowest score of boxes that are kept, such as 0.5; all by default.
         batch_size: Windows that the network gets at once; 64 by default for classes of windows,
             else as many as have a million pixels. Less takes less memory.
+        memory: GiB that pixels and probabilities may take beside the network. Rasters whose rows
+            need more are predicted in panels side by side.
         device: Device to compute on, such as cpu, cuda or cuda:1; auto is a GPU if there is one.
         precision: Type that the network computes in; bfloat16 is faster on most GPUs.
         overwrite: Replace an older output.
@@ -74,37 +117,98 @@ def predict(
         raise UsageError("--checkpoint: name one of fine-tuning, such as runs/classes/best.ckpt")
     from rsvheat.checkpoint import TrainedModel
     from rsvheat.raster import predict
+    from rsvheat.raster.beside import Beside
+    from rsvheat.raster.many import is_boxes
+    from rsvheat.raster.work_list import is_single
 
     # As an exception, the signal lets unfinished files be removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sources = [source] if isinstance(source, str) else source
     model = TrainedModel.load(checkpoint, device=device)
     # The raster without a name is the first that is not named.
     unnamed = [name for name in model.spec.modalities if name not in (also or {})]
     if not unnamed:
-        raise UsageError(f"--also: {source} is left without a name of {', '.join(also or {})}")
-    result = predict(
-        {unnamed[0]: source, **(also or {})},
-        output or _default_output(source, model.output),
-        model,
-        window=window,
-        stride=stride,
-        overlap=overlap,
-        bands=bands if isinstance(bands, dict) or bands is None else {unnamed[0]: bands},
-        nodata=nodata,
-        max_nodata=max_nodata,
-        match=match,
-        probability=probability,
-        colors=colors,
-        min_score=min_score,
-        batch_size=batch_size,
-        precision=precision,
-        overwrite=overwrite,
+        raise UsageError(f"--also: {sources[0]} is left without a name of {', '.join(also or {})}")
+    options: dict[str, Any] = {
+        "window": window,
+        "stride": stride,
+        "overlap": overlap,
+        "bands": bands if isinstance(bands, dict) or bands is None else {unnamed[0]: bands},
+        "nodata": nodata,
+        "max_nodata": max_nodata,
+        "match": match,
+        "colors": colors,
+        "min_score": min_score,
+        "batch_size": batch_size,
+        "memory": memory,
+        "precision": precision,
+        "overwrite": overwrite,
+    }
+    beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)
+    if is_single(sources):
+        of_many = {"shard": shard, "resume": resume, "assets": assets, "dask": dask}
+        for name, value in of_many.items():
+            if value:
+                raise UsageError(f"--{name} is of many scenes, and {sources[0]} is one")
+        path = output or Path("runs/maps") / f"{Path(sources[0]).stem}{_suffix(model)}"
+        files = {unnamed[0]: sources[0], **(also or {})}
+        beside.check(path, is_boxes(model), overwrite)
+        result = predict(files, path, model, probability=probability, **options)
+        print(result)
+        for written in beside.write(result, files, colors):
+            print(written)
+        return 0
+    if probability is not None:
+        raise UsageError("--probability is of one scene")
+    options |= {"resume": resume, "beside": beside}
+    if dask is not None:
+        cluster = {"scheduler": dask, "workers": workers, "device": device}
+        options |= {"checkpoint": checkpoint, **cluster}
+    return _predict_many(
+        sources, unnamed[0], also, assets, output or "runs/maps", model, shard, options
     )
-    print(result)
 
 
-def _default_output(source: str, kind: str) -> Path:
-    suffix = ".tif"
-    if kind in ("boxes", "oriented_boxes"):
-        suffix = ".gpkg" if importlib.util.find_spec("pyogrio") else ".geojson"
-    return Path("runs/maps") / f"{Path(source).stem}{suffix}"
+def _predict_many(
+    sources: list[str],
+    first: str,
+    also: dict[str, str] | None,
+    assets: dict[str, str] | None,
+    folder: str,
+    model: "TrainedModel",
+    shard: str | None,
+    options: dict[str, Any],
+) -> int:
+    """Predict many scenes, and return the exit code: 1 if one failed."""
+    from rsvheat.raster import many, work_list
+
+    scenes = work_list.work_list(sources, also, first=first, assets=assets)
+    name = "summary.json"
+    if shard is not None:
+        number, _, count = shard.partition("/")
+        if not (number.isdigit() and count.isdigit()):
+            raise UsageError(f"--shard: such as 2/8, the second of eight; got {shard}")
+        scenes = work_list.shard(scenes, int(number), int(count))
+        name = f"summary-{number}-of-{count}.json"
+
+    def report(outcome: many.SceneOutcome) -> None:
+        print(f"{outcome.output}: {outcome.error or outcome.status}", flush=True)
+
+    options |= {"suffix": _suffix(model), "report": report}
+    if "scheduler" in options:
+        from rsvheat.raster.cluster import predict_on_cluster
+
+        summary = predict_on_cluster(scenes, folder, **options)
+    else:
+        summary = many.predict_many(scenes, folder, model, **options)
+    summary.save(Path(folder) / name)
+    print(f"{summary}\n{Path(folder) / name} says the same")
+    return int(summary.count("failed") > 0)
+
+
+def _suffix(model: "TrainedModel") -> str:
+    from rsvheat.raster.many import is_boxes
+
+    if not is_boxes(model):
+        return ".tif"
+    return ".gpkg" if importlib.util.find_spec("pyogrio") else ".geojson"

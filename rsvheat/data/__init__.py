@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 from rsvheat.data.boxes import Boxes, BoxSource, ImageBoxes
 from rsvheat.data.datasets import (
     AID,
+    DIOR,
+    DIORR,
     DOTA,
+    FAIR1M,
+    HRSID,
     ISAID,
     NWPUVHR10,
     RESISC45,
+    SSDD,
     AirPolSARSeg,
     BoxFolders,
     ChangeFolders,
@@ -26,6 +31,7 @@ from rsvheat.data.datasets import (
     LoveDA,
     MaskFolders,
     Potsdam,
+    SARAircraft,
     Scan,
     Split,
     TorchGeoClasses,
@@ -41,6 +47,7 @@ from rsvheat.data.normalize import (
     load_statistics,
     save_statistics,
 )
+from rsvheat.data.photometric import Photometric
 from rsvheat.data.readers import ImageReader, Pixels, Window, open_image, read_image
 from rsvheat.data.sample import ImageDataset, collate
 from rsvheat.data.samplers import ResumableSampler, SampleIndex
@@ -73,12 +80,17 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AID",
+    "DIOR",
+    "DIORR",
     "DOTA",
+    "FAIR1M",
+    "HRSID",
     "IGNORE_INDEX",
     "IGNORE_LABEL",
     "ISAID",
     "NWPUVHR10",
     "RESISC45",
+    "SSDD",
     "AirPolSARSeg",
     "ArraySource",
     "BoxFolders",
@@ -106,9 +118,11 @@ __all__ = [
     "MaskSource",
     "Normalize",
     "Normalizer",
+    "Photometric",
     "Pixels",
     "Potsdam",
     "ResumableSampler",
+    "SARAircraft",
     "SEN12MSSource",
     "SSL4EOS12Source",
     "SampleError",

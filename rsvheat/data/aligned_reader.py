@@ -14,12 +14,13 @@ _ANY_CRS = "EPSG:3857"
 class AlignedReader(GdalReader):
     """A georeferenced image, resampled to the grid of another one as it is read.
 
-    Values are interpolated bilinearly by rasterio's ``WarpedVRT``; pixels that the image does not
-    cover are not valid.
+    Values are interpolated by rasterio's ``WarpedVRT``; pixels that the image does not cover are
+    not valid.
 
     Args:
         path: Path of the image.
         like: Path of the image that has the grid.
+        resampling: Name of GDAL's method of interpolation.
 
     Raises:
         SampleError: If an image is damaged or has no georeference, the images show no ground in
@@ -28,7 +29,7 @@ class AlignedReader(GdalReader):
 
     complete = False
 
-    def __init__(self, path: str, like: str) -> None:
+    def __init__(self, path: str, like: str, resampling: str = "bilinear") -> None:
         from rasterio.enums import ColorInterp, Resampling
         from rasterio.vrt import WarpedVRT
 
@@ -58,7 +59,7 @@ class AlignedReader(GdalReader):
                         transform=grid.transform,
                         width=grid.width,
                         height=grid.height,
-                        resampling=Resampling.bilinear,
+                        resampling=Resampling[resampling],
                         add_alpha=not alpha,
                     )
                 ]

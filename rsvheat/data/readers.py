@@ -160,18 +160,23 @@ def _has_mask(stream: BinaryIO, start: bytes, size: int) -> bool:
 
 def _mask_beside(path: str) -> bool:
     """Return whether a file beside an image says where the image has data, as GDAL reads it."""
-    if os.path.exists(path + ".msk"):
-        return True
+    mask = _content_beside(path + ".msk", 4)
+    # GDAL would open any format, also one that reads other files or the network.
+    if mask is not None and not mask.startswith(_TIFF):
+        raise SampleError("damaged", f"{path}.msk is not a mask as GDAL writes it: it is no TIFF")
+    metadata = _content_beside(path + ".aux.xml") or b""
+    return mask is not None or b"NoDataValue" in metadata or b"NODATA_VALUES" in metadata
+
+
+def _content_beside(path: str, size: int = -1) -> bytes | None:
+    """Return the first bytes of a file; None if there is no such file."""
     try:
-        with open(path + ".aux.xml", "rb") as stream:
-            content = stream.read()
+        with open(path, "rb") as stream:
+            return stream.read(size)
     except FileNotFoundError:
-        return False
+        return None
     except OSError as error:
-        raise SampleError(
-            "damaged", f"{path}.aux.xml cannot be read: {reason_of(error)}"
-        ) from error
-    return b"NoDataValue" in content or b"NODATA_VALUES" in content
+        raise SampleError("damaged", f"{path} cannot be read: {reason_of(error)}") from error
 
 
 __all__ = [

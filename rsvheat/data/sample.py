@@ -153,7 +153,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         wheres = [i if isinstance(i, tuple) else SampleIndex(0, i) for i in indices]
         samples = [s for s in (self._try(where, skipped) for where in wheres) if s is not None]
         if not samples:
-            return [self[wheres[0]]]
+            # The sample in its place is another batch's, too.
+            return [{**self[wheres[0]], "repeated": True}]
         if skipped:
             samples[0]["skipped"] = skipped
         return samples
@@ -189,7 +190,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         from torchvision import tv_tensors  # takes seconds, and prediction does without
 
         rng = np.random.default_rng(seed)
-        window, size, pixels = self._read(index, rng)
+        window, size, pixels, mask = self._read(index, rng)
         entries: dict[str, Any] = {}
         for name, read in pixels.items():
             entries[f"images.{name}"] = self.normalizers[name](read)
@@ -197,9 +198,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 missing = torch.from_numpy(~read.valid.all(0, keepdims=True))
                 entries[f"missing.{name}"] = tv_tensors.Mask(missing)
         target = self.source.target
-        if target == "mask":
-            mask = self._renumbered(self._read_mask(index, window, size))
-            entries["mask"] = tv_tensors.Mask(torch.from_numpy(mask)[None])
+        if mask is not None:
+            numbers = self._renumbered(mask)
+            entries["mask"] = tv_tensors.Mask(torch.from_numpy(numbers)[None])
         motion = self.crop.draw_motion(rng)
         if motion.angle:
             for name in pixels:  # a rotation uncovers corners that no pixel fills
@@ -230,6 +231,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 sample[name] = entry
         if target == "mask":
             sample["mask"] = _without_missing(entries["mask"][0].as_subclass(Tensor), sample)
+            # The loss of such a crop is 0, and makes that of its batch smaller than it is.
+            if self.crop.augment and bool((sample["mask"] == IGNORE_INDEX).all()):
+                raise SampleError(
+                    "empty",
+                    f"no pixel of {self.crop.draws} random windows has both a class and data",
+                )
         elif target == "label":
             sample["label"] = int(self._renumbered(self.source.read_target(index, window)))
         return sample
@@ -246,8 +253,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def _read(
         self, index: int, rng: np.random.Generator
-    ) -> tuple[Window, tuple[int, int], dict[str, Pixels]]:
-        """Return a window of a sample, the size of its images, and the pixels by modality.
+    ) -> tuple[Window, tuple[int, int], dict[str, Pixels], NDArray[np.int64] | None]:
+        """Return a window, the size of the images, pixels by modality, and the mask if any.
 
         Images with masks or boxes that are smaller than the window are padded, as resizing would
         change the scale of what is in them. Whole images with boxes are padded to a square.
@@ -255,6 +262,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         Raises:
             SampleError: If a file cannot be used or the window holds no data.
         """
+        masked = self.source.target == "mask"
         readers: dict[str, ImageReader] = {}
         try:
             for modality in self.source.present(index):
@@ -267,21 +275,23 @@ class ImageDataset(Dataset[dict[str, Any]]):
             if min(height, width) < side:
                 height, width = max(height, side), max(width, side)
                 readers = {n: PaddedReader(r, height, width) for n, r in readers.items()}
-            best, most = None, (False, 0.0)
+            best, most = None, (False, False, 0.0)
             for _ in range(self.crop.draws):
                 window = self.crop.choose(height, width, rng, self._focus(index, size, rng))
                 pixels = {
                     name: self.sensors[name].read(reader, window)
                     for name, reader in readers.items()
                 }
+                mask = read_padded_mask(self.source, index, window, *size) if masked else None
                 part = min(
                     1.0 if p.valid is None else float(p.valid.mean()) for p in pixels.values()
                 )
-                # Balance counts for more than data, but a window without data is of no use.
-                quality = (self._is_balanced(index, window, size), part)
+                # A label counts for more than balance, and that for more than data, but a window
+                # without data is of no use.
+                quality = (self._is_labeled(mask, pixels), self._is_balanced(mask), part)
                 if part > 0 and (best is None or quality > most):
-                    best, most = (window, size, pixels), quality
-                if most[0] and most[1] >= self.crop.min_valid:
+                    best, most = (window, size, pixels, mask), quality
+                if most[0] and most[1] and most[2] >= self.crop.min_valid:
                     break
             if best is None:
                 raise SampleError("empty", f"{', '.join(sizes)}: no valid pixel in the window")
@@ -314,13 +324,20 @@ class ImageDataset(Dataset[dict[str, Any]]):
         x, y = found.corners[rng.choice(np.flatnonzero(found.labels == label))].mean(0)
         return float(y), float(x)
 
-    def _is_balanced(self, index: int, window: Window, size: tuple[int, int]) -> bool:
-        if self.crop.cat_max == 1 or not self.crop.augment or self.source.target != "mask":
+    def _is_labeled(self, mask: NDArray[np.int64] | None, pixels: Mapping[str, Pixels]) -> bool:
+        """Return whether a pixel of a window for training has both a class and data."""
+        if mask is None or not self.crop.augment:
             return True
-        return self.crop.is_balanced(self._read_mask(index, window, size))
+        labeled = mask != IGNORE_INDEX
+        if all(read.valid is not None for read in pixels.values()):
+            known = [read.valid.all(0) for read in pixels.values() if read.valid is not None]
+            labeled &= np.logical_or.reduce(known)
+        return bool(labeled.any())
 
-    def _read_mask(self, index: int, window: Window, size: tuple[int, int]) -> NDArray[np.int64]:
-        return read_padded_mask(self.source, index, window, *size)
+    def _is_balanced(self, mask: NDArray[np.int64] | None) -> bool:
+        if mask is None or self.crop.cat_max == 1 or not self.crop.augment:
+            return True
+        return self.crop.is_balanced(mask)
 
     def _transformed(self, entries: dict[str, Any], seed: list[int]) -> dict[str, Any]:
         from torchvision import tv_tensors

@@ -27,12 +27,11 @@ class Skip(NamedTuple):
     Attributes:
         kind: ``"damaged"`` for files that cannot be read, ``"bands"`` for a wrong number or type of
             bands, ``"size"`` for modalities of different size and images larger than the memory,
-            ``"empty"`` for windows without a valid pixel, ``"unmatched"`` for files without the
-            other modality, ``"place"`` for georeferenced pairs that do not cover the same ground,
-            ``"name"`` for names that are not UTF-8, or that another file has too, ``"label"`` for
-            masks with values or colors of no class.
-        key: Name of the sample.
-        reason: One line that names the file.
+            ``"empty"`` for windows without a valid pixel or without a labeled one, ``"unmatched"``
+            for files without the other modality, ``"place"`` for georeferenced pairs that do not
+            cover the same ground, ``"name"`` for names that are not UTF-8, or that another file has
+            too, ``"label"`` for masks with values or colors of no class. key: Name of the sample.
+            reason: One line that names the file.
     """
 
     kind: Kind

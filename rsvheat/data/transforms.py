@@ -72,7 +72,8 @@ class Crop:
             of the 8 orientations with the same probability. Otherwise the window is in the center,
             of the whole side, and upright.
         min_valid: Smallest part of a random window's pixels that hold data. A window with less is
-            drawn again, up to 8 times; then the best one is taken.
+            drawn again, up to 8 times; then the best one is taken. So is a window of masks in which
+            no pixel has a class; if the best one has none either, the sample is skipped.
         cat_max: Largest part of a random window's labeled pixels that one class may take, for
             masks: 0.75 avoids windows of background only. A window with more is drawn again in
             the same way.

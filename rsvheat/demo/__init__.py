@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A demo: pretraining, fine-tuning, a map and a report, in minutes on a CPU."""
+"""A demo: pretraining, fine-tuning, maps and a report, in minutes on a CPU."""
 
 import errno
 import importlib.util
@@ -19,11 +19,13 @@ STEPS = {
     "scratch": None,
     "probe": None,
     "map": "map.tif",
+    "segment": "last.ckpt",
 }
 
 # Epochs of the default demo, and of the full one.
 PRETRAIN_EPOCHS = (60, 24)
 FINETUNE_EPOCHS = (40, 30)
+SEGMENT_EPOCHS = (24, 80)
 
 # Modules that the steps import beside the package's own requirements, and the extras with them.
 _NEEDED = ("lightning", "torchmetrics", "tensorboard", "PIL", "rasterio", "matplotlib")
@@ -38,6 +40,7 @@ def run_demo(
     seed: int = 0,
     pretrain_epochs: int | None = None,
     finetune_epochs: int | None = None,
+    segment_epochs: int | None = None,
     threads: int | None = None,
     restart: bool = False,
     quiet: bool = True,
@@ -57,6 +60,8 @@ def run_demo(
             one.
         finetune_epochs: Number of epochs of fine-tuning, and of training from scratch; by default
             that of the demo or of the full one.
+        segment_epochs: Number of epochs of segmentation; by default that of the demo or of the full
+            one.
         threads: Number of torch's threads; by default torch's own choice.
         restart: Whether to remove the demo in the folder, and begin again.
         quiet: Whether to hide most messages of Lightning and other libraries.
@@ -79,6 +84,7 @@ def run_demo(
     for name, value in (
         ("pretrain_epochs", pretrain_epochs),
         ("finetune_epochs", finetune_epochs),
+        ("segment_epochs", segment_epochs),
         ("threads", threads),
     ):
         if value is not None and value < 1:
@@ -92,6 +98,7 @@ def run_demo(
         "data": str(images.folder.resolve()) if images.test_classes is None else "shipped",
         "pretrain_epochs": pretrain_epochs or PRETRAIN_EPOCHS[full],
         "finetune_epochs": finetune_epochs or FINETUNE_EPOCHS[full],
+        "segment_epochs": segment_epochs or SEGMENT_EPOCHS[full],
     }
     try:
         folder = Path(output)
@@ -132,7 +139,7 @@ def _run(
         quieten()
     if threads is not None:
         torch.set_num_threads(threads)
-    epochs = (settings["pretrain_epochs"], settings["finetune_epochs"])
+    epochs = [settings[f"{name}_epochs"] for name in ("pretrain", "finetune", "segment")]
     demo = Demo(state.folder, images, settings["seed"], *epochs)
     # The logger that reports how each parameter was loaded, which is of no interest here.
     reports = logging.getLogger("rsvheat.tasks")

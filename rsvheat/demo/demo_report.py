@@ -16,7 +16,7 @@ from rsvheat._library import package_version
 from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import aligned, device_name
 from rsvheat.checkpoint import Checkpoint, TrainedModel
-from rsvheat.data import Normalizer, Window, read_image
+from rsvheat.data import IGNORE_INDEX, Normalizer, Window, read_image
 from rsvheat.demo.steps import SIZE, STRIDE, VARIANT, Demo
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import create_pretraining_model
@@ -30,12 +30,14 @@ _NAMES = {
     "scratch": "training from scratch",
     "probe": "frozen features",
     "map": "map",
+    "segment": "segmentation",
 }
 _TILES = 4
 _CREDIT = (
     "Contains modified Copernicus Sentinel data. Pairs of Sentinel-1 (VH) and Sentinel-2 (red, "
     "green, blue) around Los Angeles: from a dataset by Volkov. EuroSAT RGB: P. Helber, "
-    "B. Bischke, A. Dengel, D. Borth, MIT License."
+    "B. Bischke, A. Dengel, D. Borth, MIT License. Aerial images of Dubai with land cover: Humans "
+    "in the Loop with the Mohammed Bin Rashid Space Centre, CC0 1.0."
 )
 
 
@@ -62,6 +64,7 @@ def summary(results: Results) -> str:
     times = ", ".join(f"{_NAMES[name]} {value:.0f} s" for name, value in seconds.items())
     tuned, scratch = results["finetune"], results["scratch"]
     said = verdict(tuned["accuracy"], scratch["accuracy"], tuned["scored"])
+    said += f"\nLand cover of a tile that was not trained on: {_land_cover_scores(results)}."
     return "\n".join(
         ["", *aligned(rows), "", said, f"{sum(seconds.values()) / 60:.1f} minutes: {times}"]
     )
@@ -80,6 +83,7 @@ def write_report(demo: Demo, results: Results, path: Path) -> None:
     _pretraining(page, demo, results["pretrain"])
     _training(page, demo, results)
     _map(page, demo)
+    _land_cover(page, demo, results)
     _heat(page, demo)
     page.heading("Images")
     page.paragraph(_CREDIT)
@@ -93,7 +97,8 @@ def _about(page: Page, demo: Demo, results: Results) -> None:
         f"{seen['pairs']} pairs of optical and radar tiles and {seen['single']} optical images. "
         "Then it learned "
         f"{len(tuned['classes'])} classes of land from {tuned['labels']} labeled images, beside "
-        "the same network that began with random weights, and mapped a scene that it had not seen."
+        "the same network that began with random weights, and mapped a scene that it had not seen. "
+        "Last, it learned the land cover of aerial images, pixel by pixel."
     )
     rows = [
         [_NAMES[name], results[name].get("epochs", "-"), f"{results[name]['seconds']:.0f}",
@@ -292,6 +297,59 @@ def _map(page: Page, demo: Demo) -> None:
         "bare hills and dense towns of California are none of them, and there is no ground truth "
         "to score this map with. Take it as a picture of what the model sees."
     )
+
+
+def _land_cover_scores(results: Results) -> str:
+    result = results["segment"]
+    by_class = ", ".join(f"{name} {_percent(value)}" for name, value in result["iou"].items())
+    return (
+        f"mean IoU {_percent(result['mean_iou'])} % ({by_class}), "
+        f"{_percent(result['accuracy'])} % of the pixels right"
+    )
+
+
+def _land_cover(page: Page, demo: Demo, results: Results) -> None:
+    result = results["segment"]
+    page.heading("Land cover")
+    page.figure(
+        draw_land_cover(demo),
+        f"A tile that was not trained on, how people labeled it, and the map of {VARIANT} with an "
+        "FPN decoder. White is not labeled, and not counted.",
+    )
+    page.paragraph(
+        f"From {result['images']} labeled crops of two other tiles of aerial images, in "
+        f"{result['epochs']} epochs, beginning with the encoder that was pretrained above: "
+        f"{_land_cover_scores(results)}. segment/map.tif holds the map, segment/segmentation.json "
+        "the scores."
+    )
+
+
+def draw_land_cover(demo: Demo) -> Figure:
+    """Draw the tile of land cover: image, labels and map."""
+    from matplotlib.patches import Patch
+
+    from rsvheat.raster import read_map
+
+    found = read_map(demo.folder / "segment" / "map.tif")
+    table = np.full((IGNORE_INDEX + 1, 3), 255, np.uint8)
+    table[: len(found.classes)] = found.colors
+    pictures = {
+        "image": read_image(demo.images.tile["image"]).values.transpose(1, 2, 0),
+        "labels": table[demo.tile_truth()],
+        "map": table[found.labels],
+    }
+    height, width = found.labels.shape
+    figure = Figure(figsize=(12, 4 * height / width + 0.7), layout="constrained")
+    for axes, (title, picture) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
+        # A map is made smaller here without new colors between those of its classes.
+        axes.imshow(picture, interpolation="antialiased" if title == "image" else "nearest")
+        axes.set(title=title, xticks=[], yticks=[])
+    handles = [
+        Patch(color=color / 255, label=name)
+        for name, color in zip(found.classes, found.colors, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
 
 
 def _heat(page: Page, demo: Demo) -> None:

@@ -24,6 +24,8 @@ class DemoImages:
             ``classes``.
         pairs: Folder of pairs by modality, ``optical`` and ``sar``.
         scene: Files by modality of a scene that is not trained on.
+        land_cover: Folder of aerial images with a class for each pixel: ``train`` and ``test``,
+            each with ``images`` and ``masks``; a tile in ``test`` is mapped.
     """
 
     folder: Path
@@ -31,6 +33,13 @@ class DemoImages:
     test_classes: Path | None
     pairs: dict[str, Path]
     scene: dict[str, Path]
+    land_cover: Path
+
+    @property
+    def tile(self) -> dict[str, Path]:
+        """Files of the tile of land cover that is mapped: ``image`` and ``mask``."""
+        image = min((self.land_cover / "test/images").iterdir())
+        return {"image": image, "mask": self.land_cover / "test/masks" / f"{image.stem}.png"}
 
     @property
     def held_out(self) -> str | None:
@@ -49,7 +58,7 @@ def shipped_images() -> DemoImages:
     if folder is None:
         raise DataError(
             "this installation of rsvheat came without the demo's images: name a folder that "
-            "holds eurosat_rgb and s1s2_volkov by --data"
+            "holds eurosat_rgb, s1s2_volkov and dubai by --data"
         )
     both = ("optical", "sar")
     return DemoImages(
@@ -58,6 +67,7 @@ def shipped_images() -> DemoImages:
         folder / "eurosat/test",
         {name: folder / "s1s2/train" / name for name in both},
         {name: folder / "s1s2/test" / name / f"{_SCENE}.jpg" for name in both},
+        folder / "dubai",
     )
 
 
@@ -67,7 +77,8 @@ def find_images(folder: Path) -> DemoImages:
     Args:
         folder: Folder with ``eurosat_rgb``, which has a folder for each class, and with
             ``s1s2_volkov/opt`` and ``sar``, which have files of the same names. Scene 046 is held
-            out, or else the last one.
+            out, or else the last one. Land cover is that of ``dubai`` in the folder, or else the
+            project's.
 
     Raises:
         DataError: If one of them is missing, or there is a single pair.
@@ -96,6 +107,7 @@ def find_images(folder: Path) -> DemoImages:
         None,
         pairs,
         {name: files[name][scene] for name in pairs},
+        folder / "dubai" if (folder / "dubai").is_dir() else shipped_images().land_cover,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rsvheat._files import remove_unfinished
 from rsvheat.demo.demo_report import summary, write_report
 from rsvheat.demo.state import State
-from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch
+from rsvheat.demo.steps import Demo, draw_map, finetune, pretrain, probe, scratch, segment
 from rsvheat.models import CheckpointError
 from rsvheat.training.console import say
 from rsvheat.training.run_checkpoints import check_folder
@@ -18,6 +18,7 @@ _STEPS: dict[str, tuple[str, Callable[[Demo], dict[str, Any]]]] = {
     "scratch": ("Train the same from scratch, to compare", scratch),
     "probe": ("Look at frozen features: nearest neighbors and a linear probe", probe),
     "map": ("Map a scene that was not trained on", draw_map),
+    "segment": ("Segment aerial images, and map a tile that was not trained on", segment),
 }
 
 

@@ -6,15 +6,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from numpy.typing import NDArray
 
 from rsvheat.augmentation import RandomView
-from rsvheat.data import ClassFolders, Crop, DatasetReader, FolderSource, ImageFolders, Sensor
+from rsvheat.data import (
+    ClassFolders,
+    Crop,
+    DatasetReader,
+    FolderSource,
+    ImageFolders,
+    MaskCodes,
+    MaskFolders,
+    Sensor,
+    Window,
+    open_image,
+)
 from rsvheat.data.datamodule import DataModule, LoaderOptions
 from rsvheat.demo.images import DemoImages
-from rsvheat.evaluation import Scores
-from rsvheat.tasks import ClassificationTask, PretrainingTask
+from rsvheat.evaluation import Scores, SegmentationScores
+from rsvheat.tasks import ClassificationTask, PretrainingTask, SegmentationTask
 from rsvheat.tasks.evaluation import evaluate
 from rsvheat.training import CSVLog, Optimization, ProgressLines, Run, Task
 from rsvheat.training.console import say
@@ -24,11 +37,22 @@ SIZE = 64  # pixels: EuroSAT's images, and the windows of scenes
 HELD_OUT = 0.2  # of the labeled images, where none come apart
 TILE = 128  # scenes are cut into samples of so many pixels, of which each epoch sees a window
 VIEW = 48  # side of the views that pretraining compares
-BATCH = {"pretrain": 96, "finetune": 60}
+MASKED = 256  # side of the windows that segmentation learns from, at half the resolution
+BATCH = {"pretrain": 96, "finetune": 60, "segment": 16}
 PRETRAINING = Optimization(lr=1.5e-3)
 FINETUNING = Optimization(lr=1e-3, betas=(0.9, 0.999))
+SEGMENTATION = Optimization(lr=2e-3, betas=(0.9, 0.999))
 LAYER_DECAY = 0.8
 STRIDE = 16  # pixels between the windows of the map
+# Classes of the aerial images' masks, whose number 5 is unlabeled, and their colors on the map.
+COLORS = {
+    "building": "#d1495b",
+    "land": "#ead7b0",
+    "road": "#6c757d",
+    "vegetation": "#4c956c",
+    "water": "#2d6aa3",
+}
+CODES = MaskCodes(values={name: number for number, name in enumerate(COLORS)}, ignored=[5])
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,7 @@ class Demo:
         seed: Seed of all randomness.
         pretrain_epochs: Number of epochs of pretraining.
         finetune_epochs: Number of epochs of fine-tuning, and of training from scratch.
+        segment_epochs: Number of epochs of segmentation.
     """
 
     folder: Path
@@ -48,6 +73,7 @@ class Demo:
     seed: int
     pretrain_epochs: int
     finetune_epochs: int
+    segment_epochs: int
 
     @property
     def pretrained(self) -> Path:
@@ -69,6 +95,7 @@ class Demo:
         trained = labeled if self.images.test_classes else (1 - HELD_OUT) * labeled
         scenes = sum(1 for path in self.images.pairs["optical"].iterdir())
         tiles = scenes * (4 if self.images.test_classes else 64)
+        crops = sum(1 for path in (self.images.land_cover / "train/images").iterdir())
         classifier = self.finetune_epochs * trained * 2.0
         costs = {
             "pretrain": self.pretrain_epochs * (trained + tiles) * 4.2,
@@ -76,6 +103,7 @@ class Demo:
             "scratch": classifier,
             "probe": 3 * labeled * 1.5 + 10_000,
             "map": 10_000,
+            "segment": 10_000 + self.segment_epochs * crops * 20.0,
         }
         return costs[step] / 1000 / (1.6 if torch.get_num_threads() > 1 else 1.0)
 
@@ -88,6 +116,21 @@ class Demo:
             val_fraction=HELD_OUT if held_out is None else 0.0,
         )
         return _data(reader, BATCH["finetune"], self.seed, crop=Crop(SIZE, scale=(0.7, 1.0)))
+
+    def land_cover(self) -> DataModule:
+        """Return the aerial images with masks, none of them of the tile that is mapped."""
+        folder = self.images.land_cover / "train"
+        reader = MaskFolders(
+            {"optical": str(folder / "images")}, str(folder / "masks"), CODES, val_fraction=0.0
+        )
+        # At half the resolution: in as many steps, more ground around each pixel teaches more.
+        crop = Crop(MASKED // 2, MASKED, scale=(0.5, 1.0), cat_max=0.9)
+        return _data(reader, BATCH["segment"], self.seed, crop=crop)
+
+    def tile_truth(self) -> NDArray[np.int64]:
+        """Return the classes of the tile that is mapped, (H, W); 255 for unlabeled pixels."""
+        with open_image(self.images.tile["mask"], raw=True) as mask:
+            return CODES.read([mask], Window(0, 0, mask.height, mask.width))
 
     def unlabeled(self) -> DataModule:
         """Return pairs, and the labeled images' training part without its labels."""
@@ -221,6 +264,50 @@ def draw_map(demo: Demo) -> dict[str, Any]:
     )
     counts = dict(zip(result.classes, result.counts, strict=True))
     return {"counts": counts, **began.seconds()}
+
+
+def segment(demo: Demo) -> dict[str, Any]:
+    """Train to give each pixel a class, map a tile that was not trained on, and score the map."""
+    from rsvheat.raster import predict, read_map
+
+    seed_everything(demo.seed)
+    data = demo.land_cover()
+    task = SegmentationTask(
+        data.spec,
+        VARIANT,
+        checkpoint=str(demo.pretrained),
+        decoder="fpn",
+        losses={"cross_entropy": 1.0, "dice": 0.5},
+        class_weights="square_root",
+        optimization=SEGMENTATION,
+        layer_decay=LAYER_DECAY,
+        panels=0,
+        seed=demo.seed,
+    )
+    folder = demo.folder / "segment"
+    result = _fit(folder, task, data, demo.segment_epochs)
+    began = _Watch()
+    predict(
+        demo.images.tile["image"],
+        folder / "map.tif",
+        folder / "last.ckpt",
+        colors=COLORS,
+        overwrite=True,
+        device="cpu",
+    )
+    labels = torch.from_numpy(read_map(folder / "map.tif").labels.astype(np.int64))
+    truth = torch.from_numpy(demo.tile_truth())
+    scores = SegmentationScores.score(labels[None], truth[None], data.spec.classes)
+    scores.save(folder, "segmentation")
+    spent = began.seconds()
+    return {
+        **result,
+        **{name: result[name] + value for name, value in spent.items()},
+        "images": len(set(data.datasets["train"].indices.tolist())),
+        "mean_iou": scores["mean_iou"],
+        "accuracy": scores["overall_accuracy"],
+        "iou": dict(zip(scores.classes, scores.iou, strict=True)),
+    }
 
 
 def _fit(folder: Path, task: Task, data: DataModule, epochs: int) -> dict[str, Any]:

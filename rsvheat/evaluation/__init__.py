@@ -10,6 +10,7 @@ from rsvheat.evaluation.box_panels import (
 from rsvheat.evaluation.calibration import (
     Calibration,
     ConfidenceBins,
+    LogitSample,
     fit_temperature,
     sample_pixels,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "DetectionMetric",
     "DetectionScores",
     "Features",
+    "LogitSample",
     "Measure",
     "Panel",
     "Scores",

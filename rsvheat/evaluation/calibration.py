@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric
 
 from rsvheat._files import replacing
 from rsvheat.data.spec import IGNORE_INDEX
 from rsvheat.evaluation.segmentation_scores import none_for_nan
+from rsvheat.losses import world_size
 
 # Temperatures beyond these mean that the data do not determine one.
 COLDEST, HOTTEST = 0.05, 20.0
@@ -282,9 +283,75 @@ def sample_pixels(
     Raises:
         ValueError: If the shapes do not fit.
     """
-    rows, truth = _rows(logits, labels, ignore_index)
-    chosen = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
-    return rows[chosen], truth[chosen]
+    _check_shapes(logits, labels)
+    places = (labels != ignore_index).flatten().nonzero()[:, 0]
+    if len(places) > count:
+        # With replacement: a permutation of millions of pixels takes as long as the network.
+        drawn = torch.randint(len(places), (count,), generator=generator)
+        places = places[drawn.to(places.device)]
+    values = logits.reshape(*logits.shape[:2], -1)
+    sample, pixel = places // values.shape[2], places % values.shape[2]
+    return values[sample, :, pixel], labels.flatten()[places]
+
+
+class LogitSample:
+    """Logits of random pixels or samples of a validation, to which a temperature is fitted.
+
+    Args:
+        count: Largest number of pixels that are kept in a process; each batch gives the same
+            number, and of all those a random part is kept.
+        ignore_index: Label of what does not count.
+    """
+
+    def __init__(self, count: int = 2**14, ignore_index: int = IGNORE_INDEX) -> None:
+        self.count = count
+        self.ignore_index = ignore_index
+        self._rows = torch.empty(0)
+        self._truth = torch.empty(0, dtype=torch.int64)
+        self._keys = torch.empty(0)
+
+    def add(self, logits: Tensor, labels: Tensor, seed: int) -> None:
+        """Take pixels of a batch.
+
+        Args:
+            logits: Logits, (B, K, ...).
+            labels: True classes, int64 (B, ...).
+            seed: Seed of the choice; another one for each batch and process.
+
+        Raises:
+            ValueError: If the shapes do not fit.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        some = sample_pixels(
+            logits.detach(), labels, self.count // 16 or 1, generator, self.ignore_index
+        )
+        rows, truth = some[0].cpu().float(), some[1].cpu()
+        keys = torch.rand(len(rows), generator=generator)
+        if len(self._rows):
+            rows = torch.cat((self._rows, rows))
+        truth, keys = torch.cat((self._truth, truth)), torch.cat((self._keys, keys))
+        # The smallest keys are a random choice among all that was ever added.
+        kept = keys.argsort(stable=True)[: self.count]
+        self._rows, self._truth, self._keys = rows[kept], truth[kept], keys[kept]
+
+    def fit(self) -> float | None:
+        """Return the temperature for the pixels of all processes, each of which has to call it.
+
+        Returns:
+            The temperature, see :func:`fit_temperature`; None if nothing was labeled, or a logit is
+            not finite.
+        """
+        parts: list[Any] = [(self._rows, self._truth)]
+        if world_size() > 1:
+            parts = [None] * world_size()
+            distributed.all_gather_object(parts, (self._rows, self._truth))
+        parts = [part for part in parts if len(part[1])]
+        if not parts:
+            return None
+        rows, truth = (torch.cat(values) for values in zip(*parts, strict=True))
+        if not rows.isfinite().all():
+            return None
+        return fit_temperature(rows, truth, self.ignore_index)
 
 
 def _check_bins(bins: int) -> None:
@@ -309,11 +376,7 @@ def _bin(probabilities: Tensor, labels: Tensor, bins: int, ignore_index: int) ->
 
 def _rows(values: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return values (n, K) and labels (n,) of what counts."""
-    if values.dim() < 2 or labels.shape != (values.shape[0], *values.shape[2:]):
-        raise ValueError(
-            "values must have shape (B, K, ...) and labels (B, ...), got "
-            f"{tuple(values.shape)} and {tuple(labels.shape)}"
-        )
+    _check_shapes(values, labels)
     counted = labels != ignore_index
     truth = labels[counted]
     if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < values.shape[1]:
@@ -322,3 +385,11 @@ def _rows(values: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Te
             f"{int(truth.min())} to {int(truth.max())}"
         )
     return values.movedim(1, -1)[counted], truth
+
+
+def _check_shapes(values: Tensor, labels: Tensor) -> None:
+    if values.dim() < 2 or labels.shape != (values.shape[0], *values.shape[2:]):
+        raise ValueError(
+            "values must have shape (B, K, ...) and labels (B, ...), got "
+            f"{tuple(values.shape)} and {tuple(labels.shape)}"
+        )

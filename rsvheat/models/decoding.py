@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from rsvheat.models.layers import NORM_EPS
+from rsvheat.models.layers import NORM_EPS, LayerNorm
 
 DecoderNorm: TypeAlias = Literal["layer", "group", "batch"]
 
@@ -40,7 +40,7 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class MapNorm(nn.LayerNorm):
+class MapNorm(LayerNorm):
     """Layer norm over the channels of a map (B, C, h, w).
 
     Args:

@@ -19,7 +19,7 @@ from rsvheat.models.freq_embed import (
     check_freq_resize,
     resize_map,
 )
-from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, Stem, pool_features
+from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, LayerNorm, Stem, pool_features
 from rsvheat.models.load_report import LoadReport
 from rsvheat.models.parameter_groups import parameter_groups
 
@@ -147,7 +147,7 @@ class Head(nn.Module):
                 self.norm = (
                     nn.BatchNorm1d(self.dim, affine=False)
                     if global_pool == "moments"
-                    else nn.LayerNorm(self.dim, eps=NORM_EPS)
+                    else LayerNorm(self.dim, eps=NORM_EPS)
                 )
         self.fc: nn.Module = nn.Identity()
         if num_classes > 0:
@@ -301,7 +301,7 @@ class RSVHeat(nn.Module):
         )
         self.output_norms: nn.ModuleList | None = None
         if output_norms:
-            self.output_norms = nn.ModuleList(nn.LayerNorm(dim, eps=NORM_EPS) for dim in dims)
+            self.output_norms = nn.ModuleList(LayerNorm(dim, eps=NORM_EPS) for dim in dims)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 _init_linear(module)

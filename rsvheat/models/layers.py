@@ -11,6 +11,7 @@ from rsvheat.models._filter_cache import FilterCache
 from rsvheat.models.freq_embed import Embedding, FrequencyNetwork, FrequencyTable
 from rsvheat.ops import (
     _autocast,
+    _checks,
     add_layer_norm,
     apply_heat_filter,
     gated_layer_norm,
@@ -21,6 +22,7 @@ from rsvheat.ops import (
 from rsvheat.ops._backend import is_jit_tracing
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
+from rsvheat.ops.reference import standardize
 
 # As in the published encoders: the stem's norms differ from all others.
 STEM_NORM_EPS = 1e-6
@@ -48,6 +50,29 @@ def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm over the channels, whose tangents have the right gradients.
+
+    torch's own, as of 2.15, gives the right tangents (forward mode) and the right gradients, and
+    without a word wrong gradients of its tangents.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the shape of ``x``.
+
+        Args:
+            x: Features, (..., C).
+        """
+        if not _checks.transforms_active():
+            return super().forward(x)
+        unit, _ = standardize(_autocast.to_float32(x), self.eps)
+        if self.weight is not None:
+            unit = unit * self.weight
+        if self.bias is not None:
+            unit = unit + self.bias
+        return unit if _autocast.enabled(x) else unit.to(x.dtype)
 
 
 def pool_features(features: Sequence[Tensor], *, deviation: bool = True) -> Tensor:
@@ -109,10 +134,10 @@ class Stem(nn.Module):
     def __init__(self, in_chans: int, dim: int) -> None:
         super().__init__()
         self.conv1 = Conv2dNHWC(in_chans, dim // 2, 3, stride=2, padding=1)
-        self.norm1 = nn.LayerNorm(dim // 2, eps=STEM_NORM_EPS)
+        self.norm1 = LayerNorm(dim // 2, eps=STEM_NORM_EPS)
         self.act = nn.GELU()
         self.conv2 = Conv2dNHWC(dim // 2, dim, 3, stride=2, padding=1)
-        self.norm2 = nn.LayerNorm(dim, eps=STEM_NORM_EPS)
+        self.norm2 = LayerNorm(dim, eps=STEM_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features, (B, ceil(H / 4), ceil(W / 4), C), of images (B, H, W, bands)."""
@@ -131,7 +156,7 @@ class Downsample(nn.Module):
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.conv = Conv2dNHWC(dim, out_dim, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.LayerNorm(out_dim, eps=NORM_EPS)
+        self.norm = LayerNorm(out_dim, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features, (B, ceil(H / 2), ceil(W / 2), C')."""
@@ -181,10 +206,10 @@ def _is_exact_gelu(act: nn.Module) -> bool:
 
 
 def _is_affine_norm(norm: nn.Module) -> bool:
-    return is_unchanged(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+    return is_unchanged(norm, LayerNorm) and norm.weight is not None and norm.bias is not None
 
 
-def _norm_parameters(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+def _norm_parameters(norm: LayerNorm) -> tuple[Tensor, Tensor, float]:
     return norm.weight, norm.bias, norm.eps
 
 
@@ -294,12 +319,12 @@ class HeatOperator(nn.Module):
 
     def __init__(self, dim: int, spatial_correction: bool, cache: FilterCache) -> None:
         super().__init__()
-        self.correction_norm = nn.LayerNorm(dim, eps=NORM_EPS) if spatial_correction else None
+        self.correction_norm = LayerNorm(dim, eps=NORM_EPS) if spatial_correction else None
         self.dwconv = Conv2dNHWC(dim, dim, 3, padding=1, groups=dim)
         self.linear = Linear(dim, 2 * dim)
         self.to_k = Linear(dim, dim)
         self.conduction = HeatConduction(cache)
-        self.out_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.out_norm = LayerNorm(dim, eps=NORM_EPS)
         self.act = nn.SiLU()
         self.out_linear = Linear(dim, dim)
 
@@ -383,9 +408,9 @@ class HeatBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_position = norm_position
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = LayerNorm(dim, eps=NORM_EPS)
         self.op = HeatOperator(dim, spatial_correction, cache)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm2 = LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.gamma1, self.gamma2 = None, None
@@ -442,7 +467,7 @@ class HeatBlock(nn.Module):
             and is_unchanged(mlp.fc1, Linear)
             and is_unchanged(mlp.act, nn.GELU)
             and is_unchanged(mlp.fc2, Linear)
-            and is_unchanged(self.norm2, nn.LayerNorm)
+            and is_unchanged(self.norm2, LayerNorm)
         ):
             return None
         pixel = mlp.fc1.out_features * x.element_size()
@@ -455,7 +480,7 @@ class HeatBlock(nn.Module):
         return x + branch if gamma is None else x + branch * gamma
 
     def _add_normed(
-        self, x: Tensor, branch: Tensor, norm: nn.LayerNorm, gamma: Tensor | None
+        self, x: Tensor, branch: Tensor, norm: LayerNorm, gamma: Tensor | None
     ) -> Tensor:
         if self.drop_path.drops() or not _is_affine_norm(norm):
             return self._add(x, norm(branch), gamma)

@@ -23,7 +23,7 @@ from rsvheat.losses import (
 )
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models.encoder import RSVHeat
-from rsvheat.models.layers import pool_features
+from rsvheat.models.layers import LayerNorm, pool_features
 from rsvheat.models.registry import create_model
 from rsvheat.ops import spectral_l1_loss
 
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         narrow = max(dim // 4, 8)
         self.fine = nn.Linear(dims[0], dim)
         self.coarse = nn.Linear(dims[1], dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.act = nn.GELU()
         self.expand = nn.Linear(dim, narrow * self.inner**2)
         self.heads = nn.ModuleDict(

@@ -411,6 +411,8 @@ def _iou(p: _Boxes, q: _Boxes) -> Tensor:
     quarter = torch.where(apart | (quarter < 0), 0.0, torch.where(quarter < limit, quarter, limit))
     union = (area_p + area_q) - quarter
     iou = torch.where(union > 0, quarter / torch.where(union > 0, union, 1.0), 0.0)
+    # At the maximum, that of equal boxes, the one-sided slopes differ; 0 is between them.
+    iou = torch.where(iou < 1, iou, iou.detach())
     valid = (p.x == p.x) & (q.x == q.x)
     return torch.where(valid, iou, torch.nan)
 

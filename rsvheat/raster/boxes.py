@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes of objects in a scene, by overlapping windows."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import Window
 from rsvheat.raster.box_files import BoxFile
-from rsvheat.raster.box_geometry import FoundBoxes, suppress
+from rsvheat.raster.box_geometry import FoundBoxes, merge
 from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
 from rsvheat.raster.strips import Strip, strips
-from rsvheat.raster.tiling import cores, window_starts
+from rsvheat.raster.tiling import Panel, cores, panels, window_starts
 
 # Pixels that the network gets at once, unless told otherwise: four windows of 512 x 512.
 _PIXELS = 4 * 512 * 512
-# Boxes of a class that overlap by more are one object, found in two windows.
-_IOU = 0.5
 
 
 class BoxPredictor:
@@ -26,9 +24,10 @@ class BoxPredictor:
 
     Windows overlap by a quarter of their side by default. A window answers for its core, which ends
     in the middle of the overlaps: of its boxes those are kept whose center lies in there. Boxes
-    that reach over a seam between cores may have been found from both sides; of those that overlap,
-    the one with the highest score is kept. So objects of up to the overlap's size are found once
-    and whole. Boxes whose center has no data are dropped.
+    that reach over a seam between cores may have been found from both sides, whole or in pieces;
+    :func:`~rsvheat.raster.box_geometry.merge` makes one of them. So objects are found once and, as
+    far as the network finds their pieces, whole, also those larger than the overlap. Boxes whose
+    center has no data are dropped.
 
     Args:
         model: Network whose output is boxes.
@@ -56,7 +55,11 @@ class BoxPredictor:
             for length, side in ((scene.height, self._height), (scene.width, self._width))
         )
         self._rows = cores(self._tops, self._height)
-        self._columns = cores(self._lefts, self._width)
+        self._columns = dict(zip(self._lefts, cores(self._lefts, self._width), strict=True))
+        self._shape = scene.height, scene.width
+        columns = options.columns(scenes, self._height)
+        most = max(1, columns // (self._width - self._overlap) - 1)
+        self._panels = panels(self._lefts, self._width, 0, scene.width, most)
         self.windows = len(self._tops) * len(self._lefts)
         self._batch_size = options.batch_size or max(1, _PIXELS // size**2)
         self._nothing = FoundBoxes.none(5 if model.output == "oriented_boxes" else 4)
@@ -70,42 +73,64 @@ class BoxPredictor:
         return BoxFile.open(files, self._model, self._scenes)
 
     def parts(self) -> Generator[tuple[int, FoundBoxes], None, None]:
-        """Predict from top to bottom.
+        """Predict from top to bottom, one panel after the other.
 
         Yields:
             Number of windows, and boxes that no later window can find again.
         """
+        # Boxes that reach into the next panel.
+        waiting = self._nothing
+        begin = 0
+        for panel in self._panels:
+            # Neighbors of the last panel show its windows, too; boxes need each window once.
+            lefts = [left for left in panel.windows if left >= begin]
+            begin = lefts[-1] + 1
+            edges = self._columns[lefts[0]][0], self._columns[lefts[-1]][1]
+            reaching = self._nothing
+            for windows, found in self._panel(panel, lefts):
+                left, _, right, _ = found.extents.T
+                inner = (left >= edges[0]) & (right <= edges[1])
+                yield windows, found[inner]
+                reaching = reaching + found[~inner]
+            waiting, _ = merge(waiting + reaching, self._shape)
+            later = waiting.extents[:, 2] > edges[1]
+            yield 0, waiting[~later]
+            waiting = waiting[later]
+        yield 0, waiting
+
+    def _panel(
+        self, panel: Panel, lefts: Sequence[int]
+    ) -> Generator[tuple[int, FoundBoxes], None, None]:
         intervals = [(top, top + self._height) for top in self._tops]
-        reading = [strips(scene, intervals) for scene in self._scenes.values()]
+        reading = [strips(scene, intervals, panel.columns) for scene in self._scenes.values()]
         # Boxes that reach over a seam, of the row of windows above.
         above = self._nothing
         for top, core, *read in zip(self._tops, self._rows, *reading, strict=True):
             strips_read = dict(zip(self._scenes, read, strict=True))
-            inside, over = self._row(strips_read, top, core)
-            both = above + over
-            kept = suppress(both, _IOU)
-            old = np.arange(len(both)) < len(above)
-            yield len(self._lefts), inside + both[kept & old]
-            above = both[kept & ~old]
+            inside, over = self._row(strips_read, lefts, top, core)
+            objects, numbers = merge(above + over, self._shape)
+            recent = np.isin(np.arange(len(objects)), numbers[len(above) :])
+            yield len(lefts), inside + objects[~recent]
+            above = objects[recent]
         yield 0, above
 
     def _row(
-        self, read: Mapping[str, Strip], top: int, rows: tuple[float, float]
+        self,
+        read: Mapping[str, Strip],
+        lefts: Sequence[int],
+        top: int,
+        rows: tuple[float, float],
     ) -> tuple[FoundBoxes, FoundBoxes]:
         """Return the boxes of a row of windows: those within a core, and those over a seam."""
         inside = over = self._nothing
-        places = [
-            (Window(top, left, self._height, self._width), columns)
-            for left, columns in zip(self._lefts, self._columns, strict=True)
-        ]
-        places = [one for one in places if self._filled(read, one[0])]
+        places = [Window(top, left, self._height, self._width) for left in lefts]
+        places = [place for place in places if self._filled(read, place)]
         for begin in range(0, len(places), self._batch_size):
             batch = places[begin : begin + self._batch_size]
-            windows = [{name: strip.cut(w) for name, strip in read.items()} for w, _ in batch]
-            output = infer(
-                self._model, self._scenes, windows, [w for w, _ in batch], self._options.precision
-            )
-            for (window, columns), one in zip(batch, output, strict=True):
+            windows = [{name: strip.cut(w) for name, strip in read.items()} for w in batch]
+            output = infer(self._model, self._scenes, windows, batch, self._options.precision)
+            for window, one in zip(batch, output, strict=True):
+                columns = self._columns[window.left]
                 boxes = FoundBoxes.of(one, window, self._options.min_score or 0.0)
                 x, y = boxes.centers.T
                 own = (x >= columns[0]) & (x < columns[1]) & (y >= rows[0]) & (y < rows[1])
@@ -133,5 +158,5 @@ class BoxPredictor:
             valid = strip.pixels.valid
             if valid is None:
                 return np.asarray(inside)
-            found[inside] |= valid[:, rows[inside] - strip.top, columns[inside]].any(0)
+            found[inside] |= valid[:, rows[inside] - strip.top, columns[inside] - strip.left].any(0)
         return found

@@ -12,7 +12,7 @@ from rsvheat.data import Window
 from rsvheat.raster.map_files import MapFiles, MapRows
 from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
 from rsvheat.raster.strips import Strip, strips
-from rsvheat.raster.tiling import blending_weight, window_starts
+from rsvheat.raster.tiling import Panel, blending_weight, panels, window_starts
 
 # Pixels that the network gets at once, unless told otherwise: four windows of 512 x 512.
 _PIXELS = 4 * 512 * 512
@@ -26,8 +26,9 @@ class DensePredictor:
     neighboring windows are blended with a smooth weight. At the border of the scene the pixels
     beyond are mirrored. Pixels without data have no class.
 
-    Memory holds the rows of one window over the scene's width: the pixels, and a float32 for each
-    class.
+    Memory holds the rows of one window over the width of a panel: the pixels, and a float32 for
+    each class. As many panels lie side by side as the option ``memory`` asks for; a scene that fits
+    is one panel.
 
     Args:
         model: Network whose output is a mask.
@@ -51,7 +52,11 @@ class DensePredictor:
         self._tops, self._lefts = (
             window_starts(length, size, self._overlap, self._margin) for length in self._shape
         )
-        self.windows = len(self._tops) * len(self._lefts)
+        # Sums and weights, and what is made of them: classes, and their probabilities.
+        columns = options.columns(scenes, size, 4 * (len(model.classes) + 5))
+        most = max(1, (columns - 2 * size) // (size - self._overlap))
+        self._panels = panels(self._lefts, size, self._margin, scene.width, most)
+        self.windows = len(self._tops) * sum(len(panel.windows) for panel in self._panels)
         weight = blending_weight(size, self._overlap, self._margin)
         self._weight = np.outer(weight, weight)
         self._batch_size = options.batch_size or max(1, _PIXELS // size**2)
@@ -70,25 +75,30 @@ class DensePredictor:
         return MapFiles.open(files, self._model, self._scenes, self._shape, 1, tags)
 
     def parts(self) -> Generator[tuple[int, MapRows], None, None]:
-        """Predict from top to bottom.
+        """Predict from top to bottom, one panel after the other.
 
         Yields:
             Number of windows, and rows of the map.
         """
-        height, width = self._shape
+        for panel in self._panels:
+            yield from self._panel(panel)
+
+    def _panel(self, panel: Panel) -> Generator[tuple[int, MapRows], None, None]:
+        height = self._shape[0]
         # Sums over the windows so far, for the rows of the scene from ``first`` on.
-        sums = np.zeros((len(self._model.classes), self._size, width), np.float32)
-        weights = np.zeros((self._size, width), np.float32)
+        sums = np.zeros((len(self._model.classes), self._size, panel.width), np.float32)
+        weights = np.zeros((self._size, panel.width), np.float32)
         first = 0
         intervals = [(max(top, 0), min(top + self._size, height)) for top in self._tops]
-        reading = [strips(scene, intervals) for scene in self._scenes.values()]
+        reading = [strips(scene, intervals, panel.columns) for scene in self._scenes.values()]
         # Rows that no later window has a weight for are complete.
         ends = [top + self._margin for top in self._tops[1:]] + [height]
         for top, end, *read in zip(self._tops, ends, *reading, strict=True):
             rows = dict(zip(self._scenes, read, strict=True))
-            self._add(top, rows, first, sums, weights)
+            self._add(top, rows, panel, first, sums, weights)
             done = end - first
-            yield len(self._lefts), self._finished(rows, first, sums[:, :done], weights[:done])
+            finished = self._finished(rows, panel, first, sums[:, :done], weights[:done])
+            yield len(panel.windows), finished
             for kept in (sums, weights):
                 kept[..., : self._size - done, :] = kept[..., done:, :]
                 kept[..., self._size - done :, :] = 0
@@ -98,27 +108,27 @@ class DensePredictor:
         self,
         top: int,
         rows: Mapping[str, Strip],
+        panel: Panel,
         first: int,
         sums: NDArray[np.float32],
         weights: NDArray[np.float32],
     ) -> None:
         """Add the weighted probabilities of a row of windows."""
-        size, (height, width) = self._size, self._shape
-        places = [Window(top, left, size, size) for left in self._lefts]
+        size, height = self._size, self._shape[0]
+        places = [Window(top, left, size, size) for left in panel.windows]
         places = [place for place in places if self._filled(rows, place)]
         for begin in range(0, len(places), self._batch_size):
             batch = places[begin : begin + self._batch_size]
             windows = [{name: strip.cut(place) for name, strip in rows.items()} for place in batch]
             output = infer(self._model, self._scenes, windows, batch, self._options.precision)
             for place, probabilities in zip(batch, output.cpu().numpy(), strict=True):
-                # The part of the window that is in the scene and not complete yet.
-                up, left = max(first - top, 0), max(-place.left, 0)
-                down, right = min(size, height - top), min(size, width - place.left)
+                # The part of the window that is in the panel and not complete yet.
+                up, left = max(first - top, 0), max(panel.left - place.left, 0)
+                down, right = min(size, height - top), min(size, panel.right - place.left)
                 weight = self._weight[up:down, left:right]
+                column = place.left - panel.left
                 there = np.s_[
-                    ...,
-                    top + up - first : top + down - first,
-                    place.left + left : place.left + right,
+                    ..., top + up - first : top + down - first, column + left : column + right
                 ]
                 sums[there] += probabilities[:, up:down, left:right] * weight
                 weights[there] += weight
@@ -147,6 +157,7 @@ class DensePredictor:
     def _finished(
         self,
         rows: Mapping[str, Strip],
+        panel: Panel,
         first: int,
         sums: NDArray[np.float32],
         weights: NDArray[np.float32],
@@ -156,8 +167,8 @@ class DensePredictor:
         best = np.take_along_axis(sums, labels[None].astype(np.intp), 0)[0]
         missing = weights == 0
         best /= np.where(missing, 1, weights)
-        known = self._known(rows, Window(first, 0, *weights.shape))
+        known = self._known(rows, Window(first, panel.left, *weights.shape))
         if known is not None:
             missing |= ~known
         labels[missing] = MapFiles.NODATA
-        return MapRows(first, labels, best)
+        return MapRows(first, labels, best, left=panel.left)

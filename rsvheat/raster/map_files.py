@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,10 @@ from rsvheat.checkpoint import TrainedModel
 from rsvheat.data.spec import IGNORE_INDEX
 from rsvheat.raster.colors import class_colors
 from rsvheat.raster.predictor import Files, Scenes
+from rsvheat.raster.scene import Georeference
 from rsvheat.raster.writing import Layer, LayerWriter, writing
+
+CONFIDENCE_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class MapResult:
         nodata: Number of pixels of the map without a class.
         square_km: Area of each class within the scene; None where coordinates are not to scale.
         seconds: Time that it took.
+        resampled: Names of the rasters that were interpolated on the grid of the first.
+        confidence: Number of pixels by the probability of their class, in equal steps from 0 to 1.
+        tags: Provenance.
+        task: What the map shows.
     """
 
     path: Path
@@ -40,6 +47,10 @@ class MapResult:
     nodata: int
     square_km: tuple[float, ...] | None
     seconds: float
+    resampled: tuple[str, ...] = ()
+    confidence: tuple[int, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    task: str = "map of classes"
 
     def __str__(self) -> str:
         """Return a line, and a table of the classes that occur."""
@@ -47,6 +58,7 @@ class MapResult:
             f"{self.path}: {self.rows} x {self.columns} pixels, {self.nodata} without data, "
             f"in {self.seconds:.1f} s"
         ]
+        lines += [f"  {name} was interpolated bilinearly on its grid" for name in self.resampled]
         total = sum(self.counts)
         width = max(map(len, self.classes))
         for i in np.argsort(self.counts, kind="stable")[::-1]:
@@ -55,6 +67,15 @@ class MapResult:
                 share = self.counts[i] / total
                 lines.append(f"  {self.classes[i]:{width}}  {share:6.1%}{area}")
         return "\n".join(lines)
+
+
+def confidence_counts(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return how many values lie in each of equal steps from 0 to 1.
+
+    Args:
+        values: Probabilities or scores.
+    """
+    return np.histogram(values, CONFIDENCE_STEPS, (0, 1))[0]
 
 
 @dataclass(frozen=True)
@@ -66,12 +87,14 @@ class MapRows:
         labels: Classes (rows, columns), uint8; 255 for no data.
         probabilities: Probabilities of the classes (rows, columns); of no meaning without data.
         areas: Number of pixels of the scene (rows, columns) in each pixel of the map; None for 1.
+        left: Number of the first column.
     """
 
     first: int
     labels: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     areas: NDArray[np.int64] | None = None
+    left: int = 0
 
 
 class MapFiles:
@@ -85,10 +108,14 @@ class MapFiles:
         writers: Sequence[LayerWriter],
         shape: tuple[int, int],
         classes: tuple[str, ...],
-        square_metres: float | None,
+        place: Georeference,
+        stride: int,
+        resampled: tuple[str, ...],
+        tags: Mapping[str, str],
     ) -> None:
-        self._path, self._writers = path, writers
-        self._shape, self._classes, self._square_metres = shape, classes, square_metres
+        self._path, self._writers, self._resampled = path, writers, resampled
+        self._tags, self._confidence = tags, np.zeros(CONFIDENCE_STEPS, np.int64)
+        self._shape, self._classes, self._place, self._stride = shape, classes, place, stride
         self._counts = np.zeros(self.NODATA + 1, np.int64)
         self._areas = np.zeros(self.NODATA + 1)
 
@@ -139,8 +166,8 @@ class MapFiles:
                 stack.enter_context(writing(layer, *shape, where, files.overwrite))
                 for layer in layers
             ]
-            square_metres = scene.georeference.square_metres
-            yield cls(files.output, writers, shape, classes, square_metres)
+            resampled = tuple(scene.name for scene in scenes.values() if scene.resampled)
+            yield cls(files.output, writers, shape, classes, where, stride, resampled, tags)
 
     def write(self, part: MapRows) -> None:
         """Write rows of the map.
@@ -148,18 +175,21 @@ class MapFiles:
         Args:
             part: The next rows.
         """
-        self._writers[0].write(part.first, part.labels)
+        self._writers[0].write(part.first, part.labels, part.left)
         for writer in self._writers[1:]:
             missing = part.labels == self.NODATA
             percent = np.where(missing, self.NODATA, np.rint(100 * part.probabilities))
-            writer.write(part.first, percent.astype(np.uint8))
+            writer.write(part.first, percent.astype(np.uint8), part.left)
+        known = part.probabilities[part.labels != self.NODATA]
+        self._confidence += confidence_counts(known)
         flat = part.labels.ravel()
-        counts = np.bincount(flat, minlength=self.NODATA + 1)
-        self._counts += counts
-        if part.areas is None:
-            self._areas += counts
-        else:
-            self._areas += np.bincount(flat, part.areas.ravel(), minlength=self.NODATA + 1)
+        self._counts += np.bincount(flat, minlength=self.NODATA + 1)
+        areas = self._place.row_areas(part.first, len(part.labels))
+        if areas is not None:
+            # The map's last pixels may stick out of the scene.
+            shares = 1.0 if part.areas is None else part.areas / self._stride**2
+            ground = np.broadcast_to(areas[:, None] * shares, part.labels.shape)
+            self._areas += np.bincount(flat, ground.ravel(), minlength=self.NODATA + 1)
 
     def result(self, seconds: float) -> MapResult:
         """Return a summary of the map.
@@ -168,8 +198,8 @@ class MapFiles:
             seconds: Time that it took.
         """
         n, square_km = len(self._classes), None
-        if self._square_metres is not None:
-            square_km = tuple((self._areas[:n] * self._square_metres / 1e6).tolist())
+        if self._place.equal_area is not None:
+            square_km = tuple((self._areas[:n] / 1e6).tolist())
         return MapResult(
             self._path,
             *self._shape,
@@ -178,4 +208,7 @@ class MapFiles:
             int(self._counts[self.NODATA]),
             square_km,
             seconds,
+            self._resampled,
+            tuple(self._confidence.tolist()),
+            self._tags,
         )

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
 
 from rsvheat.data import DataError
 from rsvheat.raster.scene import Georeference
@@ -56,14 +57,11 @@ def read_map(path: str | os.PathLike[str]) -> Map:
         FileNotFoundError: If there is no such file.
         DataError: If the file is damaged, or no map of classes.
     """
-    with _opened(path) as file:
+    with opened_map(path) as file:
         tags = file.tags()
-        classes = tuple(json.loads(tags["RSVHEAT_CLASSES"]))
-        table = file.colormap(1)
         return Map(
             file.read(1),
-            classes,
-            np.array([table[i][:3] for i in range(len(classes))], np.uint8),
+            *_legend(file),
             int(file.nodata),
             int(tags["RSVHEAT_STRIDE"]),
             _bands(tags),
@@ -71,9 +69,40 @@ def read_map(path: str | os.PathLike[str]) -> Map:
         )
 
 
+def read_legend(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Return the names of a map's classes, and their colors (classes, 3).
+
+    Args:
+        path: Path of the map.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DataError: If the file is damaged, or no map of classes.
+    """
+    with opened_map(path) as file:
+        return _legend(file)
+
+
+def _legend(file: Any) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    classes = tuple(json.loads(file.tags()["RSVHEAT_CLASSES"]))
+    table = file.colormap(1)
+    return classes, np.array([table[i][:3] for i in range(len(classes))], np.uint8)
+
+
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a map of classes; errors of reading in the block name it."""
+def opened_map(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a map of classes as rasterio's dataset; errors of reading in the block name it.
+
+    Args:
+        path: Path of the map.
+
+    Yields:
+        The dataset.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DataError: If the file is damaged, or no map of classes.
+    """
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {os.fspath(path)}")
     try:
@@ -123,23 +152,22 @@ def draw_map(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    with _opened(path) as file:
-        classes = json.loads(file.tags()["RSVHEAT_CLASSES"])
+    with opened_map(path) as file:
+        classes, colors = _legend(file)
         stride, bands = int(file.tags()["RSVHEAT_STRIDE"]), _bands(file.tags(), source)
-        table, nodata, (rows, columns) = file.colormap(1), int(file.nodata), file.shape
-        shape = _shrunk(file.shape, max_side)
+        nodata, (rows, columns) = int(file.nodata), file.shape
+        shape = shrunk(file.shape, max_side)
         labels = file.read(1, out_shape=shape, resampling=Resampling.mode)
         counts = np.zeros(256, np.int64)
         for _, window in file.block_windows(1):
             counts += np.bincount(file.read(1, window=window).ravel(), minlength=256)
     counts[nodata] = 0
-    image, (height, width) = _picture(source, bands, max_side)
+    image, (height, width) = scene_picture(source, bands, max_side)
     if (rows, columns) != (-(-height // stride), -(-width // stride)):
         raise DataError(
             f"{path} has {rows} x {columns} pixels of {stride}; it is no map of {source}, "
             f"which has {height} x {width}"
         )
-    colors = np.array([table[i][:3] for i in range(len(classes))], np.uint8)
     overlay = np.zeros((*shape, 4), np.uint8)
     filled = labels != nodata
     overlay[filled, :3] = colors[labels[filled]]
@@ -180,23 +208,58 @@ def draw_map(
     return figure
 
 
-def _shrunk(shape: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return a size of at most ``max_side`` pixels, of the same shape."""
+def shrunk(shape: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return a size of at most some pixels, of the same shape.
+
+    Args:
+        shape: Height and width.
+        max_side: Largest height and width.
+    """
     shrink = max(1.0, max(shape) / max_side)
     return max(1, round(shape[0] / shrink)), max(1, round(shape[1] / shrink))
 
 
-def _picture(
-    source: str | os.PathLike[str], bands: tuple[int, ...], max_side: int
+def scene_picture(
+    source: str | os.PathLike[str],
+    bands: tuple[int, ...],
+    max_side: int,
+    like: str | os.PathLike[str] | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return a scene as (H, W, 3), white where there is no data, and its full size."""
+    """Return a scene as (H, W, 3), white where there is no data, and its full size.
+
+    Args:
+        source: Path of the raster.
+        bands: Bands to show: the first three, or the first.
+        max_side: Largest side in pixels.
+        like: Path of the raster on whose grid it is shown; None for its own.
+
+    Returns:
+        The picture, and the height and width of the raster.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
     chosen = bands[:3] if len(bands) >= 3 else bands[:1] * 3
     try:
-        with _quietly_open(source) as file:
+        with ExitStack() as stack:
+            file = stack.enter_context(_quietly_open(source))
+            if like is not None:
+                grid = stack.enter_context(_quietly_open(like))
+                file = stack.enter_context(
+                    WarpedVRT(
+                        file,
+                        crs=grid.crs,
+                        transform=grid.transform,
+                        height=grid.height,
+                        width=grid.width,
+                        resampling=Resampling.bilinear,
+                        add_alpha=ColorInterp.alpha not in file.colorinterp,
+                    )
+                )
             size = file.shape
             read = file.read(
                 list(chosen),
-                out_shape=(3, *_shrunk(size, max_side)),
+                out_shape=(3, *shrunk(size, max_side)),
                 masked=True,
                 resampling=Resampling.average,
             )

@@ -41,6 +41,7 @@ def predict(
     colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
+    memory: float = 1.0,
     device: str = "auto",
     precision: Precision = "float32",
     overwrite: bool = False,
@@ -69,7 +70,8 @@ def predict(
     Args:
         source: Path of the raster: GeoTIFF, VRT, PNG, JPEG or any other that GDAL reads. Networks
             that take several get a dictionary by modality, such as ``{"before": "2019.tif",
-            "after": "2024.tif"}``, of rasters on one grid.
+            "after": "2024.tif"}``. The map has the grid of the first; others of another grid,
+            resolution or reference system are interpolated on it, bilinearly.
         output: Path of the map (``.tif``) or of the boxes (``.gpkg``, ``.geojson``).
         checkpoint: Path of a checkpoint of any task, or a loaded model.
         window: Side of the windows in pixels of the raster; by default that of training. Those of
@@ -93,6 +95,8 @@ def predict(
         min_score: Lowest score of boxes that are kept; by default all that the network gives.
         batch_size: Number of windows that the network gets at once; by default 64 for classes of
             windows, and otherwise as many as have about a million pixels.
+        memory: GiB that pixels and their probabilities may take, beside the network. Where rows of
+            the raster's width need more, it is predicted in panels side by side.
         device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"`` is a
             GPU if there is one.
         precision: Floating-point type that the network computes in.
@@ -105,13 +109,13 @@ def predict(
         ValueError: If an argument is not as above, or has no meaning for the task.
         FileNotFoundError: If there is no such raster or checkpoint.
         FileExistsError: If there is an output, and ``overwrite`` is not set.
-        DataError: If the raster is damaged, its bands do not fit, or rasters differ in their grid.
+        DataError: If the raster is damaged, its bands do not fit, or rasters show other ground.
         CheckpointError: If the checkpoint is damaged, or holds no network for a task.
         FloatingPointError: If the network's result is not finite for a window.
         OSError: If the output cannot be written.
     """
     start = perf_counter()
-    options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision)
+    options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision, memory)
     paths = {"output": Path(output)}
     if probability is not None:
         paths["probability"] = Path(probability)
@@ -153,6 +157,7 @@ def _tags(model: TrainedModel, scenes: Scenes, precision: str, match: bool) -> d
     names = {name: Path(scene.name).name for name, scene in scenes.items()}
     bands = {name: scene.select for name, scene in scenes.items()}
     alone = next(iter(scenes)) if len(scenes) == 1 else None
+    resampled = [name for name, scene in scenes.items() if scene.resampled]
     return {
         "TIFFTAG_SOFTWARE": f"rsvheat {package_version()}",
         "RSVHEAT_CLASSES": json.dumps(model.classes),
@@ -161,6 +166,11 @@ def _tags(model: TrainedModel, scenes: Scenes, precision: str, match: bool) -> d
         "RSVHEAT_BANDS": json.dumps(bands[alone] if alone else bands),
         "RSVHEAT_PRECISION": precision,
         "RSVHEAT_MATCH": str(match).lower(),
+        **(
+            {"RSVHEAT_RESAMPLED": json.dumps(dict.fromkeys(resampled, "bilinear"))}
+            if resampled
+            else {}
+        ),
     }
 
 

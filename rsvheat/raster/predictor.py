@@ -8,12 +8,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, get_args
 
-import numpy as np
 import torch
 
 from rsvheat.checkpoint import Precision, TrainedModel, finite_rows
-from rsvheat.data import DataError, Pixels, Window
-from rsvheat.raster.scene import Georeference, Scene
+from rsvheat.data import Pixels, Window
+from rsvheat.raster.scene import Scene
 
 Source: TypeAlias = str | PathLike[str]
 Scenes: TypeAlias = Mapping[str, Scene]
@@ -34,9 +33,12 @@ class Options:
     min_score: float | None = None
     batch_size: int | None = None
     precision: Precision = "float32"
+    memory: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the options."""
+        if not self.memory > 0:
+            raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         for name in ("window", "stride", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -52,6 +54,18 @@ class Options:
             raise ValueError(
                 f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
             )
+
+    def columns(self, scenes: Scenes, rows: int, more: int = 0) -> int:
+        """Return how many columns of scenes the memory is enough for.
+
+        Args:
+            scenes: Scenes by modality.
+            rows: Number of rows that are in memory at a time.
+            more: Bytes that a pixel takes beside its values.
+        """
+        # Of each scene a strip that is used, one that is being read, and what they have in common.
+        pixel = 3 * sum(scene.pixel_bytes for scene in scenes.values()) + more
+        return int(self.memory * 2**30 / (rows * pixel))
 
     def overlap_of(self, size: int) -> int:
         """Return the overlap of windows of a size, by default a quarter of it.
@@ -158,7 +172,7 @@ def open_scenes(
     bands: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     nodata: float | None = None,
 ) -> Iterator[dict[str, Scene]]:
-    """Open the rasters of a prediction, which have to lie on one grid.
+    """Open the rasters of a prediction; all are read on the grid of the first.
 
     Args:
         source: Path of the raster, or paths by modality; a path alone is of the first modality.
@@ -172,7 +186,7 @@ def open_scenes(
     Raises:
         ValueError: If a modality is unknown.
         FileNotFoundError: If there is no such file.
-        DataError: If a file is damaged, its bands do not fit, or grids differ.
+        DataError: If a file is damaged, its bands do not fit, or it shows other ground.
     """
     first = next(iter(modalities))
     sources = dict(source) if isinstance(source, Mapping) else {first: source}
@@ -183,39 +197,13 @@ def open_scenes(
                 f"{kind} must be given for {', '.join(modalities)}, got {', '.join(given)}"
             )
     with ExitStack() as stack:
-        scenes = {
-            name: stack.enter_context(
-                Scene(sources[name], modalities[name], select.get(name), nodata)
-            )
-            for name in modalities
-            if name in sources
-        }
-        _check_grids(scenes)
+        scenes: dict[str, Scene] = {}
+        for name in modalities:
+            if name in sources:
+                like = next(iter(scenes.values()), None)
+                scene = Scene(sources[name], modalities[name], select.get(name), nodata, like)
+                scenes[name] = stack.enter_context(scene)
         yield scenes
-
-
-def _check_grids(scenes: Scenes) -> None:
-    first, *others = scenes.values()
-    for other in others:
-        if (first.height, first.width) != (other.height, other.width):
-            raise DataError(
-                f"{other.name} has {other.height} x {other.width} pixels, and {first.name} has "
-                f"{first.height} x {first.width}: rasters must have the same grid"
-            )
-        a, b = first.georeference, other.georeference
-        if a.crs != b.crs or not _same_transform(a, b):
-            raise DataError(
-                f"{other.name} lies elsewhere than {first.name}, or has another reference system "
-                "or orientation: rasters must have the same grid"
-            )
-
-
-def _same_transform(a: Georeference, b: Georeference) -> bool:
-    if a.transform is None or b.transform is None:
-        return a.transform is b.transform
-    # A hundredth of a pixel: the coordinates of grids differ by rounding.
-    here, there = (np.array(x.transform).reshape(3, 3) for x in (a, b))
-    return bool(np.abs(np.linalg.solve(here, there) - np.eye(3)).max() < 0.01)
 
 
 def square_size(model: TrainedModel) -> int:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rasters to predict on: pixels as training reads them, and where they lie on the ground."""
 
+import functools
 import json
 import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from typing_extensions import Self
 
 from rsvheat.data import DataError, Pixels, SampleError, Sensor, Window, open_image
+from rsvheat.data.aligned_reader import AlignedReader
 
 # Bytes of blocks that GDAL keeps, at least; by default it keeps 5 % of the machine's memory.
 _CACHE = 64 * 2**20
@@ -74,14 +77,67 @@ class Georeference:
         return replace(self, transform=transform, gcps=gcps, rpcs=rpcs)
 
     @property
-    def square_metres(self) -> float | None:
-        """Area of a pixel, where coordinates are true to scale."""
+    def equal_area(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+        """Map of points (N, 2) as column, row to a plane with the areas of the ground in m2.
+
+        None where coordinates have no scale. In longitude and latitude areas are those of the
+        ellipsoid, exact for what lies between meridians and parallels.
+        """
         crs, transform = self.crs, self.transform
-        if crs is None or transform is None or not crs.is_projected:
+        if crs is None or transform is None:
             return None
-        if crs.to_dict().get("proj") in (None, *_NOT_TO_SCALE):
+        if crs.is_geographic:
+            return functools.partial(_on_cylinder, transform, *_ellipsoid(crs))
+        if not crs.is_projected or crs.to_dict().get("proj") in (None, *_NOT_TO_SCALE):
             return None
-        return abs(float(transform.determinant)) * float(crs.linear_units_factor[1]) ** 2
+        area = abs(float(transform.determinant)) * float(crs.linear_units_factor[1]) ** 2
+        return lambda points: points * (area, 1.0)
+
+    def row_areas(self, first: int, rows: int) -> NDArray[np.float64] | None:
+        """Return the area in m2 on the ground of a pixel of each row.
+
+        Args:
+            first: Number of the first row.
+            rows: Number of rows.
+
+        Returns:
+            Areas (rows,); None where coordinates have no scale.
+        """
+        if self.equal_area is None:
+            return None
+        edges = np.arange(first, first + rows + 1, dtype=np.float64)
+        left, right = (
+            self.equal_area(np.stack((np.full_like(edges, x), edges), 1)) for x in (0.0, 1.0)
+        )
+        across, down = right - left, np.diff(left, axis=0)
+        return np.abs(across[:-1, 0] * down[:, 1] - across[:-1, 1] * down[:, 0])
+
+
+def _ellipsoid(crs: Any) -> tuple[float, float]:
+    """Return the semi-major axis in m and the squared eccentricity."""
+    found = re.search(r'SPHEROID\["[^"]*",([0-9.eE+]+),([0-9.eE+]+)', crs.to_wkt())
+    if found is None:
+        return 6378137.0, 0.0066943799901413165  # of WGS 84
+    axis, inverse_flattening = float(found[1]), float(found[2])
+    flattening = 1 / inverse_flattening if inverse_flattening else 0.0
+    return axis, flattening * (2 - flattening)
+
+
+def _on_cylinder(
+    transform: Any, axis: float, squared: float, points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return points in the cylindrical equal-area projection of an ellipsoid, in m.
+
+    Source: Snyder, Map Projections: A Working Manual (1987), equations 3-12 and 10-14.
+    """
+    columns, rows = points.T
+    longitude = np.deg2rad(transform.a * columns + transform.b * rows + transform.c)
+    sine = np.sin(np.deg2rad(transform.d * columns + transform.e * rows + transform.f))
+    q = 2 * sine
+    if squared:
+        e = np.sqrt(squared)
+        q = (1 - squared) * (sine / (1 - squared * sine**2) + np.arctanh(e * sine) / e)
+    return np.stack((axis * longitude, axis * q / 2), 1)
 
 
 class Scene:
@@ -96,9 +152,11 @@ class Scene:
         select: Numbers of the bands to read, counted from 1, in the order wanted; None for all but
             alpha, if there are as many as needed.
         nodata: Value that stands for no data, if the file does not name it.
+        like: Scene on whose grid this one is read, interpolated bilinearly, if its own is another.
 
     Attributes:
         georeference: Location on the ground.
+        resampled: Whether pixels are interpolated on another grid than the file's.
         height: Number of rows.
         width: Number of columns.
         bands: Number of bands that are read.
@@ -116,6 +174,7 @@ class Scene:
         bands: int,
         select: Sequence[int] | None = None,
         nodata: float | None = None,
+        like: "Scene | None" = None,
     ) -> None:
         self.name, self.bands = os.fspath(source), bands
         if select is not None and len(select) != bands:
@@ -134,6 +193,9 @@ class Scene:
         try:
             self.georeference, cache = _header(self.name)
             self.select = self._chosen()
+            self.resampled = like is not None and not self._has_grid_of(like)
+            if like is not None and self.resampled:
+                self._resample(like)
         except DataError:
             self.close()
             raise
@@ -157,6 +219,43 @@ class Scene:
                 f"{json.dumps(chosen, separators=(',', ':'))}"
             )
         return reader.data_bands if reader.bands == needed else tuple(range(1, needed + 1))
+
+    def _has_grid_of(self, other: "Scene") -> bool:
+        ours, theirs = self._reader, other._reader
+        if (ours.height, ours.width) != (theirs.height, theirs.width):
+            return False
+        a, b = self.georeference, other.georeference
+        if a.crs != b.crs or (a.transform is None) != (b.transform is None):
+            return False
+        if a.transform is None or b.transform is None:
+            return True
+        # A hundredth of a pixel: the coordinates of grids differ by rounding.
+        here, there = (np.array(x.transform).reshape(3, 3) for x in (a, b))
+        return bool(np.abs(np.linalg.solve(here, there) - np.eye(3)).max() < 0.01)
+
+    def _resample(self, like: "Scene") -> None:
+        """Read the file on another scene's grid."""
+        for scene in (self, like):
+            if scene.georeference.transform is None:
+                ours, theirs = self._reader, like._reader
+                raise DataError(
+                    f"{self.name} has {ours.height} x {ours.width} pixels, and {like.name} has "
+                    f"{theirs.height} x {theirs.width} or lies elsewhere; {scene.name} has no "
+                    "transform to resample it by: rasters must have the same grid"
+                )
+        try:
+            reader = AlignedReader(self.name, like.name)
+        except SampleError as error:
+            raise DataError(
+                f"{self.name} cannot be resampled to the grid of {like.name}: {error.reason}"
+            ) from error
+        self._reader.close()
+        self._reader, self.georeference = reader, like.georeference
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes that a pixel takes in memory: its values, and whether they are valid."""
+        return self.bands * (self._reader.dtype.itemsize + 1)
 
     def read(self, window: Window) -> Pixels:
         """Read a window.

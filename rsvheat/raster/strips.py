@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strips of rows of a scene, from top to bottom, each row read once."""
+"""Strips of rows of a scene or of a panel of it, from top to bottom, each row read once."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +14,17 @@ from rsvheat.raster.scene import Scene
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a scene over its whole width.
+    """Rows of a scene, over its whole width or that of a panel.
 
     Attributes:
         top: First row of the scene that the strip holds.
-        pixels: Pixels (C, rows, width of the scene).
+        pixels: Pixels (C, rows, columns).
+        left: First column of the scene that the strip holds.
     """
 
     top: int
     pixels: Pixels
+    left: int = 0
 
     @property
     def bottom(self) -> int:
@@ -33,14 +35,14 @@ class Strip:
         """Return a window of the scene; pixels outside of the scene are mirrored at its border.
 
         Args:
-            window: Window whose rows within the scene are all in the strip.
+            window: Window whose pixels within the scene are all in the strip.
 
         Returns:
             Pixels (C, height, width).
         """
         values, valid = self.pixels
         rows, above, below = _within(window.top - self.top, window.height, values.shape[1])
-        columns, left, right = _within(window.left, window.width, values.shape[2])
+        columns, left, right = _within(window.left - self.left, window.width, values.shape[2])
         values = values[:, rows, columns]
         valid = None if valid is None else valid[:, rows, columns]
         if above or below or left or right:
@@ -57,8 +59,8 @@ class Strip:
             window: Window that may reach beyond the strip.
         """
         top, bottom = max(window.top, self.top), min(window.top + window.height, self.bottom)
-        left = max(window.left, 0)
-        right = min(window.left + window.width, self.pixels.values.shape[2])
+        left = max(window.left, self.left)
+        right = min(window.left + window.width, self.left + self.pixels.values.shape[2])
         return self.cut(Window(top, left, bottom - top, right - left))
 
     def known(self, window: Window) -> float:
@@ -77,7 +79,11 @@ def _within(start: int, length: int, whole: int) -> tuple[slice, int, int]:
     return slice(first, last), first - start, start + length - last
 
 
-def strips(scene: Scene, intervals: Sequence[tuple[int, int]]) -> Iterator[Strip]:
+def strips(
+    scene: Scene,
+    intervals: Sequence[tuple[int, int]],
+    columns: tuple[int, int] | None = None,
+) -> Iterator[Strip]:
     """Read strips of a scene; each row is read once, however much strips overlap.
 
     The next strip is read in a thread while one is used: reading a deflated GeoTIFF from a local
@@ -87,10 +93,12 @@ def strips(scene: Scene, intervals: Sequence[tuple[int, int]]) -> Iterator[Strip
     Args:
         scene: Scene to read.
         intervals: First row of each strip and the row after its last one, both ascending.
+        columns: First column of the strips and the column after their last one; None for all.
 
     Yields:
         The strips, in order.
     """
+    left, right = (0, scene.width) if columns is None else columns
 
     def read(interval: tuple[int, int], before: Strip | None) -> Strip:
         top, bottom = interval
@@ -99,8 +107,8 @@ def strips(scene: Scene, intervals: Sequence[tuple[int, int]]) -> Iterator[Strip
         if before is not None and begin > top:
             parts.append(_rows(before.pixels, top - before.top, begin - before.top))
         if bottom > begin:
-            parts.append(scene.read(Window(begin, 0, bottom - begin, scene.width)))
-        return Strip(top, _stack(parts))
+            parts.append(scene.read(Window(begin, left, bottom - begin, right - left)))
+        return Strip(top, _stack(parts), left)
 
     with _ahead() as pool:
         coming = pool.submit(read, intervals[0], None)

@@ -3,6 +3,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,3 +67,51 @@ def cores(starts: list[int], size: int) -> list[tuple[float, float]]:
     """
     seams = [(a + size + b) / 2 for a, b in itertools.pairwise(starts)]
     return list(zip([-math.inf, *seams], [*seams, math.inf], strict=True))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Columns of a scene that are predicted at a time.
+
+    Attributes:
+        left: First column that the panel completes.
+        right: Column after the last one that it completes.
+        windows: Where the windows begin that have a part in these columns.
+        columns: First column that the windows need and the column after the last one, within the
+            scene.
+    """
+
+    left: int
+    right: int
+    windows: tuple[int, ...]
+    columns: tuple[int, int]
+
+    @property
+    def width(self) -> int:
+        """Number of columns that the panel completes."""
+        return self.right - self.left
+
+
+def panels(starts: list[int], size: int, margin: int, width: int, most: int) -> list[Panel]:
+    """Divide the windows of a row into panels, so that memory does not grow with a scene's width.
+
+    Windows that reach over the seam of two panels belong to both, and are predicted twice.
+
+    Args:
+        starts: Where the windows of a row begin.
+        size: Side of the windows in pixels.
+        margin: Pixels at both ends of a window that count for nothing.
+        width: Width of the scene.
+        most: Number of windows after which a new panel begins, at least 1.
+
+    Returns:
+        Panels from left to right.
+    """
+    first = starts[::most]
+    edges = [0, *(start + margin for start in first[1:]), width]
+    found = []
+    for left, right in itertools.pairwise(edges):
+        windows = tuple(s for s in starts if s + margin < right and s + size - margin > left)
+        columns = max(windows[0], 0), min(windows[-1] + size, width)
+        found.append(Panel(left, right, windows, columns))
+    return found

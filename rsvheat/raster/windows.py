@@ -54,29 +54,40 @@ class WindowPredictor:
         )
 
     def parts(self) -> Generator[tuple[int, MapRows], None, None]:
-        """Predict from top to bottom.
+        """Predict from top to bottom, one panel of columns after the other.
 
         Yields:
             Number of windows, and rows of the map.
         """
         grid = self.grid
-        # Between windows that do not touch there are rows that need not be read.
-        step = -(-self._batch_size // grid.columns) if grid.stride <= grid.size else 1
+        fitting = self._options.columns(self._scenes, 2 * grid.size) - grid.size
+        wide = max(1, fitting // grid.stride)
+        for left in range(0, grid.columns, wide):
+            yield from self._panel(range(left, min(left + wide, grid.columns)))
+
+    def _panel(self, columns: range) -> Generator[tuple[int, MapRows], None, None]:
+        grid = self.grid
+        # A batch takes several rows of windows, unless memory is short, or windows do not touch and
+        # rows between them need not be read.
+        together = grid.stride <= grid.size and len(columns) == grid.columns
+        step = -(-self._batch_size // len(columns)) if together else 1
         ranges = [range(row, min(row + step, grid.rows)) for row in range(0, grid.rows, step)]
         intervals = []
         for rows in ranges:
             last = grid.window(rows[-1], 0)
             intervals.append((grid.window(rows[0], 0).top, last.top + last.height))
-        reading = [strips(scene, intervals) for scene in self._scenes.values()]
+        last = grid.window(0, columns[-1])
+        across = grid.window(0, columns[0]).left, last.left + last.width
+        reading = [strips(scene, intervals, across) for scene in self._scenes.values()]
         for rows, *read in zip(ranges, *reading, strict=True):
-            found = self._strip(rows, dict(zip(self._scenes, read, strict=True)))
-            yield len(rows) * grid.columns, found
+            found = self._strip(rows, columns, dict(zip(self._scenes, read, strict=True)))
+            yield len(rows) * len(columns), found
 
-    def _strip(self, rows: range, read: dict[str, Strip]) -> MapRows:
+    def _strip(self, rows: range, columns: range, read: dict[str, Strip]) -> MapRows:
         grid = self.grid
-        shape = len(rows), grid.columns
+        shape = len(rows), len(columns)
         labels, probabilities = np.full(shape, MapFiles.NODATA, np.uint8), np.zeros(shape, "f4")
-        cells = [(row, column) for row in rows for column in range(grid.columns)]
+        cells = [(row, column) for row in rows for column in columns]
         cells = [
             cell for cell in cells if all(self._filled(strip, *cell) for strip in read.values())
         ]
@@ -87,9 +98,10 @@ class WindowPredictor:
             ]
             windows = [{name: strip.cut(place) for name, strip in read.items()} for place in places]
             output = infer(self._model, self._scenes, windows, places, self._options.precision)
-            index = tuple((np.array(batch) - (rows[0], 0)).T)
+            index = tuple((np.array(batch) - (rows[0], columns[0])).T)
             probabilities[index], labels[index] = (x.cpu().numpy() for x in output.max(1))
-        return MapRows(rows[0], labels, probabilities, grid.areas(rows[0], len(rows)))
+        areas = grid.areas(rows[0], len(rows))[:, columns[0] : columns[-1] + 1]
+        return MapRows(rows[0], labels, probabilities, areas, columns[0])
 
     def _filled(self, strip: Strip, row: int, column: int) -> bool:
         """Return whether enough of a window holds data, and some of its pixel of the map."""

@@ -61,21 +61,22 @@ class Layer:
 
 
 class LayerWriter:
-    """Writes the rows of a map from top to bottom; see :func:`writing`."""
+    """Writes the parts of a map; see :func:`writing`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self.counts: Counter[float] = Counter()
 
-    def write(self, row: int, values: NDArray[Any]) -> None:
+    def write(self, row: int, values: NDArray[Any], column: int = 0) -> None:
         """Write rows.
 
         Args:
             row: Number of the first row.
             values: Pixels (rows, columns).
+            column: Number of the first column.
         """
         height, width = values.shape
-        self._file.write(values, 1, window=RasterioWindow(0, row, width, height))
+        self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
 
 
@@ -133,8 +134,15 @@ def writing(
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Keep rasterio from warning of maps without a georeference, whose scenes have none."""
+def not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Keep rasterio from warning of maps without a georeference, whose scenes have none.
+
+    Args:
+        function: Function that opens maps.
+
+    Returns:
+        The function without these warnings.
+    """
 
     @functools.wraps(function)
     def quiet(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -220,7 +228,7 @@ def _size(number: int) -> str:
     return f"{number} bytes"
 
 
-@_not_georeferenced
+@not_georeferenced
 def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Georeference) -> Any:
     where = {
         "crs": georeference.crs,
@@ -240,7 +248,7 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
         bigtiff="IF_SAFER",
         **{name: value for name, value in where.items() if value},
     )
-    file.update_tags(**{name: _text(value) for name, value in layer.tags.items()})
+    file.update_tags(**{name: xml_text(value) for name, value in layer.tags.items()})
     file.set_band_description(1, layer.description)
     if layer.scale != 1:
         file.scales = (layer.scale,)
@@ -251,7 +259,7 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
     return file
 
 
-@_not_georeferenced
+@not_georeferenced
 def _finish(plain: Path, finished: Path, layer: Layer) -> None:
     rasterio.shutil.copy(
         plain,
@@ -264,7 +272,7 @@ def _finish(plain: Path, finished: Path, layer: Layer) -> None:
     )
 
 
-@_not_georeferenced
+@not_georeferenced
 def _counts(path: Path) -> Counter[float]:
     counts: Counter[float] = Counter()
     with rasterio.open(path) as file:
@@ -283,13 +291,17 @@ def _write_names(path: Path, layer: Layer) -> None:
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     names = ElementTree.SubElement(band, "CategoryNames")
     for name in layer.names:
-        ElementTree.SubElement(names, "Category").text = _text(name)
+        ElementTree.SubElement(names, "Category").text = xml_text(name)
     ElementTree.indent(root)
     path.write_bytes(ElementTree.tostring(root) + b"\n")
 
 
-def _text(value: str) -> str:
-    """Return a text with a replacement for each character that XML cannot hold."""
+def xml_text(value: str) -> str:
+    """Return a text with a replacement for each character that XML cannot hold.
+
+    Args:
+        value: Text.
+    """
     return "".join(
         c
         if c in "\t\n" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"

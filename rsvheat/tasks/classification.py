@@ -15,10 +15,10 @@ from rsvheat.data.spec import IGNORE_LABEL, DataSpec, Target
 from rsvheat.evaluation.classification_scores import Scores, classification_metrics
 from rsvheat.models.classification import Classifier
 from rsvheat.models.task_model import TaskModel
-from rsvheat.tasks.supervised import SupervisedTask
+from rsvheat.tasks.calibrated import CalibratedTask
 
 
-class ClassificationTask(SupervisedTask):
+class ClassificationTask(CalibratedTask):
     """Trains an encoder with its head on images with one class each.
 
     Logs ``train/loss`` and ``train/accuracy``, and on other images ``val/loss``, ``val/accuracy``
@@ -26,18 +26,19 @@ class ClassificationTask(SupervisedTask):
 
     Args:
         spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`SupervisedTask`.
+        variant: Name of the encoder, see :class:`CalibratedTask`.
         label_smoothing: Fraction of the target that is spread over all classes.
         mixup: Parameter of the distribution Beta(mixup, mixup) of the weights by which images are
             blended with others; 0 blends none.
-        **options: Further arguments of :class:`SupervisedTask`.
+        **options: Further arguments of :class:`CalibratedTask`.
 
     Raises:
-        ValueError: If a value is out of its range, or as for :class:`SupervisedTask`.
+        ValueError: If a value is out of its range, or as for :class:`CalibratedTask`.
     """
 
     model: ClassVar[type[TaskModel]] = Classifier
     target: ClassVar[Target] = "label"
+    ignored: ClassVar[int] = IGNORE_LABEL
     monitor: ClassVar[str] = "val/accuracy"
 
     def __init__(
@@ -59,13 +60,13 @@ class ClassificationTask(SupervisedTask):
         self.mixup = mixup
 
     def losses(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`SupervisedTask.losses`."""
+        """See :meth:`CalibratedTask.losses`."""
         labels = batch["label"]
         accuracy = (output.argmax(1) == labels).float().mean()
         return {"loss": self._loss(output, labels), "accuracy": accuracy}
 
     def training_losses(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See :meth:`SupervisedTask.training_losses`; blends images, if asked for."""
+        """See :meth:`CalibratedTask.training_losses`; blends images, if asked for."""
         if self.mixup == 0:
             return super().training_losses(batch, batch_idx)
         labels = batch["label"]
@@ -86,14 +87,14 @@ class ClassificationTask(SupervisedTask):
         return cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def validation_loss(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """See :meth:`SupervisedTask.validation_loss`; without label smoothing."""
+        """See :meth:`CalibratedTask.validation_loss`; without label smoothing."""
         return cross_entropy(output.float(), batch["label"], ignore_index=IGNORE_LABEL)
 
     def metrics(self) -> MetricCollection:
-        """See :meth:`SupervisedTask.metrics`."""
+        """See :meth:`CalibratedTask.metrics`."""
         return classification_metrics(len(self.spec.classes))
 
     def compute_scores(self) -> Scores:
-        """See :meth:`SupervisedTask.compute_scores`."""
+        """See :meth:`CalibratedTask.compute_scores`."""
         assert isinstance(self.scored, MetricCollection)
         return Scores.of(self.scored, self.spec.classes)

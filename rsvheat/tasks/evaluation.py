@@ -2,7 +2,7 @@
 """Scores of trained networks, and of encoders by their frozen features."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -15,7 +15,8 @@ from rsvheat.data.transforms import Crop
 from rsvheat.evaluation.classification_scores import Scores as ClassificationScores
 from rsvheat.evaluation.probing import extract_features, knn, linear_probe
 from rsvheat.models import RSVHeat, create_model
-from rsvheat.tasks.supervised import TASKS, Scores
+from rsvheat.tasks.segmentation import DenseTask
+from rsvheat.tasks.supervised import TASKS, Scores, SupervisedTask
 
 Method: TypeAlias = Literal["task", "knn", "linear"]
 
@@ -30,6 +31,10 @@ def evaluate(
     neighbors: int = 5,
     stages: Sequence[int] | None = None,
     deviation: bool = True,
+    sensors: Sequence[str] | None = None,
+    turns: bool = False,
+    background: str | None = None,
+    panels: int = 8,
     output: str | None = "runs/evaluate",
     seed: int = 0,
     device: str = "auto",
@@ -52,7 +57,17 @@ def evaluate(
         neighbors: Number of neighbors that vote.
         stages: Stages of the encoder whose features are pooled; all by default.
         deviation: Whether the features' standard deviations over space follow their means.
-        output: Folder for the scores of each method as JSON, CSV and picture; None writes none.
+        sensors: Sensors that a network for several may see, such as [sar]; all by default. For
+            classes of pixels.
+        turns: Whether the predictions of the 8 flipped and rotated versions of each image are
+            averaged. For classes of pixels.
+        background: Class without which means over classes are given a second time; by default that
+            of the training. For classes of pixels.
+        panels: Number of pictures of image, truth and prediction, the worst first; 0 for none. For
+            classes of pixels.
+        output: Folder for the results of each method: scores as JSON, CSV and confusion matrix,
+            and of a trained network the calibration and, for classes of pixels, panels and the
+            scores of the images, the worst first. None writes none.
         seed: Seed of random weights, and of the samples that the linear probe holds out.
         device: Device such as cpu, cuda or cuda:1; auto is a GPU if there is one.
 
@@ -87,8 +102,15 @@ def evaluate(
         if saved is None:
             raise ValueError("the method task needs a checkpoint of a trained network")
         trained_model = TrainedModel.load(saved, device="cpu")
-        scores[trained_model.task] = _test(trained_model, data, device)
-        _save(scores, trained_model.task, output, about)
+        options = {"sensors": sensors, "turns": turns, "background": background}
+        task = _task(saved, trained_model, options, panels)
+        _test(task, trained_model, data, device)
+        assert task.scores is not None
+        name_of_task = "_".join([trained_model.task, *(sensors or ())])
+        scores[name_of_task] = task.scores
+        if output is not None:
+            given = {option: value for option, value in options.items() if value}
+            task.save_test(output, name_of_task, {"method": name_of_task, **given, **about})
     if "knn" in methods or "linear" in methods:
         encoder = _encoder(data, saved, variant, pretrained, seed).to(device)
         probed = _probe(encoder, data, name, methods, neighbors, stages, deviation, seed)
@@ -112,15 +134,41 @@ def _save(scores: dict[str, Scores], method: str, output: str | None, about: Any
         scores[method].save(output, method, {"method": method, **about})
 
 
-def _test(trained: TrainedModel, data: DataModule, device: str) -> Scores:
+def _task(
+    saved: Checkpoint, trained: TrainedModel, options: Mapping[str, Any], panels: int
+) -> SupervisedTask:
+    """Return the task that tests a network."""
     if trained.task not in TASKS:
         raise ValueError(
             f"{trained.path} is of the task {trained.task!r}, and there is a class to test "
             f"{', '.join(TASKS)}: import the plug-in that has it (rsvheat --plugin)"
         )
+    task = TASKS[trained.task].around(trained)
+    if not isinstance(task, DenseTask):
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise ValueError(f"{given[0]} is for classes of pixels, and not for {trained.task}")
+        return task
+    sensors, background = options["sensors"], options["background"]
+    unknown = [name for name in sensors or () if name not in trained.spec.modalities]
+    if unknown or sensors == []:
+        raise ValueError(
+            f"sensors must be some of {', '.join(trained.spec.modalities)}, got {list(sensors)}"
+        )
+    if background is None:
+        background = (saved.content.get("hyper_parameters") or {}).get("background")
+    if background is not None and background not in trained.classes:
+        raise ValueError(
+            f"background must be one of {', '.join(trained.classes)}, got {background!r}"
+        )
+    task.sensors = None if sensors is None else tuple(sensors)
+    task.turns, task.background, task.panels = options["turns"], background, panels
+    return task
+
+
+def _test(task: SupervisedTask, trained: TrainedModel, data: DataModule, device: str) -> None:
     data.use_normalizers(trained.normalizers)
     data.use_classes(trained.classes)
-    task = TASKS[trained.task].around(trained)
     kind, _, number = device.partition(":")
     trainer = Trainer(
         accelerator=kind,
@@ -138,8 +186,6 @@ def _test(trained: TrainedModel, data: DataModule, device: str) -> Scores:
         trainer.test(task, datamodule=data, verbose=False)
     finally:
         logger.setLevel(level)
-    assert task.scores is not None
-    return task.scores
 
 
 def _encoder(

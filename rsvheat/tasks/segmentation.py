@@ -1,38 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
 """Semantic segmentation as a Lightning module."""
 
+import csv
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, distributed
 from torchmetrics import Metric
 
+from rsvheat._files import complete_file
 from rsvheat.data.datamodule import DataModule
-from rsvheat.data.spec import DataSpec, Target
-from rsvheat.evaluation import ConfusionMatrix, SegmentationScores, WorstPanels, panels_figure
+from rsvheat.data.spec import IGNORE_INDEX, DataSpec, Target
+from rsvheat.evaluation import (
+    ConfusionMatrix,
+    Panel,
+    SegmentationScores,
+    WorstPanels,
+    panels_figure,
+    save_panels,
+)
+from rsvheat.losses import world_size
 from rsvheat.models.dense import DecoderName, DenseLogits
 from rsvheat.models.features import Fusion
 from rsvheat.models.segmentation import SegmentationModel
 from rsvheat.models.task_model import TaskModel
 from rsvheat.segmentation_losses import SegmentationLoss, Term, Weighting, class_weights
-from rsvheat.tasks.supervised import SupervisedTask
+from rsvheat.tasks.calibrated import CalibratedTask
+from rsvheat.training.logs import CSVLog
 
 _AUXILIARY = 0.4
 
 
-class DenseTask(SupervisedTask):
+class ImageScore(NamedTuple):
+    """Scores of one image of a test, or of one tile of it.
+
+    Attributes:
+        key: Name of the sample.
+        pixels: Number of its pixels that count.
+        mean_iou: Mean IoU over the classes that occur in it.
+        overall_accuracy: Share of its pixels that are right.
+    """
+
+    key: str
+    pixels: int
+    mean_iou: float
+    overall_accuracy: float
+
+
+class DenseTask(CalibratedTask):
     """Base of tasks that give a class to every pixel.
 
     Logs ``train/loss`` with its parts, and on other images ``val/loss``, overall accuracy, mean IoU
     and mean F1. Validation and tests see whole images in tiles that count every pixel once, see
-    :class:`~rsvheat.data.tiles.Tiles`. TensorBoard gets panels of image, truth and prediction of
-    the validation samples that are predicted worst.
+    :class:`~rsvheat.data.tiles.Tiles`. TensorBoard and ``val_worst.png`` in the folder of a run
+    get panels of image, truth and prediction of the validation samples that are predicted worst.
 
     Args:
         spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`SupervisedTask`.
+        variant: Name of the encoder, see :class:`CalibratedTask`.
         decoder: Name of the decoder, ``"upernet"``, or ``"fpn"`` for small encoders.
         model_options: Further arguments of the network.
         losses: Loss or losses with their factors, see
@@ -42,11 +73,16 @@ class DenseTask(SupervisedTask):
         background: Class without which means over classes are given a second time.
         turns: Whether a test averages the predictions of each sample's 8 flipped and rotated
             versions.
-        panels: Number of validation samples in TensorBoard's panels; 0 for none.
-        **options: Further arguments of :class:`SupervisedTask`.
+        panels: Number of samples in panels; 0 for none.
+        **options: Further arguments of :class:`CalibratedTask`.
+
+    Attributes:
+        sensors: Sensors that a test may see, to score each alone; None for all.
+        worst: Panels of the samples that were predicted worst in the last test.
+        images: Scores of the samples of the last test, the worst first.
 
     Raises:
-        ValueError: If an argument is not as above, or as for :class:`SupervisedTask`.
+        ValueError: If an argument is not as above, or as for :class:`CalibratedTask`.
     """
 
     target: ClassVar[Target] = "mask"
@@ -80,7 +116,13 @@ class DenseTask(SupervisedTask):
         self._terms, self._weighting = losses, class_weights
         weights = None if isinstance(class_weights, str) else class_weights
         self.loss = SegmentationLoss(losses, weights)
+        self.sensors: tuple[str, ...] | None = None
+        self.worst: list[Panel] = []
+        self.images: list[ImageScore] = []
         self._worst: WorstPanels | None = None
+        self._images: list[ImageScore] = []
+        self._seen = torch.zeros(len(self.spec.classes), dtype=torch.bool)
+        self._from_start = False
 
     def setup(self, stage: str) -> None:
         """Compute class weights from the training masks, if a rule is given."""
@@ -90,8 +132,32 @@ class DenseTask(SupervisedTask):
             weights = class_weights(data.class_counts(), self._weighting)
             self.loss = SegmentationLoss(self._terms, weights).to(self.device)
 
+    def training_losses(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """See :meth:`CalibratedTask.training_losses`; notes which classes occur."""
+        if batch_idx == 0:
+            self._seen = torch.zeros(len(self.spec.classes), dtype=torch.bool)
+            self._from_start = True
+        if self.current_epoch == 0:
+            counts = torch.bincount(batch["mask"].flatten(), minlength=IGNORE_INDEX + 1)
+            self._seen = self._seen.to(counts.device) | (counts[: len(self._seen)] > 0)
+        return super().training_losses(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        """Name classes that no sample of the first epoch has: nothing was learned of them."""
+        # A run that resumed within the epoch, or ends within it, has not seen all of them.
+        if self.current_epoch > 0 or not (self._from_start and self.trainer.is_last_batch):
+            return
+        seen = self.trainer.strategy.reduce(self._seen.float().to(self.device), reduce_op="sum")
+        pairs = zip(self.spec.classes, (seen > 0).tolist(), strict=True)
+        absent = [name for name, occurs in pairs if not occurs]
+        if absent:
+            rank_zero_warn(
+                f"no pixel of the first epoch's training samples is of {', '.join(absent)}: the "
+                "network learns never to predict this"
+            )
+
     def losses(self, output: Tensor | DenseLogits, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`SupervisedTask.losses`."""
+        """See :meth:`CalibratedTask.losses`."""
         if not isinstance(output, DenseLogits):
             return {"loss": self.loss(output, batch["mask"])}
         parts = {"decoder": self.loss(output.logits, batch["mask"])}
@@ -102,35 +168,28 @@ class DenseTask(SupervisedTask):
         return {"loss": total, **parts}
 
     def metrics(self) -> Metric:
-        """See :meth:`SupervisedTask.metrics`."""
+        """See :meth:`CalibratedTask.metrics`."""
         return ConfusionMatrix(len(self.spec.classes))
 
     def compute_scores(self) -> SegmentationScores:
-        """See :meth:`SupervisedTask.compute_scores`."""
+        """See :meth:`CalibratedTask.compute_scores`."""
         assert isinstance(self.scored, ConfusionMatrix)
         return SegmentationScores.of(self.scored, self.spec.classes, background=self.background)
 
+    def validation_weight(self, batch: Mapping[str, Any]) -> int:
+        """Return the weight of a validation batch's loss: the pixels that count."""
+        return int((batch["mask"] != IGNORE_INDEX).sum())
+
     def on_validation_epoch_start(self) -> None:
-        """Start to collect panels."""
+        """Start to collect logits and panels."""
+        super().on_validation_epoch_start()
         self._worst = WorstPanels(self.spec.classes, self.panels) if self.panels else None
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Add a batch to the scores, the loss and the panels."""
-        output = self(batch)
-        self.update_scores(output, batch)
-        own = int((~batch["repeated"]).sum())
-        if own:
-            self.val_loss.update(self.validation_loss(output, batch), own)
-        if self._worst is None:
-            return
-        predicted = output.argmax(1)
-        for row, key in enumerate(batch["keys"]):
-            images = {
-                name: images[int((batch["index"][name] == row).nonzero()[0])]
-                for name, images in batch["images"].items()
-                if (batch["index"][name] == row).any()
-            }
-            self._worst.add(key, images, batch["mask"][row], predicted[row])
+    def add_validation(self, output: Tensor, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """See :meth:`CalibratedTask.add_validation`; adds the panels."""
+        super().add_validation(output, batch, batch_idx)
+        if self._worst is not None:
+            self._add_panels(self._worst, output, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores and the panels."""
@@ -142,26 +201,98 @@ class DenseTask(SupervisedTask):
             if isinstance(logger, TensorBoardLogger):
                 figure = panels_figure(worst, self.spec.classes)
                 logger.experiment.add_figure("val/worst", figure, self.global_step)
+            elif isinstance(logger, CSVLog):
+                save_panels(logger.path.with_name("val_worst.png"), worst, self.spec.classes)
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Add a batch to the scores."""
-        output = self._turned(batch) if self.turns else self(batch)
-        self.update_scores(output, batch)
+    def on_test_epoch_start(self) -> None:
+        """Start to collect panels, and the scores of images."""
+        self._worst = WorstPanels(self.spec.classes, self.panels) if self.panels else None
+        self._images = []
+
+    def test_output(self, batch: Mapping[str, Any]) -> Tensor:
+        """See :meth:`CalibratedTask.test_output`."""
+        if self.sensors is not None:
+            parts = {
+                part: {name: batch[part][name] for name in self.sensors if name in batch[part]}
+                for part in ("images", "index")
+            }
+            batch = {**batch, **parts}
+        return self._turned(batch) if self.turns else super().test_output(batch)
+
+    def add_test(self, output: Tensor, batch: Mapping[str, Any]) -> None:
+        """See :meth:`CalibratedTask.add_test`; adds the images."""
+        super().add_test(output, batch)
+        worst = self._worst or WorstPanels(self.spec.classes, 1)
+        self._images += self._add_panels(worst, output, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Set and log the scores; gather the images of all processes."""
+        super().on_test_epoch_end()
+        self.worst = self._worst.gather() if self._worst is not None else []
+        parts: list[Any] = [self._images]
+        if world_size() > 1:
+            parts = [None] * world_size()
+            distributed.all_gather_object(parts, self._images)
+        found = {image.key: image for part in parts for image in part}
+        self.images = sorted(found.values(), key=lambda image: (image.mean_iou, image.key))
+
+    def _add_panels(
+        self, worst: WorstPanels, output: Tensor, batch: Mapping[str, Any]
+    ) -> list[ImageScore]:
+        """Add a batch to the panels; return the scores of the images of which pixels count."""
+        scored, predicted = [], output.argmax(1)
+        for row, key in enumerate(batch["keys"]):
+            images, valid = {}, {}
+            for name, index in batch["index"].items():
+                where = (index == row).nonzero()
+                if len(where):
+                    images[name] = batch["images"][name][int(where[0])]
+                    valid[name] = batch["valid"][name][int(where[0])]
+            mask = batch["mask"][row]
+            score = worst.add(key, images, mask, predicted[row], valid)
+            if not math.isnan(score):
+                counted = mask != IGNORE_INDEX
+                right = int((predicted[row] == mask)[counted].sum())
+                pixels = int(counted.sum())
+                scored.append(ImageScore(key, pixels, score, right / pixels))
+        return scored
+
+    def save_test(
+        self,
+        folder: str | PathLike[str],
+        name: str = "scores",
+        about: Mapping[str, Any] | None = None,
+    ) -> list[Path]:
+        """See :meth:`CalibratedTask.save_test`; adds panels and a table of images, worst first."""
+        files = super().save_test(folder, name, about)
+        table = Path(folder) / f"{name}_images.csv"
+        with (
+            complete_file(table) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(["image", *ImageScore._fields[1:]])
+            writer.writerows(self.images)
+        files.append(table)
+        if self.worst:
+            path = Path(folder) / f"{name}_worst.png"
+            files.append(save_panels(path, self.worst, self.spec.classes))
+        return files
 
     def _turned(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the mean probabilities of the 8 flipped and rotated versions of a batch."""
-        total = None
+        """Return logits of the mean probabilities of a batch's 8 flipped and rotated versions."""
+        total: Any = 0
         for flip in (False, True):
             for turns in range(4):
                 images = {
                     name: torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
                     for name, x in batch["images"].items()
                 }
-                output = torch.rot90(self({**batch, "images": images}).softmax(1), -turns, (-2, -1))
-                output = output.flip(-1) if flip else output
-                total = output if total is None else total + output
-        assert total is not None
-        return total
+                logits = self({**batch, "images": images}).float()
+                output = torch.rot90(logits.softmax(1), -turns, (-2, -1))
+                total = total + (output.flip(-1) if flip else output)
+        mean: Tensor = total / 8
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 class SegmentationTask(DenseTask):
@@ -169,13 +300,13 @@ class SegmentationTask(DenseTask):
 
     Args:
         spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`SupervisedTask`.
+        variant: Name of the encoder, see :class:`CalibratedTask`.
         fusion: How the features of several sensors become one at each stage, see
             :class:`~rsvheat.models.segmentation.SegmentationModel`.
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, so that any may be missing afterwards.
         model_options: Further arguments of :class:`~rsvheat.models.segmentation.SegmentationModel`.
-        **options: Further arguments of :class:`DenseTask` and :class:`SupervisedTask`.
+        **options: Further arguments of :class:`DenseTask` and :class:`CalibratedTask`.
 
     Raises:
         ValueError: As for :class:`DenseTask`.

@@ -6,6 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -227,13 +228,26 @@ class SupervisedTask(Task):
         """Return the mean loss of a validation batch."""
         return self.losses(output, batch)["loss"]
 
+    def validation_weight(self, batch: Mapping[str, Any]) -> int:
+        """Return the weight of a validation batch's loss: the samples that no other batch has."""
+        return int((~batch["repeated"]).sum())
+
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Add a batch to the scores and the loss."""
-        output = self(batch)
+        """Score a batch."""
+        self.add_validation(self(batch), batch, batch_idx)
+
+    def add_validation(self, output: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Add a validation batch to the scores and the loss.
+
+        Args:
+            output: Output of the network.
+            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch_idx: Number of the batch.
+        """
         self.update_scores(output, batch)
-        own = int((~batch["repeated"]).sum())
-        if own:
-            self.val_loss.update(self.validation_loss(output, batch), own)
+        weight = self.validation_weight(batch)
+        if weight:
+            self.val_loss.update(self.validation_loss(output, batch), weight)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -256,6 +270,29 @@ class SupervisedTask(Task):
         self.scored.reset()
         for name, value in self.scores.logged().items():
             self.log(f"test/{name}", value, sync_dist=True)
+
+    def save_test(
+        self,
+        folder: str | PathLike[str],
+        name: str = "scores",
+        about: Mapping[str, Any] | None = None,
+    ) -> list[Path]:
+        """Write the results of the last test as files.
+
+        Args:
+            folder: Folder of the files; made if need be.
+            name: Name with which the files begin.
+            about: Further entries of the JSON files.
+
+        Returns:
+            The files, those of the scores first.
+
+        Raises:
+            RuntimeError: If there was no test.
+        """
+        if self.scores is None:
+            raise RuntimeError("there are no results of a test to write")
+        return list(self.scores.save(folder, name, about))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters by weight decay and distance to the head."""

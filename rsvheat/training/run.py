@@ -118,7 +118,6 @@ class Run:
                 save_top_k=keep_best,
                 mode=mode,
                 auto_insert_metric_name=False,
-                save_on_train_epoch_end=True,
                 enable_version_counter=False,
             )
         self._average = None if ema is None else EMAWeightAveraging(decay=ema)

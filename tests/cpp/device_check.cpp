@@ -237,7 +237,12 @@ constexpr Shape kFeatures[] = {{2, 14, 14, 40},  {1, 56, 56, 3},  {2, 13, 17, 9}
 constexpr Shape kImages[] = {{2, 64, 96, 2}, {1, 31, 1, 2}, {1, 37, 53, 1}, {1, 300, 7, 1}};
 
 void check_heat() {
-  for (const Shape shape : kFeatures) {
+  for (Shape shape : kFeatures) {
+#if defined(RSVHEAT_CUDA_EMULATION)
+    // The emulation starts a host thread for each thread of a block: the largest take minutes.
+    shape.channels = std::min<int64_t>(shape.channels, 2);
+    if (count(shape) > 10000) continue;
+#endif
     for (const DType dtype : kDTypes) {
       const int64_t points = shape.height * shape.width * shape.channels;
       const Bytes x = pack(dtype, random(count(shape), -1, 1, 1));
@@ -346,14 +351,14 @@ void check_loss() {
         return spectral_l1_cuda(pred_device.data(), target_device.data(), spatial.data(),
                                 spectral.data(), grad.data(), dtype, shape, workspace, nullptr);
       });
-      double expected_spatial = 0, expected_spectral = 0;
+      double sums[2] = {0, 0};
       Bytes expected_grad(pred.size());
-      spectral_l1_cpu(pred.data(), target.data(), &expected_spatial, &expected_spectral,
-                      expected_grad.data(), dtype, shape, kSerial);
+      spectral_l1_cpu(pred.data(), target.data(), sums, expected_grad.data(), dtype, shape,
+                      kSerial);
       compare("spectral_l1, spatial " + describe(shape), sum, spatial.bytes(),
-              pack(sum, {expected_spatial}));
+              pack(sum, {sums[0]}));
       compare("spectral_l1, spectral " + describe(shape), sum, spectral.bytes(),
-              pack(sum, {expected_spectral}));
+              pack(sum, {sums[1]}));
       compare("spectral_l1's gradient " + describe(shape), dtype, grad.bytes(), expected_grad);
     }
   }

@@ -491,7 +491,7 @@ def test_a_mask_needs_rasterio(tmp_path, write_png, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     (tmp_path / "image.png.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
     assert read_image(path).valid is None  # statistics, as QGIS writes them
-    (tmp_path / "image.png.msk").write_bytes(b"anything")
+    (tmp_path / "image.png.msk").write_bytes(b"II*\0anything")
     with pytest.raises(ModuleNotFoundError, match=r"image.png needs rasterio"):
         read_image(path)
 
@@ -771,6 +771,11 @@ def test_content_does_not_choose_a_format_that_reads_other_files(tmp_path, write
         with pytest.raises(SampleError, match=f"{name} is not an image but a virtual raster"):
             read_image(path.rename(tmp_path / name))
         path = tmp_path / name
+    picture = tmp_path / "picture.jpg"
+    Image.new("L", (30, 20)).save(picture)
+    shutil.copy(path, f"{picture}.msk")
+    with pytest.raises(SampleError, match=r"picture.jpg.msk is not a mask as GDAL writes it"):
+        read_image(picture)
     tiff = b"II*\0" + path.read_bytes()
     (tmp_path / "image.tif").write_bytes(tiff)
     for file in (tiff, tmp_path / "image.tif"):

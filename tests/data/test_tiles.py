@@ -12,6 +12,7 @@ from rsvheat.data import (
     ArraySource,
     Boxes,
     Crop,
+    DataError,
     ImageDataset,
     Normalize,
     SampleIndex,
@@ -32,6 +33,15 @@ class Masked(ArraySource):
     def read_target(self, index, window):
         values, _ = self.open(index, "sar").read(window)
         return np.where(values[0] == 0, IGNORE_INDEX, values[0] % 7).astype(np.uint8)
+
+
+class Labeled(ArraySource):
+    """Every pixel is of one class, also those without data."""
+
+    target, classes = "mask", ("a", "b")
+
+    def read_target(self, index, window):
+        return np.zeros((window.height, window.width), np.uint8)
 
 
 class Boxed(ArraySource):
@@ -163,3 +173,36 @@ def test_tiles_predict_with_context_on_all_sides():
 def test_wrong_overlaps_are_named():
     with pytest.raises(ValueError, match="overlap must be at least 0 and below 8, got 8"):
         Tiles(Masked([{"sar": image(8, 8)}]), None, 8, 8)
+
+
+def test_crops_without_a_label_are_drawn_again_and_else_left_out():
+    values = np.zeros((1, 64, 64), np.float32)  # without a class
+    values[0, 40:, 40:] = 1
+    nothing = np.zeros((1, 64, 64), np.float32)
+    source = Masked([{"sar": values}, {"sar": nothing}])
+    data = dataset(source, Crop(16, 16))
+    labeled = [SampleIndex(epoch, index) for epoch in range(40) for index in range(2)]
+    samples = [data[where] for where in labeled]
+    assert all((sample["mask"] != IGNORE_INDEX).any() for sample in samples)
+    skipped = [skip for sample in samples for skip in sample.get("skipped", ())]
+    assert {(skip.kind, skip.key) for skip in skipped} >= {("empty", "000001")}
+    assert "no pixel of 8 random windows has both a class and data" in skipped[0].reason
+    # Drawn again 8 times, most windows of the first image have a label.
+    assert sum(skip.key == "000000" for skip in skipped) < 30
+    # Evaluation takes all there is: such pixels count for nothing there.
+    plain = dataset(source, Crop(16, 16, augment=False))
+    assert (plain[1]["mask"] == IGNORE_INDEX).all()
+    with pytest.raises(DataError, match="none of 5 samples tried can be used"):
+        dataset(Masked([{"sar": nothing}]), Crop(16, 16), attempts=5)[0]
+    with pytest.raises(DataError, match=r"both a class and data \(sample 000001\)"):
+        dataset(source, Crop(16, 16), on_error="raise")[1]
+
+
+def test_labels_without_data_are_no_labels():
+    values = np.full((1, 64, 64), 3, np.float32)
+    values[0, :, :32] = np.nan
+    source = Labeled([{"sar": values}])
+    data = dataset(source, Crop(16, 16, min_valid=0.0))
+    for epoch in range(30):
+        sample = data[SampleIndex(epoch, 0)]
+        assert (sample["mask"] != IGNORE_INDEX).any()

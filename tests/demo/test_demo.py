@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import rasterio
@@ -52,12 +53,22 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 left = 300 * i
                 part = scene.convert("RGB").crop((left, left, left + 192, left + 128))
                 part.save(folder / "s1s2_volkov" / to / f"{name}.png")
+    for kind in ("images", "masks"):
+        (folder / "dubai/train" / kind).mkdir(parents=True)
+        for path in sorted((shipped.land_cover / "train" / kind).iterdir())[:4]:
+            shutil.copy(path, folder / "dubai/train" / kind)
+    for kind, path in shipped.tile.items():
+        target = folder / "dubai/test" / f"{kind}s" / path.name
+        target.parent.mkdir(parents=True)
+        with PIL.Image.open(path) as tile:
+            tile.crop((300, 800, 500, 960)).save(target)
     (folder / "s1s2_volkov/opt/002.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
     return folder
 
 
 def words(images: Path, output: Path, *more: str) -> list[str]:
     epochs = [f"--{name}_epochs={EPOCHS}" for name in ("pretrain", "finetune")]
+    epochs.append("--segment_epochs=2")
     return ["demo", f"--data={images}", f"--output={output}", "--threads=1", *epochs, *more]
 
 
@@ -95,17 +106,18 @@ def weights(folder: Path, step: str) -> dict[str, torch.Tensor]:
 
 def assert_same(folder: Path, other: Path) -> None:
     """Weights are the same bits, and so are all results but the times."""
-    for step in ("pretrain", "finetune", "scratch"):
+    for step in ("pretrain", "finetune", "scratch", "segment"):
         a, b = weights(folder, step), weights(other, step)
         assert a.keys() == b.keys()
         assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    for step in ("pretrain", "finetune", "scratch", "probe", "map"):
+    for step in ("pretrain", "finetune", "scratch", "probe", "map", "segment"):
         results = [json.loads((f / step / "result.json").read_text()) for f in (folder, other)]
         for result in results:
             assert result.pop("seconds") > 0
             assert result.pop("cpu_seconds") > 0
         assert results[0] == results[1]
-    assert (folder / "map/map.tif").read_bytes() == (other / "map/map.tif").read_bytes()
+    for path in ("map/map.tif", "segment/map.tif"):
+        assert (folder / path).read_bytes() == (other / path).read_bytes()
 
 
 def rows(log: Path) -> int:
@@ -113,11 +125,13 @@ def rows(log: Path) -> int:
 
 
 def test_it_ends_with_a_report_and_says_how_far_it_is(whole: Whole) -> None:
-    heads = re.findall(r"^\[(\d)/6\] .*$", whole.err, re.MULTILINE)
-    assert heads == list("123456")
+    heads = re.findall(r"^\[(\d)/7\] .*$", whole.err, re.MULTILINE)
+    assert heads == list("1234567")
     assert len(re.findall(r"^epoch 5/5: .* left$", whole.err, re.MULTILINE)) == 3
     for line in ("from scratch", "pretrained here", "come with the package"):
         assert re.search(rf"^ *.*{line}( +(\d+\.\d|-)){{3}}$", whole.out, re.MULTILINE)
+    land_cover = r"^Land cover of a tile .*: mean IoU \d+\.\d % \(building"
+    assert re.search(land_cover, whole.out, re.MULTILINE)
     assert whole.out.splitlines()[-1] == f"report: {whole.folder / 'report.html'}"
     assert "network." not in whole.err
     assert "Warning" not in whole.err
@@ -126,8 +140,10 @@ def test_it_ends_with_a_report_and_says_how_far_it_is(whole: Whole) -> None:
 def test_the_report_has_every_part_and_needs_nothing_else(whole: Whole) -> None:
     page = (whole.folder / "report.html").read_text(encoding="utf-8")
     titles = re.findall(r"<h2>(.*?)</h2>", page)
-    assert titles == ["Pretraining", "Classification", "Map", "Temperature fields", "Images"]
-    assert len(re.findall(r'<img src="data:image/\w+;base64,', page)) == 6
+    assert titles == [
+        "Pretraining", "Classification", "Map", "Land cover", "Temperature fields", "Images"
+    ]  # fmt: skip
+    assert len(re.findall(r'<img src="data:image/\w+;base64,', page)) == 7
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "http" not in re.sub(r'"data:[^"]*"', "", page)
     assert "<script" not in page
@@ -172,7 +188,7 @@ def test_killed_twice_and_interrupted_it_ends_with_the_same_bits(
         process.kill()
         _, err = process.communicate()
         assert not (folder / step / "result.json").exists()
-        assert ("[2/6]" in err) == (step == "finetune")
+        assert ("[2/7]" in err) == (step == "finetune")
 
     def interrupt() -> None:
         while rows(folder / "scratch/metrics.csv") < 2:
@@ -231,7 +247,7 @@ def test_no_space_for_anything_else_is_told_alike(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    folder = part_of(whole, tmp_path, "pretrain", "finetune", "scratch", "probe")
+    folder = part_of(whole, tmp_path, "pretrain", "finetune", "scratch", "probe", "map")
     monkeypatch.setattr(State, "complete", full)
     line = failure(capfd, words(images, folder))
     assert "No space left on device: what is complete stays" in line
@@ -339,3 +355,21 @@ def test_differences_within_chance_are_called_so() -> None:
     assert "may be chance" in verdict(0.80, 0.78, 200)
     assert "Pretraining is worth 20.0 points" in verdict(0.80, 0.60, 200)
     assert "costs 20.0 points" in verdict(0.60, 0.80, 200)
+
+
+def test_land_cover_is_scored_on_the_map_of_a_tile_that_no_crop_shows(whole: Whole) -> None:
+    result = json.loads((whole.folder / "segment/result.json").read_text())
+    scores = json.loads((whole.folder / "segment/segmentation.json").read_text())
+    assert result["mean_iou"] == scores["mean_iou"]
+    assert list(result["iou"]) == ["building", "land", "road", "vegetation", "water"]
+    assert 0 < scores["pixels"] <= 200 * 160
+    assert result["images"] == 4
+    shipped = shipped_images().land_cover
+    assert {path.name[:5] for path in (shipped / "train/images").iterdir()} == {"tile1", "tile5"}
+    assert [path.stem for path in (shipped / "test/images").iterdir()] == ["tile2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has no reference system, as the tile
+        with rasterio.open(whole.folder / "segment/map.tif") as file:
+            assert file.shape == (160, 200)
+            values = np.unique(file.read(1))
+    assert set(values) <= set(range(5))

@@ -12,6 +12,7 @@ from rsvheat.evaluation.calibration import (
     HOTTEST,
     Calibration,
     ConfidenceBins,
+    LogitSample,
     fit_temperature,
     sample_pixels,
 )
@@ -147,3 +148,26 @@ def test_what_does_not_fit_is_named():
         fit_temperature(p, labels + 255)
     with pytest.raises(ValueError, match="logits must be finite"):
         fit_temperature(p / 0, labels)
+
+
+def test_a_sample_of_all_batches_finds_their_temperature():
+    torch.manual_seed(6)
+    sample, again = LogitSample(4000), LogitSample(4000)
+    for seed in range(40):
+        logits = torch.randn(2, 3, 30, 40)
+        labels = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
+        labels[:, :10] = 255
+        for each in (sample, again):
+            each.add((2.0 * logits).to(torch.bfloat16), labels, seed)
+    assert sample.fit() == pytest.approx(2.0, rel=0.1)
+    assert again.fit() == sample.fit()
+    assert len(sample._rows) == 4000
+
+
+def test_a_sample_of_nothing_has_no_temperature():
+    sample = LogitSample()
+    assert sample.fit() is None
+    sample.add(torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), 255), 0)
+    assert sample.fit() is None
+    sample.add(torch.full((1, 3, 4, 4), torch.nan), torch.zeros(1, 4, 4, dtype=torch.int64), 0)
+    assert sample.fit() is None

@@ -1048,16 +1048,16 @@ def plain_block(
 
 
 PARTS = {
-    "norm1": nn.LayerNorm,
-    "norm2": nn.LayerNorm,
+    "norm1": layers.LayerNorm,
+    "norm2": layers.LayerNorm,
     "mlp": Mlp,
     "mlp.fc1": Linear,
     "mlp.act": nn.GELU,
     "mlp.fc2": Linear,
-    "op.correction_norm": nn.LayerNorm,
+    "op.correction_norm": layers.LayerNorm,
     "op.dwconv": Conv2dNHWC,
     "op.linear": Linear,
-    "op.out_norm": nn.LayerNorm,
+    "op.out_norm": layers.LayerNorm,
     "op.act": nn.SiLU,
     "op.out_linear": Linear,
 }

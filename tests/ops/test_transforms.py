@@ -466,6 +466,14 @@ def test_encoder(training: bool, one_thread: None) -> None:
         assert_close(found, expected, 1e-5)
         assert_close(func.jvp(model, (x,), (x,))[1], differences(model, (x,), (x,)), 1e-5)
 
+    # Gradients of tangents, and tangents of gradients; torch's layer norm has the former wrong.
+    def total(x: Tensor) -> Tensor:
+        return model(x).square().sum()
+
+    by_reverse = func.jvp(func.grad(total), (x,), (x,))[1]
+    by_forward = func.grad(lambda y: func.jvp(total, (y,), (x,))[1])(x)
+    assert_close(by_forward, by_reverse)
+
     def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
         return of_weights(weights, image[None]).square().sum()
 

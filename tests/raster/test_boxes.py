@@ -15,9 +15,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 from stand_ins import Boxes, OrientedBoxes, trained
 
-from rsvheat.raster import boxes as module
-from rsvheat.raster import predict
-from rsvheat.raster.box_geometry import FoundBoxes, suppress
+from rsvheat.raster import box_geometry, predict
+from rsvheat.raster.box_geometry import FoundBoxes, merge
 
 UTM = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
 CLASSES = ("ship", "plane")
@@ -132,33 +131,105 @@ def test_an_object_that_two_windows_find_is_one(kind, write_scene, tmp_path, mon
     options = {"window": 64, "overlap": 16}
     predict(scene, tmp_path / "a.geojson", model, **options)
     assert len(read(tmp_path / "a.geojson")) == 5
-    monkeypatch.setattr(module, "_IOU", 1.0)
+    monkeypatch.setattr(box_geometry, "_IOU", 1.0)
+    monkeypatch.setattr(box_geometry, "_IOS", 1.0)
     predict(scene, tmp_path / "b.geojson", model, **options)
     assert len(read(tmp_path / "b.geojson")) > 5
 
 
-def test_boxes_of_other_classes_stay(write_scene):
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 1, 11, 11], [50, 0, 60, 10.0]])
-    scores = np.array([0.5, 0.9, 0.7, 0.1], np.float32)
-    kept = suppress(FoundBoxes(boxes, scores, np.array([0, 0, 1, 0])), 0.5)
-    assert kept.tolist() == [False, True, True, True]
-    far = np.add(boxes, (5e6, 4e6, 5e6, 4e6))
-    assert suppress(FoundBoxes(far, scores, np.array([0, 0, 1, 0])), 0.5).tolist() == kept.tolist()
-    assert suppress(FoundBoxes.none(4), 0.5).shape == (0,)
+def found_in(boxes, scores, labels, windows):
+    """Boxes of several windows, each as left, top, right, bottom."""
+    arrays = np.array(boxes, float), np.array(scores, np.float32), np.array(labels)
+    return FoundBoxes(*arrays, np.array(windows, float))
+
+
+LEFT, RIGHT = (0, 0, 64, 64), (48, 0, 112, 64)
+
+
+def test_boxes_of_other_classes_and_of_one_window_stay():
+    boxes = np.array([[50, 9, 60, 19], [51, 9, 61, 19], [51, 8, 61, 18], [30, 9, 40, 19.0]])
+    windows = np.array([LEFT, RIGHT, RIGHT, LEFT], float)
+    scores, labels = [0.5, 0.9, 0.7, 0.1], [0, 0, 1, 0]
+    for far in (0, 4e6):
+        shift = np.array((far,) * 4)
+        found = found_in(boxes + shift, scores, labels, windows + shift)
+        kept, objects = merge(found, (10**7, 10**7))
+        assert objects.tolist() == [0, 0, 1, 2]
+        assert kept.boxes.tolist() == (boxes[1:] + shift).tolist()
+    same = found_in(boxes[:2], [0.5, 0.9], [0, 0], [LEFT, LEFT])
+    assert len(merge(same, (64, 112))[0]) == 2
+    assert len(merge(FoundBoxes.none(4), (64, 112))[0]) == 0
 
 
 def test_crossed_oriented_boxes_stay():
     """Their horizontal boxes overlap, they do not."""
-    boxes = np.array([[50, 50, 60, 4, 45], [50, 50, 60, 4, 135], [50.5, 50, 60, 4, 45.0]])
-    found = FoundBoxes(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64))
-    assert suppress(found, 0.5).tolist() == [True, True, False]
+    boxes = [[56, 30, 14, 2, 45], [56, 30, 14, 2, 135], [56.2, 30, 14, 2, 45.0]]
+    kept, objects = merge(
+        found_in(boxes, [0.9, 0.8, 0.7], [0, 0, 0], [LEFT, RIGHT, RIGHT]), (64, 112)
+    )
+    assert objects.tolist() == [0, 1, 0]
+    assert kept.boxes.tolist() == boxes[:2]
+
+
+@pytest.mark.parametrize("angle", [0.0, 20.0, -70.0])
+def test_pieces_of_a_cut_object_are_put_together(angle):
+    """An object of 60 pixels that is larger than the 16 that both windows show."""
+    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+
+    def piece(begin, end):
+        middle, length = (begin + end) / 2, end - begin
+        return [56 + middle * cosine, 30 - middle * sine, length, 6, angle]
+
+    reach = 8 / max(cosine, 0.01)  # along the object to the edge of a window
+    boxes = [piece(-30, min(reach, 30)), piece(max(-reach, -30), 30)]
+    found = found_in(boxes, [0.6, 0.8], [0, 0], [LEFT, RIGHT])
+    kept, _ = merge(found, (64, 112))
+    whole = FoundBoxes(np.array([piece(-30, 30)]), kept.scores, kept.labels, kept.seen)
+    np.testing.assert_allclose(kept.corners, whole.corners, atol=1e-9)
+    assert kept.scores.tolist() == [np.float32(0.8)]
+
+
+def test_a_whole_box_goes_before_a_cut_one():
+    boxes = [[40, 20, 64, 30], [53, 20, 70, 30]]
+    windows = [LEFT, RIGHT]
+    kept, _ = merge(found_in(boxes, [0.9, 0.5], [0, 0], windows), (64, 112))
+    assert kept.boxes.tolist() == [boxes[1]]
+    # What ends at the scene's border is whole.
+    kept, _ = merge(found_in(boxes, [0.9, 0.5], [0, 0], windows), (64, 64))
+    assert kept.boxes.tolist() == [boxes[0]]
+
+
+@pytest.mark.parametrize("memory", [1.0, 1e-6])
+@pytest.mark.parametrize("kind", [Boxes, OrientedBoxes])
+def test_objects_larger_than_the_overlap_are_whole(write_scene, tmp_path, kind, memory):
+    values = np.zeros((3, 260, 300), np.uint8)
+    bars = [(20, 10, 10, 280), (60, 200, 12, 90), (100, 40, 150, 10), (120, 90, 100, 12)]
+    for top, left, height, width in bars:
+        values[:, top : top + height, left : left + width] = 250
+    predict(
+        write_scene(values), tmp_path / "a.geojson", trained(kind, classes=CLASSES),
+        window=80, overlap=24, memory=memory,
+    )  # fmt: skip
+    expected = [(left, top, left + width, top + height) for top, left, height, width in bars]
+    found = [box[:4] for box in pixels(read(tmp_path / "a.geojson"))]
+    np.testing.assert_allclose(sorted(found), sorted(expected), atol=0.6)
+
+
+def test_panels_find_what_a_whole_pass_finds(model, write_scene, tmp_path):
+    values, expected = harbor(200, 400)
+    for memory in (1e-6, 1e-4):
+        predict(
+            write_scene(values), tmp_path / "a.geojson", model,
+            window=64, overlap=16, memory=memory, overwrite=True,
+        )  # fmt: skip
+        assert sorted(pixels(read(tmp_path / "a.geojson"))) == sorted(expected)
 
 
 def test_corners_are_torchvisions():
     convert = pytest.importorskip("torchvision.ops").box_convert
     rng = np.random.default_rng(0)
     boxes = rng.uniform([0, 0, 1, 1, -180], [100, 100, 50, 50, 180], (40, 5))
-    found = FoundBoxes(boxes, np.ones(40, np.float32), np.zeros(40, np.int64))
+    found = found_in(boxes, np.ones(40), np.zeros(40, int), np.zeros((40, 4)))
     expected = convert(torch.from_numpy(boxes), "cxcywhr", "xyxyxyxy").reshape(40, 4, 2)
     np.testing.assert_allclose(found.corners, expected, atol=1e-10)
 
@@ -312,7 +383,10 @@ def test_objects_without_data_are_dropped(model, write_scene, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "a.tif"}, r"a\.tif must end in \.gpkg, \.geojson, \.json for boxes"),
+        (
+            {"output": "a.tif"},
+            r"a\.tif must end in \.gpkg, \.fgb, \.parquet, \.geojson, \.json for boxes",
+        ),
         ({"stride": 4}, "stride has no meaning for boxes, got 4"),
         ({"probability": "p.tif"}, r"probability has no meaning for boxes, got p\.tif"),
         ({"colors": {"ship": "#000000"}}, "colors has no meaning for boxes"),

@@ -13,12 +13,13 @@ pytest.importorskip("rasterio")
 import rasterio
 from rasterio.transform import Affine
 from scipy.ndimage import gaussian_filter
-from stand_ins import Differences, Pixels, trained
+from stand_ins import Boxes, Differences, Pixels, trained
 
 import rsvheat
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import DataError, Normalizer, read_image
 from rsvheat.data.spec import DataSpec
+from rsvheat.models.classification import Classifier
 from rsvheat.raster import draw_map, predict, read_map
 from rsvheat.raster.dense import DensePredictor
 from rsvheat.raster.predictor import Options, open_scenes
@@ -60,23 +61,26 @@ def maps(path):
         ((9, 7), 32, 16),
     ],
 )
-def test_blended_windows_are_one_pass(model, write_scene, size, window, overlap):
+@pytest.mark.parametrize("memory", [1.0, 1e-6])
+def test_blended_windows_are_one_pass(model, write_scene, size, window, overlap, memory):
     """Of a network that is covariant under translation, away from the scene's border."""
     values = texture(*size)
     scene = write_scene(values, **UTM)
     expected = model.predict(values)
-    options = Options(window=window, overlap=overlap, batch_size=3)
-    rows, windows = [], 0
+    options = Options(window=window, overlap=overlap, batch_size=3, memory=memory)
+    labels, probabilities = np.full(size, 99, np.uint8), np.zeros(size, np.float32)
+    windows = 0
     with open_scenes(scene, {"optical": 3}) as scenes:
         predictor = DensePredictor(model, scenes, options)
         with closing(predictor.parts()) as parts:
             for number, part in parts:
-                assert part.first == sum(len(labels) for labels, _ in rows)
-                rows.append((part.labels.copy(), part.probabilities.copy()))
+                height, width = part.labels.shape
+                there = np.s_[part.first : part.first + height, part.left : part.left + width]
+                assert (labels[there] == 99).all()
+                labels[there], probabilities[there] = part.labels, part.probabilities
                 windows += number
     assert windows == predictor.windows
-    labels, probabilities = (np.concatenate(part) for part in zip(*rows, strict=True))
-    assert labels.shape == size
+    assert (labels != 99).all()
     inner = np.s_[CONTEXT : size[0] - CONTEXT, CONTEXT : size[1] - CONTEXT]
     best = expected.probabilities.max(0)
     np.testing.assert_allclose(probabilities[inner], best[inner], atol=1e-4)
@@ -261,6 +265,34 @@ def test_memory_is_bounded_by_rows(write_scene, tmp_path):
     assert grown[1] < grown[0] + 70e6
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(
+    ("kind", "size", "memory"), [(Pixels, 512, 0.1), (Boxes, 512, 0.03), (Classifier, 128, 0.03)]
+)
+def test_memory_does_not_depend_on_the_size(kind, size, memory, tmp_path):
+    """Two sensors of 30,000 x 30,000 pixels, most of them without data, against 3,000 x 3,000."""
+    from raster.test_predict import _peak
+
+    names = {"optical": 3, "sar": 1} if kind is Pixels else {"optical": 3}
+    model = trained(kind, modalities=names, size=size)
+    suffix = ".geojson" if kind is Boxes else ".tif"
+    peaks = []
+    for side in (3000, 30000):
+        scenes = {}
+        for name, bands in names.items():
+            scenes[name] = tmp_path / f"{name}_{side}.tif"
+            profile = {"width": side, "height": side, "count": bands, "dtype": "uint8", **UTM}
+            with rasterio.open(
+                scenes[name], "w", driver="GTiff", tiled=True, sparse_ok=True, nodata=0, **profile
+            ) as file:
+                window = rasterio.windows.Window(side - 600, side - 600, 600, 600)
+                file.write(texture(600, 600, bands), window=window)
+        output = tmp_path / f"map_{side}{suffix}"
+        peaks.append(_peak(lambda s=scenes, o=output: predict(s, o, model, memory=memory)))
+    assert peaks[1] < peaks[0] + 50e6
+
+
 def test_large_maps_are_drawn_at_low_resolution(model, write_scene, tmp_path):
     pytest.importorskip("matplotlib")
     scene = write_scene(texture(300, 200), **UTM)
@@ -321,24 +353,55 @@ def test_change_is_known_where_both_dates_have_data(dates, change, write_scene, 
         assert (found[20:] != 255).all()
 
 
-def test_change_needs_two_dates_of_one_grid(dates, change, write_scene, tmp_path):
+def test_change_needs_two_dates_of_common_ground(dates, change, write_scene, tmp_path):
     a, b, _ = dates
     output = tmp_path / "map.tif"
     with pytest.raises(ValueError, match="between two rasters, before and after; got before"):
         predict(a, output, change)
-    small = write_scene(texture(80, 99), "small.tif", **UTM)
-    with pytest.raises(
-        DataError, match=r"small\.tif has 80 x 99 pixels, and .*a\.tif has 80 x 100"
-    ):
-        predict({"before": a, "after": small}, output, change)
-    moved = {**UTM, "transform": Affine(10, 0, 500005, 0, -10, 5000000)}
-    for name, profile in (("moved", moved), ("zone", {**UTM, "crs": "EPSG:32633"}), ("none", {})):
-        other = write_scene(texture(80, 100), f"{name}.tif", **profile)
-        with pytest.raises(DataError, match=rf"{name}\.tif lies elsewhere than .*a\.tif"):
-            predict({"before": a, "after": other}, output, change)
+    unplaced = write_scene(texture(80, 99), "unplaced.tif")
+    with pytest.raises(DataError, match=r"unplaced\.tif has 80 x 99 pixels, .*a\.tif has 80 x 100"):
+        predict({"before": a, "after": unplaced}, output, change)
+    far = write_scene(texture(80, 100), "far.tif", **{**UTM, "crs": "EPSG:32633"})
+    with pytest.raises(DataError, match=r"far\.tif cannot be resampled .* no ground in common"):
+        predict({"before": a, "after": far}, output, change)
     assert not output.exists()
     with pytest.raises(ValueError, match=r"b\.tif is the scene itself"):
         predict({"before": a, "after": b}, b, change, overwrite=True)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32632", "EPSG:4326"])
+def test_dates_of_different_grids_are_compared_where_they_overlap(
+    change, write_scene, tmp_path, crs
+):
+    """The second date is finer, starts elsewhere, and may be in another reference system."""
+    rows, columns = np.mgrid[:80, :100]
+    smooth = 128 + 20 * np.sin(rows / 9) + 20 * np.cos(columns / 11)
+    before = np.repeat(smooth[None], 3, 0).astype(np.uint8)
+    after = before.copy()
+    after[:, 40:60, 50:70] += 80
+    a = write_scene(before, "a.tif", **UTM)
+    whole = write_scene(after, "whole.tif", **UTM)
+    b = tmp_path / "b.tif"
+    left, right, bottom, top = 500200, 501000, 4999200, 4999900  # rows 10 to 80, columns 20 to 100
+    bounds = rasterio.warp.transform_bounds(UTM["crs"], crs, left, bottom, right, top)
+    with rasterio.open(whole) as file:
+        transform = rasterio.transform.from_bounds(*bounds, 320, 280)
+        with rasterio.vrt.WarpedVRT(
+            file, crs=crs, transform=transform, width=320, height=280, nodata=0
+        ) as warped:
+            rasterio.shutil.copy(warped, b, driver="GTiff")
+    result = predict({"before": a, "after": b}, tmp_path / "map.tif", change)
+    found = maps(tmp_path / "map.tif")
+    assert "b.tif was interpolated bilinearly" in str(result)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert json.loads(file.tags()["RSVHEAT_RESAMPLED"]) == {"after": "bilinear"}
+    assert (found[:9] == 255).all()
+    assert (found[:, :19] == 255).all()
+    assert (found[12:78, 22:98] != 255).all()
+    changed = np.zeros((80, 100), bool)
+    changed[40:60, 50:70] = True
+    inner = np.s_[12:78, 22:98]
+    assert ((found == 1) != changed)[inner].mean() < 0.01
 
 
 def test_the_command_takes_further_rasters_by_name(dates, change, tmp_path, capsys, monkeypatch):

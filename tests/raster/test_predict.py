@@ -596,8 +596,8 @@ def test_files_that_are_no_raster_are_told(kind, run, checkpoint, tmp_path):
     code, _, err = run(source, "--checkpoint", checkpoint, "--output", tmp_path / "map.tif")
     assert code == 1
     assert len(err.splitlines()) == 1
-    part = "there is no file" if kind == "missing" else "cannot be opened, or is damaged"
-    assert part in err
+    parts = {"missing": "there is no file", "folder": "has no rasters"}
+    assert parts.get(kind, "cannot be opened, or is damaged") in err
     assert "scene.tif" in err
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rsvheat.raster.tiling import blending_weight, cores, window_starts
+from rsvheat.raster.tiling import blending_weight, cores, panels, window_starts
 
 CASES = [
     (length, size, overlap)
@@ -52,3 +52,20 @@ def test_weights_of_neighbors_add_up_to_one(size, overlap):
 def test_cores_are_the_whole_axis_once():
     assert cores([0, 24, 48], 32) == [(-math.inf, 28), (28, 52), (52, math.inf)]
     assert cores([0], 32) == [(-math.inf, math.inf)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+@pytest.mark.parametrize(("width", "size", "overlap"), [(300, 64, 16), (300, 64, 40), (50, 64, 8)])
+def test_panels_have_every_window_of_their_columns(width, size, overlap, most):
+    margin = overlap // 4
+    starts = window_starts(width, size, overlap, margin)
+    found = panels(starts, size, margin, width, most)
+    assert [found[0].left, found[-1].right] == [0, width]
+    assert [panel.right for panel in found[:-1]] == [panel.left for panel in found[1:]]
+    for panel in found:
+        for x in range(panel.left, panel.right):
+            over = [s for s in starts if s + margin <= x < s + size - margin]
+            assert set(over) <= set(panel.windows)
+        for start in panel.windows:
+            assert panel.columns[0] <= max(start, 0)
+            assert min(start + size, width) <= panel.columns[1]

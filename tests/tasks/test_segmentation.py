@@ -1,82 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-import numpy as np
+import csv
+import json
+
 import pytest
 import torch
+from fields import SMALL, TINY, Changes, Fields, Reader, module
 
 from rsvheat.checkpoint import TrainedModel
-from rsvheat.data import (
-    ArraySource,
-    Crop,
-    DataModule,
-    DatasetReader,
-    DataSpec,
-    LoaderOptions,
-    Split,
-)
+from rsvheat.data import DataSpec
 from rsvheat.tasks import ChangeDetectionTask, SegmentationTask
 from rsvheat.tasks.evaluation import evaluate
-from rsvheat.training import LastCheckpoint, Optimization
-
-TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
-SMALL = {"encoder_options": TINY, "decoder": "fpn", "model_options": {"channels": 16}}
-
-
-class Fields(ArraySource):
-    """Dark rectangles and bright ones on a gray ground: class 1 and class 2."""
-
-    target, classes = "mask", ("ground", "field", "roof")
-
-    def __init__(self, count, seed, names):
-        rng = np.random.default_rng(seed)
-        self.masks, samples = [], []
-        for _ in range(count):
-            mask = np.zeros((64, 80), np.uint8)
-            for label in (1, 2):
-                top, left = rng.integers(0, 40, 2)
-                mask[top : top + 24, left : left + 24] = label
-            image = np.choose(mask, [100, 20, 200]) + rng.integers(0, 30, mask.shape)
-            self.masks.append(mask)
-            samples.append({name: image[None].astype(np.uint8) for name in names})
-        super().__init__(samples)
-
-    def read_target(self, index, window):
-        rows = slice(window.top, window.top + window.height)
-        return self.masks[index][rows, window.left : window.left + window.width]
-
-
-class Changes(Fields):
-    """The date after has one more roof, which is the change."""
-
-    classes = ("no change", "change")
-
-    def __init__(self, count, seed, names=("before", "after")):
-        super().__init__(count, seed, names)
-        for mask, sample in zip(self.masks, self._samples, strict=True):
-            changed = mask == 2
-            sample["before"] = np.where(changed[None], 110, sample["before"]).astype(np.uint8)
-            mask[:] = changed
-
-
-class Reader(DatasetReader):
-    def __init__(self, source, *arguments):
-        self.make = lambda count, seed: source(count, seed, *arguments)
-
-    def splits(self, scan):
-        return {"train": Split(scan(self.make(12, 0))), "val": Split(scan(self.make(4, 1)))}
-
-    def sensors(self):
-        from rsvheat.data import Sensor
-
-        return {name: Sensor(1) for name in self.make(1, 0).modalities}
-
-
-def module(reader, **options):
-    return DataModule(
-        reader,
-        crop=Crop(32, 32),
-        loader=LoaderOptions(batch_size=8, num_workers=0),
-        **options,
-    )
+from rsvheat.training import LastCheckpoint, Optimization, Run
 
 
 @pytest.fixture
@@ -118,10 +52,26 @@ def test_a_trained_segmentation_comes_back_and_is_evaluated(one_sensor, trainer,
     x = {"optical": torch.randn(1, 1, 40, 50)}
     assert torch.equal(trained.network.predict(x), task.eval().network.predict(x))
     fresh = module(Reader(Fields, ("optical",)))
-    scores = evaluate(fresh, str(last.path), output=str(tmp_path / "scores"))
+    scores = evaluate(fresh, str(last.path), output=str(tmp_path / "scores"), panels=2)
     trainer().test(task, one_sensor, verbose=False)
     assert scores["segmentation"] == task.scores
-    assert (tmp_path / "scores/segmentation.png").exists()
+    assert trained.temperature == task.temperature != 1
+    assert {path.name.removeprefix("segmentation") for path in (tmp_path / "scores").iterdir()} == {
+        *(".csv", ".json", ".png", "_calibration.json", "_calibration.png"),
+        *("_images.csv", "_worst.png"),
+    }
+    with (tmp_path / "scores/segmentation_images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    means = [float(row["mean_iou"]) for row in rows]
+    assert means == sorted(means)
+    assert sum(int(row["pixels"]) for row in rows) == 4 * 64 * 80
+    right = sum(int(row["pixels"]) * float(row["overall_accuracy"]) for row in rows)
+    assert right / (4 * 64 * 80) == pytest.approx(task.scores["overall_accuracy"])
+    calibration = json.loads((tmp_path / "scores/segmentation_calibration.json").read_text())
+    assert sum(calibration["count"]) == 4 * 64 * 80
+    assert calibration["temperature"] == task.temperature
+    plain = calibration["without_temperature"]["expected_calibration_error"]
+    assert calibration["expected_calibration_error"] < plain  # it was fitted on these images
     again = SegmentationTask.load_from_checkpoint(last.path)
     assert torch.equal(again.eval().network.predict(x), trained.network.predict(x))
 
@@ -144,12 +94,12 @@ def test_turned_versions_are_averaged(one_sensor, trainer):
     one_sensor.setup()
     batch = next(iter(one_sensor.val_dataloader()))
     with torch.no_grad():
-        mean = task._turned(batch)
+        mean = task._turned(batch).softmax(1)
         turned = {"optical": torch.rot90(batch["images"]["optical"].flip(-1), 1, (-2, -1))}
-        other = task._turned({**batch, "images": turned})
+        other = task._turned({**batch, "images": turned}).softmax(1)
     expected = torch.rot90(mean.flip(-1), 1, (-2, -1))
     torch.testing.assert_close(other, expected, atol=1e-4, rtol=1e-4)
-    assert torch.allclose(mean.sum(1), torch.full_like(mean[:, 0], 8.0), atol=1e-4)
+    assert not torch.allclose(mean, task(batch).softmax(1), atol=1e-3)
 
 
 def test_either_sensor_may_be_missing(trainer):
@@ -210,3 +160,92 @@ def test_wrong_arguments_are_named(options, message):
     spec = DataSpec({"optical": 1}, "mask", ("ground", "field", "roof"), (32, 32))
     with pytest.raises(ValueError, match=message):
         SegmentationTask(spec, **{**SMALL, **options})
+
+
+def test_each_sensor_is_scored_alone(trainer, tmp_path):
+    data = module(Reader(Fields, ("optical", "sar")))
+    task = SegmentationTask(data.spec, modality_dropout=0.5, background="ground", **SMALL)
+    last = LastCheckpoint(tmp_path / "run")
+    trainer(max_epochs=1, callbacks=[last]).fit(task, data)
+
+    def scores(**options):
+        fresh = module(Reader(Fields, ("optical", "sar")))
+        return evaluate(fresh, str(last.path), output=str(tmp_path / "scores"), **options)
+
+    both, alone = scores(panels=0), scores(sensors=["sar"], turns=True, background="roof", panels=0)
+    assert list(alone) == ["segmentation_sar"]
+    assert alone["segmentation_sar"].confusion != both["segmentation"].confusion
+    assert both["segmentation"].background == "ground"  # as in training
+    assert alone["segmentation_sar"].background == "roof"
+    about = json.loads((tmp_path / "scores/segmentation_sar.json").read_text())
+    assert (about["sensors"], about["turns"]) == (["sar"], True)
+    assert "sensors" not in json.loads((tmp_path / "scores/segmentation.json").read_text())
+    with pytest.raises(ValueError, match=r"sensors must be some of optical, sar, got \['lidar'\]"):
+        scores(sensors=["lidar"])
+
+
+def test_classes_that_are_never_seen_are_named(trainer):
+    class Few(Fields):
+        classes = ("ground", "field", "roof", "sea")
+
+    data = module(Reader(Few, ("optical",)), crops=1)
+    task = SegmentationTask(data.spec, panels=0, class_weights="square_root", **SMALL)
+    with pytest.warns(UserWarning, match="training samples is of sea: the network learns never"):
+        trainer(max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0).fit(task, data)
+    weights = task.loss.class_weights
+    assert float(weights[3]) == float(weights.max())
+
+
+def test_a_result_that_is_not_finite_is_no_class(one_sensor, trainer):
+    task = SegmentationTask(one_sensor.spec, **SMALL)
+    with torch.no_grad():
+        next(task.network.decoder.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="result for 000000@0_0 is not finite"):
+        trainer().test(task, one_sensor, verbose=False)
+
+
+def test_bfloat16_trains_and_scores(one_sensor, trainer):
+    task = SegmentationTask(one_sensor.spec, optimization=Optimization(lr=1e-2), **SMALL)
+    run = trainer(max_epochs=3, precision="bf16-mixed")
+    run.fit(task, one_sensor)
+    assert run.callback_metrics["val/mean_iou"] > 0.3
+    assert 0.05 < task.temperature < 20
+    assert all(parameter.dtype == torch.float32 for parameter in task.parameters())
+
+
+def test_frozen_stages_stay_and_deeper_layers_learn_faster(one_sensor, trainer):
+    task = SegmentationTask(
+        one_sensor.spec, frozen_stages=2, layer_decay=0.5, panels=0,
+        optimization=Optimization(lr=1e-2, warmup=0.0), **SMALL,
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in task.named_parameters()}
+    trainer(max_epochs=1, limit_val_batches=0).fit(task, one_sensor)
+    moved = {n: float((v - before[n]).detach().abs().mean()) for n, v in task.named_parameters()}
+    frozen = [n for n in moved if "encoder.stems" in n or "stages.0" in n or "stages.1" in n]
+    assert frozen
+    assert all(moved[name] == 0 for name in frozen)
+    weight = "network.encoder.stages.{}.blocks.0.mlp.fc1.weight"
+    assert 0 < moved[weight.format(2)] < moved[weight.format(3)]
+
+
+def test_the_best_checkpoint_is_of_the_best_validation(one_sensor, trainer, tmp_path):
+    """Validations lie within an epoch, and the run ends after two without progress."""
+
+    class Worse(SegmentationTask):
+        def compute_scores(self):
+            # Of the second validation on, the scores become worse.
+            scores = super().compute_scores()
+            self.validations = getattr(self, "validations", 0) + 1
+            rows = [list(row) for row in scores.confusion]
+            rows[0][1] += 10_000 * abs(self.validations - 2)
+            return type(scores)(scores.classes, tuple(map(tuple, rows)))
+
+    task = Worse(one_sensor.spec, panels=0, optimization=Optimization(lr=1e-3), **SMALL)
+    run = Run(tmp_path / "run", monitor=task.monitor, mode=task.mode, patience=2)
+    options = {"max_epochs": 5, "val_check_interval": 3, "num_sanity_val_steps": 0}
+    fitted = trainer(**{**run.trainer_arguments(), **options})
+    fitted.fit(task, one_sensor)
+    assert fitted.global_step == 7 + 6  # of 35: validated after steps 3, 6, 10 and 13
+    best = torch.load(tmp_path / "run/best.ckpt", weights_only=True)
+    assert best["global_step"] == 6
+    assert (tmp_path / "run/last.ckpt").exists()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsvheat.data.boxes import BoxSource, ImageBoxes
-from rsvheat.data.datasets.finding import list_images
-from rsvheat.data.datasets.reader import Scan
+from rsvheat.data.datasets.finding import find_folder, hold_out, list_images
+from rsvheat.data.datasets.reader import Scan, Split
+from rsvheat.data.formats import CocoFile
 from rsvheat.data.formats.text_file import read_text
 from rsvheat.data.skip_report import DataError, SampleError, Skip
 
@@ -149,6 +150,100 @@ def annotate(
     return found
 
 
+def annotate_lists(
+    images: Mapping[str, str],
+    annotations: Mapping[str, str],
+    lists: Mapping[str, str | os.PathLike[str]],
+    read: Callable[[str], ImageBoxes],
+    scan: Scan,
+    *,
+    modality: str,
+) -> dict[str, list[Annotated]]:
+    """Read the boxes of the images that files of names list.
+
+    Args:
+        images: Image file by name.
+        annotations: File of boxes by name.
+        lists: File of names by split.
+        read: Function of the path of a file of boxes.
+        scan: Context of the search.
+        modality: Modality of the images.
+
+    Returns:
+        Samples by split.
+
+    Raises:
+        DataError: If something cannot be used and ``scan`` raises errors.
+    """
+    found = {}
+    files = {name: {modality: path} for name, path in images.items()}
+    for split, path in lists.items():
+        some = listed(path, files, scan)
+        theirs = {name: annotations[name] for name in some if name in annotations}
+        found[split] = annotate(some, theirs, lambda text, _: read(text), scan)
+    return found
+
+
+def find_lists(root: str | os.PathLike[str], *splits: str) -> dict[str, Path]:
+    """Return the files of names in ``ImageSets/Main`` and similar folders, by split.
+
+    Args:
+        root: Folder of the data set.
+        *splits: Names of the splits.
+    """
+    for name in ("ImageSets/Main", "ImageSets", "Main"):
+        folder = find_folder(root, name)
+        found = {} if folder is None else {s: folder / f"{s}.txt" for s in splits}
+        there = {split: path for split, path in found.items() if path.is_file()}
+        if there:
+            return there
+    return {}
+
+
+def annotate_coco(
+    files: Mapping[str, Mapping[str, str]],
+    path: str | os.PathLike[str],
+    content: CocoFile,
+    scan: Scan,
+    *,
+    report_images: bool = True,
+) -> list[Annotated]:
+    """Join images and the content of a COCO file, by name or, if that is unique, by its last part.
+
+    Args:
+        files: Files by modality of each image, by key.
+        path: Path of the COCO file, for errors.
+        content: Content of the COCO file.
+        scan: Context of the search.
+        report_images: Whether images that the file does not list are reported.
+
+    Returns:
+        The samples, in the order of their keys.
+
+    Raises:
+        DataError: If something has no counterpart and ``scan`` raises errors.
+    """
+    by_name: dict[str, list[str]] = {}
+    for key in files:
+        by_name.setdefault(Path(key).name, []).append(key)
+    found, skips = {}, []
+    for name, boxes in content.images.items():
+        stem = os.path.splitext(name)[0]
+        keys = [stem] if stem in files else by_name.get(Path(stem).name, [])
+        if len(keys) == 1:
+            found[keys[0]] = Annotated(keys[0], files[keys[0]], boxes)
+        else:
+            skips.append(Skip("unmatched", stem, f"{name} of {path} has {len(keys)} images"))
+    if report_images:
+        skips += [
+            Skip("unmatched", key, f"{', '.join(paths.values())} is not listed in {path}")
+            for key, paths in files.items()
+            if key not in found
+        ]
+    scan.skip(skips)
+    return [found[key] for key in sorted(found)]
+
+
 def rename_all(samples: Iterable[Annotated], names: ClassNames, scan: Scan) -> list[Annotated]:
     """Return samples with the class names of a data set, and report those of other classes.
 
@@ -219,3 +314,33 @@ def box_source(
     )
     scan(source)
     return source
+
+
+def box_splits(
+    found: Mapping[str, Sequence[Annotated]],
+    names: ClassNames,
+    oriented: bool,
+    scan: Scan,
+    *,
+    val_fraction: float = 0.0,
+) -> dict[str, Split]:
+    """Return the splits of a data set with its class names.
+
+    Args:
+        found: Samples by split.
+        names: Class names of the data set.
+        oriented: Whether boxes are oriented.
+        scan: Context of the search.
+        val_fraction: Fraction of the training images that is held out where there is no ``"val"``.
+
+    Raises:
+        DataError: If a split has no sample, or something cannot be used and ``scan`` raises errors.
+    """
+    splits = {
+        split: Split(box_source(rename_all(some, names, scan), names.classes, oriented, scan))
+        for split, some in found.items()
+        if some
+    }
+    if val_fraction and "val" not in splits and "train" in splits:
+        splits |= hold_out(splits["train"].source, val_fraction, None, None, scan)
+    return splits

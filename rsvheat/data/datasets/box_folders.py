@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of images with boxes in one of the usual formats."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -11,9 +10,9 @@ from rsvheat.data.datasets.box_finding import (
     Annotated,
     ClassNames,
     annotate,
-    box_source,
+    annotate_coco,
+    box_splits,
     files_by_stem,
-    rename_all,
 )
 from rsvheat.data.datasets.finding import find_files, hold_out, listing
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
@@ -29,7 +28,7 @@ from rsvheat.data.formats import (
 )
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.readers import open_image
-from rsvheat.data.skip_report import DataError, SampleError, Skip
+from rsvheat.data.skip_report import DataError, SampleError
 from rsvheat.data.sources import Unmatched, check_modalities
 from rsvheat.data.splits import random_split
 
@@ -136,14 +135,10 @@ class BoxFolders(DatasetReader):
         if not classes:
             raise DataError(f"no box is in {self._parts['train'][1]}: give classes")
         names = ClassNames(classes)
-        sources = {
-            name: box_source(rename_all(some, names, scan), classes, self.oriented, scan)
-            for name, some in found.items()
-        }
-        splits = {name: Split(source) for name, source in sources.items()}
-        if "val" not in sources:
+        splits = box_splits(found, names, self.oriented, scan)
+        if "val" not in splits:
             held_out = (self._val_fraction, self._val_groups, self._group)
-            splits |= hold_out(sources["train"], *held_out, scan)
+            splits |= hold_out(splits["train"].source, *held_out, scan)
         return splits
 
     def _find(
@@ -210,25 +205,7 @@ class BoxFolders(DatasetReader):
         if not path.is_file():
             raise DataError(f"{path}, for the boxes, is {listing(path)}; expected a JSON file")
         content = read_coco(path, oriented=self.oriented)
-        boxes = {os.path.splitext(name)[0]: some for name, some in content.images.items()}
-        by_name: dict[str, list[str]] = {}
-        for key in files:
-            by_name.setdefault(Path(key).name, []).append(key)
-        found = {}
-        for name, some in boxes.items():
-            # Files may lie in folders that the file does not name, and the reverse.
-            keys = [name] if name in files else by_name.get(Path(name).name, [])
-            if len(keys) == 1:
-                found[keys[0]] = Annotated(keys[0], files[keys[0]], some)
-            elif len(some) or not keys:
-                reason = f"{name} of {path} has {len(keys)} images"
-                scan.skip([Skip("unmatched", name, reason)])
-        scan.skip(
-            Skip("unmatched", key, f"{', '.join(paths.values())} is not listed in {path}")
-            for key, paths in files.items()
-            if key not in found
-        )
-        return [found[key] for key in sorted(found)], content.classes
+        return annotate_coco(files, path, content, scan), content.classes
 
     def sensors(self) -> dict[str, Sensor]:
         """Return three bands for each modality, and one for ``"sar"``."""

@@ -9,12 +9,11 @@ from rsvheat.data.datasets.box_finding import (
     Annotated,
     ClassNames,
     annotate,
-    box_source,
+    box_splits,
     files_by_stem,
     images_by_stem,
-    rename_all,
 )
-from rsvheat.data.datasets.finding import DataInfo, find_folder, hold_out, layout_error
+from rsvheat.data.datasets.finding import DataInfo, find_folder, layout_error
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.formats import read_dota
 from rsvheat.data.normalize import Sensor
@@ -106,14 +105,9 @@ class DOTA(DatasetReader):
             )
         if self.train_on == "trainval":
             found = {"train": [sample for some in found.values() for sample in some]}
-        splits = {
-            name: Split(box_source(some, self.classes, self.oriented, scan))
-            for name, some in found.items()
-            if some
-        }
-        if splits.keys() == {"train"} and self._val_fraction:
-            splits = hold_out(splits["train"].source, self._val_fraction, None, None, scan)
-        return splits
+        return box_splits(
+            found, ClassNames(self.classes), self.oriented, scan, val_fraction=self._val_fraction
+        )
 
     def _find(self, split: str, scan: Scan) -> list[Annotated]:
         place = find_folder(self.root, split, f"DOTA/{split}") if split else Path(self.root)
@@ -126,8 +120,7 @@ class DOTA(DatasetReader):
         files = {Path(k).name: {self.modality: p} for k, p in images_by_stem(images, scan).items()}
         texts = {Path(key).name: path for key, path in files_by_stem(labels, ".txt").items()}
         prefix = f"{split}/" if split else ""
-        found = annotate(files, texts, lambda path, _: read_dota(path), scan, prefix=prefix)
-        return rename_all(found, ClassNames(self.classes), scan)
+        return annotate(files, texts, lambda path, _: read_dota(path), scan, prefix=prefix)
 
     def _label_folders(self) -> tuple[str, ...]:
         return (f"labelTxt-v{self.version}", f"labelTxt_v{self.version}", "labelTxt")

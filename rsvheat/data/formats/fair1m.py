@@ -26,7 +26,7 @@ def read_fair1m(path: str | os.PathLike[str]) -> ImageBoxes:
         name = child_text(element, "possibleresult/name", path)
         texts = [point.text or "" for point in element.iterfind("points/point")]
         points = [numbers(text.split(","), f"{path}, {name}") for text in texts]
-        if len(points) == 5 and points[0] == points[-1]:
+        if len(points) > 1 and points[0] == points[-1]:
             points.pop()
         if len(points) != 4 or any(len(point) != 2 for point in points):
             raise SampleError(

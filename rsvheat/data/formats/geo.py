@@ -72,7 +72,10 @@ class GeoBoxes:
             if self.crs is None:
                 raise SampleError("place", f"{self.path} names no reference system, {path} has one")
             x, y = rasterio.warp.transform(self.crs, crs, *points.T)
-            points = np.stack(inverse * (np.array(x), np.array(y)), -1)
+            points = np.stack((x, y), -1)
+            # Without the operator of affine, which differs between its versions.
+            a, b, c, d, e, f = inverse[:6]
+            points = points @ np.array([[a, d], [b, e]]) + np.array([c, f])
         ends = np.cumsum([len(polygon) for polygon in self.polygons])[:-1]
         corners = np.stack(
             [

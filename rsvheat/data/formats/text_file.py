@@ -74,7 +74,7 @@ def child_text(element: ET.Element, name: str, path: str | os.PathLike[str]) -> 
     """
     text = (element.findtext(name) or "").strip()
     if not text:
-        raise SampleError("label", f"{path}: an {element.tag} has no {name}")
+        raise SampleError("label", f"{path}: {element.tag} has no {name}")
     return text
 
 

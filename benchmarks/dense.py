@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A class for every pixel: segmentation, by several sensors too, and change detection.
+
+train    Trains the networks under one decoder, with equal images, schedule and seeds.
+tune     Prints the scores of other settings on held-out training scenes; stores nothing.
+speed    Measures images per second of the data loader and of the network.
+profile  Prints where a training step and the evaluation of a whole scene spend their time.
+
+A finished run is a row of the table; a command that was stopped continues with the next run. Real
+images are looked for in --data: seg_dubai, optsar_ombria, levir_cd, cd_levir256, cd_dsifn256.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from dense_sets import DUBAI, DUBAI_UNLABELED, SETS, DenseSet, Scene
+from fitting import train
+from image_sets import seeded
+from operator_tables import RESULTS
+from tables import ROOT, append, execute, read, spread
+from torch import Tensor
+
+import rsvheat
+from rsvheat.benchmarking import describe
+from rsvheat.data import Crop, DataModule, LoaderOptions, MaskCodes, MaskFolders
+from rsvheat.data.tiles import starts
+from rsvheat.evaluation import SegmentationScores, count_confusion
+from rsvheat.models import parameter_groups
+from rsvheat.models.change_detection import ChangeDetectionModel
+from rsvheat.models.dense import DenseModel
+from rsvheat.models.features import Encoder
+from rsvheat.models.segmentation import SegmentationModel
+from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.segmentation_losses import SegmentationLoss, Weighting, class_weights
+from rsvheat.training.optimization import Optimization
+
+TABLE = RESULTS / "dense.csv"
+
+CROP, BATCH, STEPS = 128, 8, 100
+LEVIR_STEPS = 300  # after 100, no network finds anything: IoU below 0.03
+CHANNELS = 64  # of the decoder, FPN
+OVERLAP = 32  # pixels that neighboring windows of the evaluation share
+LOSSES = {"cross_entropy": 1.0, "dice": 1.0}
+WEIGHTS: Weighting = "square_root"  # of the classes, by their training pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a network that `tune` chose."""
+
+    lr: float
+    layer_decay: float = 1.0
+
+
+# By network and start.
+SETTINGS = {
+    ("rsvheat_nano", "scratch"): Settings(2e-3),
+    ("rsvheat_nano", "pretrained"): Settings(2e-3),
+    ("resnet18", "scratch"): Settings(1e-3),
+    ("rsvheat_tiny", "scratch"): Settings(1e-3),
+    ("convnext_tiny", "scratch"): Settings(1e-3),
+}
+SMALL = [key for key in SETTINGS if not key[0].endswith("tiny")]
+LARGE = [key for key in SETTINGS if key[0].endswith("tiny")]
+BOTH = "ombria_optical_sar"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; all of it is in the table."""
+
+    set: str
+    network: str = "rsvheat_nano"
+    start: str = "scratch"
+    seed: int = 0
+    fusion: str = ""
+    dropout: float = 0.0
+    steps: int = STEPS
+
+    def key(self) -> dict[str, str]:
+        """Return the columns that identify the run."""
+        return {name: str(value) for name, value in vars(self).items()}
+
+
+def runs() -> Iterator[Run]:
+    """Yield all runs in an order in which a table that was cut off is still of use."""
+    floods = ["ombria_optical", "ombria_sar", BOTH]
+    changes = ["change_optical", "change_sar", "change_optical_sar"]
+    yield from equal_runs(["dubai", *floods, *changes], SMALL, [0])
+    yield from (dropout_run(fusion, 0) for fusion in ("gate", "attention", "mean"))
+    yield from equal_runs(["dubai"], SMALL, [1, 2])
+    yield from equal_runs(["levir"], SMALL, [0], LEVIR_STEPS)
+    yield from equal_runs(["dubai"], LARGE, [0])
+    # A step of nano takes half the time of ResNet-18's.
+    for name in ("ombria_sar", "change_sar", "dubai"):
+        yield Run(name, "rsvheat_nano", "pretrained", steps=2 * STEPS)
+    yield from equal_runs(floods, SMALL, [1, 2])
+    yield from (dropout_run("gate", seed) for seed in (1, 2))
+    yield from equal_runs(changes, SMALL, [1, 2])
+    yield from equal_runs(["levir"], LARGE, [0], LEVIR_STEPS)
+    yield from equal_runs(["levir"], SMALL, [1, 2], LEVIR_STEPS)
+    yield from equal_runs(["dubai"], LARGE, [1, 2])
+
+
+def equal_runs(
+    sets: Iterable[str],
+    networks: Sequence[tuple[str, str]],
+    seeds: Sequence[int],
+    steps: int = STEPS,
+) -> Iterator[Run]:
+    """Yield the runs that are compared: equal images, schedule and seeds."""
+    for seed, name, (network, start) in itertools.product(seeds, sets, networks):
+        yield Run(name, network, start, seed, "gate" if name == BOTH else "", steps=steps)
+
+
+def dropout_run(fusion: str, seed: int) -> Run:
+    """Return a run on both sensors in which training samples lose one of them."""
+    return Run(BOTH, "rsvheat_nano", "pretrained", seed, fusion, 0.5)
+
+
+def build(run: Run, data: DenseSet) -> DenseModel:
+    encoder: Encoder
+    if run.network in rsvheat.models.VARIANTS:
+        encoder = rsvheat.create_model(
+            run.network,
+            pretrained=run.start == "pretrained",
+            img_size=CROP,
+            modalities=data.bands,
+            num_classes=0,
+        )
+    else:
+        encoder = TimmEncoder(run.network, data.bands)
+    options: dict[str, Any] = {"decoder": "fpn", "channels": CHANNELS}
+    classes = len(data.classes)
+    model: DenseModel
+    if data.change:
+        model = ChangeDetectionModel(encoder, classes, dates=data.stems, **options)
+    else:
+        options |= {"fusion": run.fusion or "gate", "modality_dropout": run.dropout}
+        model = SegmentationModel(encoder, classes, **options)
+    if isinstance(encoder, TimmEncoder):
+        # A third faster on the CPU; of no use to our encoder, which is channels-last inside.
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def in_layout_of(model: DenseModel, images: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(model.encoder, TimmEncoder):
+        return images
+    return {k: x.contiguous(memory_format=torch.channels_last) for k, x in images.items()}
+
+
+def fit(run: Run, data: DenseSet, settings: Settings) -> tuple[DenseModel, float]:
+    """Train a network; return it and the CPU seconds."""
+    torch.manual_seed(run.seed)
+    model = build(run, data)
+    loss = SegmentationLoss(LOSSES, class_weights(data.class_counts(), WEIGHTS))
+    generator = seeded(run.seed, 4)
+    begin = time.process_time()
+
+    def loss_of() -> Tensor:
+        images, masks = data.crops(BATCH, CROP, generator)
+        result: Tensor = loss(model(in_layout_of(model, images)).logits, masks)
+        return result
+
+    groups = parameter_groups(model, lr=settings.lr, layer_decay=settings.layer_decay)
+    groups = [{k: g[k] for k in ("params", "weight_decay", "lr")} for g in groups]
+    train(
+        model,
+        groups,
+        Optimization(lr=settings.lr, betas=(0.9, 0.999), warmup=0.1),
+        run.steps,
+        loss_of,
+    )
+    return model, time.process_time() - begin
+
+
+@torch.inference_mode()
+def predict(model: DenseModel, scene: Scene, names: Sequence[str]) -> Tensor:
+    """Return the classes (H, W) by the mean probabilities of overlapping windows."""
+    height, width = scene.mask.shape
+    lines = [starts(side, CROP, CROP - OVERLAP) for side in (height, width)]
+    places = list(itertools.product(*lines))
+    total = torch.zeros(model.num_classes, height, width)
+    for first in range(0, len(places), BATCH):
+        some = places[first : first + BATCH]
+        images = {
+            name: torch.stack([scene.images[name][:, y : y + CROP, x : x + CROP] for y, x in some])
+            for name in names
+        }
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = model.predict(in_layout_of(model, images))
+        for (y, x), part in zip(some, parts, strict=True):
+            total[:, y : y + CROP, x : x + CROP] += part
+    return total.argmax(0)
+
+
+def score(
+    model: DenseModel, data: DenseSet, names: Sequence[str] | None = None
+) -> SegmentationScores:
+    """Score the test scenes, by some of the sensors if they are named."""
+    model.eval()
+    counts = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
+    for scene in data.test:
+        predicted = predict(model, scene, names or list(data.stems))
+        counts += count_confusion(predicted, scene.mask.long(), len(data.classes))
+    last = data.classes[-1] if len(data.classes) == 2 else None
+    return SegmentationScores.of(counts, data.classes, change=last)
+
+
+def scores_of(model: DenseModel, data: DenseSet) -> dict[str, float]:
+    scores = score(model, data)
+    names = ["mean_iou", "mean_f1", "overall_accuracy", "kappa"]
+    result = {name: scores[name] for name in names}
+    if scores.change is not None:
+        result |= {name: scores[f"change_{name}"] for name in ("iou", "f1", "precision", "recall")}
+    else:
+        result |= {f"iou_{name}": v for name, v in zip(data.classes, scores.iou, strict=True)}
+    if not data.change and len(data.stems) > 1:
+        for name in data.stems:
+            result[f"iou_by_{name}"] = score(model, data, [name])["change_iou"]
+    return result
+
+
+def train_all(arguments: argparse.Namespace) -> None:
+    head = {
+        **describe("cpu", arguments.threads, "python benchmarks/dense.py train", ("timm",)),
+        "schedule": f"steps of {BATCH} crops of {CROP} pixels, AdamW, weight decay 0.05, "
+        "warm-up of 10 % and half a cosine, cross entropy + Dice, classes weighted by one over "
+        f"the root of their pixels; decoder FPN of {CHANNELS} channels",
+        "settings": "; ".join(
+            f"{network} {start}: lr {s.lr:g}, layer decay {s.layer_decay:g}"
+            for (network, start), s in SETTINGS.items()
+        ),
+        "columns": "iou, f1, precision, recall: of flood or change; iou_by_*: with one sensor only",
+    }
+    sets: dict[str, DenseSet] = {}
+    for run in runs():
+        if arguments.sets and run.set not in arguments.sets:
+            continue
+        if any(run.key().items() <= row.items() for row in read(TABLE)):
+            continue
+        if run.set not in sets:
+            sets[run.set] = SETS[run.set](arguments.data)
+        begin = time.perf_counter()
+        model, seconds = fit(run, sets[run.set], SETTINGS[run.network, run.start])
+        row = {
+            **run.key(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            **scores_of(model, sets[run.set]),
+            "cpu_seconds": seconds,
+        }
+        wall = time.perf_counter() - begin
+        print(
+            *run.key().values(), f"{row.get('iou', row['mean_iou']):.3f}, {wall:.0f} s", flush=True
+        )
+        append(TABLE, [row], head)
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    for name in arguments.sets or ["dubai", "ombria_optical"]:
+        data = SETS[name](arguments.data).validation()
+        for (network, start), lr, decay in itertools.product(
+            [tuple(which.split(":")) for which in arguments.networks], arguments.lr, arguments.decay
+        ):
+            run = Run(
+                name,
+                network,
+                start,
+                arguments.seed,
+                arguments.fusion,
+                arguments.dropout,
+                arguments.steps,
+            )
+            model, seconds = fit(run, data, Settings(lr, decay))
+            found = {k: f"{v:.3f}" for k, v in scores_of(model, data).items()}
+            print(name, network, start, lr, decay, found, f"{seconds:.0f} CPU s", flush=True)
+
+
+def loader(arguments: argparse.Namespace, workers: int) -> Iterator[dict[str, Any]]:
+    """Yield batches of the data module, epoch after epoch."""
+    codes = MaskCodes(colors=DUBAI, ignored_colors=[DUBAI_UNLABELED])
+    root = arguments.data / "seg_dubai"
+    data = DataModule(
+        MaskFolders({"optical": f"{root}/Tile */images"}, f"{root}/Tile */masks", codes),
+        crop=Crop(CROP, CROP, cat_max=0.75),
+        loader=LoaderOptions(BATCH, num_workers=workers),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    while True:
+        yield from data.train_dataloader()
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Print samples per second of the loader and of training steps, alone and together.
+
+    Those by CPU time are of one process and do not depend on what else runs on the machine.
+    """
+    torch.manual_seed(0)
+    alone, beside = loader(arguments, 0), loader(arguments, 2)
+    batch = next(alone)
+    model = build(Run("dubai"), SETS["dubai"](arguments.data))
+    loss, optimizer = SegmentationLoss(LOSSES), torch.optim.AdamW(model.parameters())
+
+    def step(batch: dict[str, Any]) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(model(batch["images"]).logits, batch["mask"])
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+
+    parts: dict[str, tuple[Callable[[], Any], Callable[[], float]]] = {
+        "loader in this process, by CPU time": (lambda: next(alone), time.process_time),
+        "training step, by CPU time": (lambda: step(batch), time.process_time),
+        "loader of two workers, by wall time": (lambda: next(beside), time.perf_counter),
+        "training with two workers, by wall time": (
+            lambda: step(next(beside)),
+            time.perf_counter,
+        ),
+    }
+    for name, (call, clock) in parts.items():
+        for _ in range(5):
+            call()
+        begin = clock()
+        for _ in range(arguments.steps):
+            call()
+        rate = arguments.steps * BATCH / (clock() - begin)
+        print(f"{name}: {rate:.0f} samples/s", flush=True)
+
+
+def profile(arguments: argparse.Namespace) -> None:
+    """Print the operators that take most of a training step and of a whole scene's evaluation."""
+    for name in ("dubai", "levir"):
+        data = SETS[name](arguments.data)
+        run = Run(name, steps=5)
+        model, _ = fit(run, data, Settings(1e-3))  # warms up
+        with torch.profiler.profile() as profiled:
+            if name == "dubai":
+                fit(run, data, Settings(1e-3))
+            else:
+                score(model, data)
+        title = "5 training steps, dubai" if name == "dubai" else "evaluation of a scene, levir"
+        print(f"{title}\n{profiled.key_averages().table('self_cpu_time_total', row_limit=14)}")
+
+
+def markdown() -> str:
+    rows = read(TABLE)
+    lines = []
+    for name in SETS:
+        some = [r for r in rows if r["set"] == name and float(r["dropout"]) == 0]
+        own = ("mean_iou", "mean_f1", "overall_accuracy")
+        if any(r.get("iou") for r in some):
+            own = ("iou", "f1", "precision", "recall")
+        lines += [
+            f"### {name}",
+            "",
+            f"| network | start | parameters | steps | seeds | {' | '.join(own)} | CPU s |",
+            f"| --- | --- | ---: | ---: | ---: |{' ---: |' * (len(own) + 1)}",
+        ]
+        for network, start, steps in dict.fromkeys(
+            (r["network"], r["start"], r["steps"]) for r in some
+        ):
+            how = (network, start, steps)
+            chosen = [r for r in some if (r["network"], r["start"], r["steps"]) == how]
+            cells = [spread([r[column] for r in chosen]) for column in own]
+            size = f"{int(chosen[0]['parameters']) / 1e6:.1f} M"
+            seconds = statistics.mean(float(r["cpu_seconds"]) for r in chosen)
+            columns = (network, start, size, steps, str(len(chosen)), *cells, f"{seconds:.0f}")
+            lines.append(f"| {' | '.join(columns)} |")
+        lines.append("")
+    lines += [
+        "### One sensor missing",
+        "",
+        "| start | fusion | modality dropout | seeds | both sensors | optical only | sar only |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    ours = [r for r in rows if r["network"] == "rsvheat_nano" and int(r["steps"]) == STEPS]
+    fused = [r for r in ours if r["set"] == BOTH]
+    for how in dict.fromkeys((r["start"], r["fusion"], r["dropout"]) for r in fused):
+        chosen = [r for r in fused if (r["start"], r["fusion"], r["dropout"]) == how]
+        parts = ("iou", "iou_by_optical", "iou_by_sar")
+        cells = [spread([r[part] for r in chosen]) for part in parts]
+        lines.append(f"| {' | '.join((*how, str(len(chosen)), *cells))} |")
+    for start in ("scratch", "pretrained"):
+        alone = [
+            spread([r["iou"] for r in ours if (r["set"], r["start"]) == (f"ombria_{name}", start)])
+            for name in ("optical", "sar")
+        ]
+        lines.append(
+            f"| {start} | trained on that sensor alone | - | - | - | {' | '.join(alone)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--threads", type=int, default=1)
+    commands = parser.add_subparsers(dest="command", required=True)
+    part = commands.add_parser("train")
+    part.add_argument("--sets", nargs="*", choices=list(SETS))
+    part.set_defaults(run=train_all)
+    part = commands.add_parser("tune")
+    part.add_argument("--sets", nargs="*", choices=list(SETS))
+    part.add_argument("--networks", nargs="+", default=[":".join(key) for key in SMALL])
+    part.add_argument("--lr", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3])
+    part.add_argument("--decay", nargs="+", type=float, default=[1.0])
+    part.add_argument("--seed", type=int, default=100)
+    part.add_argument("--steps", type=int, default=STEPS)
+    part.add_argument("--fusion", default="")
+    part.add_argument("--dropout", type=float, default=0.0)
+    part.set_defaults(run=tune)
+    part = commands.add_parser("speed")
+    part.add_argument("--steps", type=int, default=40)
+    part.set_defaults(run=speed)
+    part = commands.add_parser("profile")
+    part.set_defaults(run=profile)
+    for part in commands.choices.values():
+        part.add_argument("--markdown", action="store_true", help="print the table instead")
+    arguments = parser.parse_args()
+    return execute(arguments.run, markdown, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection as a Lightning module."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from rsvheat.data.spec import DataSpec, Target
+from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
+from rsvheat.models.box_detector import BoxDetector, DetectorOutput
+from rsvheat.models.detection import DetectionModel, DetectorName
+from rsvheat.models.features import Fusion
+from rsvheat.models.task_model import TaskModel
+from rsvheat.tasks.supervised import SupervisedTask
+
+
+class BoxTask(SupervisedTask):
+    """Base of tasks that find boxes.
+
+    Logs ``train/loss`` with its parts, and on other images ``val/loss`` and mean average
+    precisions. Images without boxes are learned from, too; boxes that are marked as difficult are
+    learned, and not counted in scores.
+
+    Args:
+        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
+        variant: Name of the encoder, see :class:`SupervisedTask`.
+        fusion: How the features of several sensors become one at each stage, see
+            :class:`~rsvheat.models.features.FeaturePyramid`.
+        modality_dropout: Probability with which a sample of several sensors loses some of them in
+            training, so that any may be missing afterwards.
+        model_options: Further arguments of the network.
+        **options: Further arguments of :class:`SupervisedTask`.
+
+    Raises:
+        ValueError: If an argument is not as above, or as for :class:`SupervisedTask`.
+    """
+
+    network: BoxDetector
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        variant: str | None = None,
+        *,
+        fusion: Fusion = "gate",
+        modality_dropout: float = 0.0,
+        model_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        own = {"fusion": fusion, "modality_dropout": modality_dropout}
+        super().__init__(spec, variant, model_options={**(model_options or {}), **own}, **options)
+
+    def losses(self, output: DetectorOutput, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """See :meth:`SupervisedTask.losses`."""
+        parts = self.network.losses(output, batch["boxes"], batch["labels"])
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def metrics(self) -> Metric:
+        """See :meth:`SupervisedTask.metrics`."""
+        return DetectionMetric(len(self.spec.classes), self.target == "oriented_boxes")
+
+    def compute_scores(self) -> DetectionScores:
+        """See :meth:`SupervisedTask.compute_scores`."""
+        return DetectionScores.of(self.scored.compute(), self.spec.classes)
+
+    def update_scores(self, output: DetectorOutput, batch: Mapping[str, Any]) -> None:
+        """Add the samples of a batch that are not repeated to ``self.scored``.
+
+        Args:
+            output: Output of the network.
+            batch: Batch, see :mod:`rsvheat.data.sample`.
+
+        Raises:
+            FloatingPointError: If a value of the network is not finite.
+        """
+        found = self.network.detect(output)
+        rows = (~batch["repeated"]).nonzero().flatten().tolist()
+        for row in rows:
+            if not found[row]["scores"].isfinite().all():
+                raise FloatingPointError(
+                    f"the network's result for {batch['keys'][row]} is not finite: the image holds "
+                    "extreme values, or the weights are damaged"
+                )
+        difficult = batch.get("difficult")
+        self.scored.update(
+            [found[row] for row in rows],
+            [batch["boxes"][row] for row in rows],
+            [batch["labels"][row] for row in rows],
+            None if difficult is None else [difficult[row] for row in rows],
+        )
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed torch's own generators: losses sample anchors and proposals."""
+        torch.manual_seed(self.step_seed(batch_idx))
+
+
+class DetectionTask(BoxTask):
+    """Trains a network that finds horizontal boxes.
+
+    Args:
+        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
+        variant: Name of the encoder, see :class:`SupervisedTask`.
+        detector: Name of the detector, see :class:`~rsvheat.models.detection.DetectionModel`.
+        model_options: Further arguments of :class:`~rsvheat.models.detection.DetectionModel`.
+        **options: Further arguments of :class:`BoxTask` and :class:`SupervisedTask`.
+
+    Raises:
+        ValueError: As for :class:`BoxTask`.
+    """
+
+    model: ClassVar[type[TaskModel]] = DetectionModel
+    target: ClassVar[Target] = "boxes"
+    monitor: ClassVar[str] = "val/map50"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        variant: str | None = None,
+        *,
+        detector: DetectorName = "faster_rcnn",
+        model_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            spec, variant, model_options={**(model_options or {}), "detector": detector}, **options
+        )
