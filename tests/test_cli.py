@@ -334,6 +334,11 @@ def test_recipes_are_what_their_commands_take(name, images, run, tmp_path):
         "ImageFolders": {"folders": json.dumps({"optical": folder})},
         "MaskFolders": {"images": json.dumps({"optical": folder}), "masks": folder},
         "ChangeFolders": {"before": folder, "after": folder, "label": folder},
+        "BoxFolders": {
+            "images": json.dumps({"optical": folder}),
+            "annotations": folder,
+            "box_format": "voc",
+        },
     }.get(reader, {"root": str(images / "classes")})
     for option, value in given.items():
         words += [f"--data.dataset.{option}", value]
@@ -345,6 +350,9 @@ def test_recipes_are_what_their_commands_take(name, images, run, tmp_path):
         for key, value in given.items():
             if isinstance(value, dict):
                 check(value, taken[key], f"{where}.{key}")
+            elif isinstance(value, list) and value and isinstance(value[0], dict):
+                for i, (one, other) in enumerate(zip(value, taken[key], strict=True)):
+                    check(one, other, f"{where}.{key}[{i}]")
             else:
                 assert taken[key] == value, f"{where}.{key}"
 

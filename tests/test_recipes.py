@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ FOLDERS = (
     "change_folder",
     "change_folder_optical_sar",
 )
+BOX_ROOTS = {
+    "detect_dior": miniature.write_dior,
+    "detect_sar_aircraft": miniature.write_sar_aircraft,
+    "orient_dota": miniature.write_dota,
+    "orient_fair1m": miniature.write_fair1m,
+    "orient_dior_r": partial(miniature.write_dior, oriented=True),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +158,57 @@ def test_a_recipe_goes_from_training_to_prediction(name, tmp_path, capsys):
         if command == "fit":
             assert file.shape == source.shape
         assert (file.read(1) != 255).any()
+
+
+def box_words(name: str, folder: Path) -> tuple[list[str], str]:
+    """Write a data set of boxes; return its options, and a pattern of its images."""
+    if name in BOX_ROOTS:
+        made = BOX_ROOTS[name](folder)
+        return [
+            "--data.dataset.root",
+            str(made.root),
+        ], "*.tif" if "fair1m" in name else "*.[jp][pn]g"
+    tree = miniature.write_dota(folder)
+    return [
+        f"--data.dataset.images.optical={tree.root}/train/images",
+        f"--data.dataset.annotations={tree.root}/train/labelTxt",
+        "--data.dataset.box_format=dota",
+        "--data.dataset.val_fraction=0.5",  # one image has no boxes
+    ], "*.png"
+
+
+@pytest.mark.parametrize("name", [*BOX_ROOTS, "detect_folder", "orient_folder"])
+def test_a_recipe_of_boxes_goes_from_training_to_prediction(name, tmp_path, capsys):
+    data, images = box_words(name, tmp_path / "tree")
+    small = [
+        "--model.encoder_options", TINY, "--model.pretrained", "false", "--model.stems", "null",
+        "--model.model_options", "{channels: 8}", "--data.crop.size", 64, "--data.crop.window", 64,
+        "--data.loader.batch_size", 2, "--data.loader.num_workers", 0, "--data.overlap", "null",
+        "--trainer.max_steps", 2, "--trainer.accelerator", "cpu", "--trainer.precision", 32,
+    ]  # fmt: skip
+    run(capsys, "fit", "--config", name, *data, *small, "--output", tmp_path / "run")
+    scores = json.loads((tmp_path / "run/scores.json").read_text())
+    oriented = name.startswith("orient")
+    assert scores["oriented"] == oriented
+    assert 0 <= scores["map50_voc07"] <= 1
+    assert scores["boxes"] > 0
+    assert (tmp_path / "run/scores_errors.png").is_file()
+
+    about = yaml_data(tmp_path / "run/config.yaml")
+    out = run(
+        capsys, "evaluate", "--checkpoint", tmp_path / "run/last.ckpt", "--device", "cpu",
+        "--data", about, "--output", tmp_path / "scores",
+    )  # fmt: skip
+    assert "mAP50" in out
+
+    scene = sorted((tmp_path / "tree").rglob(images))[0]
+    run(
+        capsys, "predict", scene, "--checkpoint", tmp_path / "run/last.ckpt",
+        "--output", tmp_path / "boxes.geojson",
+    )  # fmt: skip
+    for feature in json.loads((tmp_path / "boxes.geojson").read_text())["features"]:
+        assert feature["properties"]["class"] in scores["classes"]
+        assert len(feature["geometry"]["coordinates"][0]) == 5
 
 
 def yaml_data(path: Path) -> Path:

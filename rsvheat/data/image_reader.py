@@ -196,19 +196,20 @@ class ArrayReader(ImageReader):
         return Pixels(self._values[:, rows, columns][index], valid)
 
 
-class WindowReader(ImageReader):
-    """A part of an image, as if it were an image.
+class ReaderOfReader(ImageReader):
+    """A part or an extension of an image, as if it were an image.
 
     Args:
-        reader: Image, which closes with this.
-        window: Part of it.
+        reader: Reader of the image, which closes with this.
+        height: Height in pixels.
+        width: Width in pixels.
     """
 
-    def __init__(self, reader: ImageReader, window: Window) -> None:
-        self._reader, self._window = reader, window
+    def __init__(self, reader: ImageReader, height: int, width: int) -> None:
+        self._reader = reader
         self.name, self.bands, self.dtype = reader.name, reader.bands, reader.dtype
         self.nodata, self.complete = reader.nodata, reader.complete
-        self.height, self.width = window.height, window.width
+        self.height, self.width = height, width
 
     @property
     def stored(self) -> int:
@@ -220,15 +221,28 @@ class WindowReader(ImageReader):
         """See :attr:`ImageReader.data_bands`."""
         return self._reader.data_bands
 
+    def close(self) -> None:
+        """Close the image."""
+        self._reader.close()
+
+
+class WindowReader(ReaderOfReader):
+    """A part of an image, as if it were an image.
+
+    Args:
+        reader: Reader of the image, which closes with this.
+        window: Part of it.
+    """
+
+    def __init__(self, reader: ImageReader, window: Window) -> None:
+        super().__init__(reader, window.height, window.width)
+        self._window = window
+
     def _read(self, window: Window, bands: tuple[int, ...]) -> Pixels:
         moved = window._replace(
             top=window.top + self._window.top, left=window.left + self._window.left
         )
         return self._reader.read(moved, bands)
-
-    def close(self) -> None:
-        """Close the image."""
-        self._reader.close()
 
 
 def remark(name: str, text: str) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.data.boxes import BOX_TARGETS, Boxes
-from rsvheat.data.image_reader import ImageReader, Pixels, Window, WindowReader
+from rsvheat.data.image_reader import ImageReader, Pixels, ReaderOfReader, Window, WindowReader
 from rsvheat.data.skip_report import SampleError, Skip
 from rsvheat.data.sources import Indices, Source
 from rsvheat.data.spec import IGNORE_INDEX
 
 
-class PaddedReader(ImageReader):
+class PaddedReader(ReaderOfReader):
     """An image that is continued to the right and below by pixels without data.
 
     Args:
@@ -25,20 +25,7 @@ class PaddedReader(ImageReader):
     """
 
     def __init__(self, reader: ImageReader, height: int, width: int) -> None:
-        self._reader = reader
-        self.name, self.bands, self.dtype = reader.name, reader.bands, reader.dtype
-        self.nodata, self.complete = reader.nodata, reader.complete
-        self.height, self.width = max(height, reader.height), max(width, reader.width)
-
-    @property
-    def stored(self) -> int:
-        """See :attr:`ImageReader.stored`."""
-        return self._reader.stored
-
-    @property
-    def data_bands(self) -> tuple[int, ...]:
-        """See :attr:`ImageReader.data_bands`."""
-        return self._reader.data_bands
+        super().__init__(reader, max(height, reader.height), max(width, reader.width))
 
     def _read(self, window: Window, bands: tuple[int, ...]) -> Pixels:
         inside = clip_window(window, self._reader.height, self._reader.width)
@@ -50,10 +37,6 @@ class PaddedReader(ImageReader):
             return Pixels(values, valid)
         known = np.broadcast_to(True if valid is None else valid, values.shape)
         return Pixels(pad_to(values, window, 0), pad_to(known, window, False))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._reader.close()
 
 
 def clip_window(window: Window, height: int, width: int) -> Window | None:

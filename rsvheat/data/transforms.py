@@ -66,7 +66,8 @@ class Crop:
     Args:
         size: Side of the result in pixels.
         window: Side of the window in the image in pixels; 448 with ``size=224`` halves the
-            resolution. None takes the image's shorter side, which also limits larger values.
+            resolution. None takes the image's shorter side, which also limits larger values; of
+            images with boxes it takes the longer side, and they are padded to a square.
         scale: Range of a random factor on the window's side, at most 1.
         augment: Place the window at random, and flip and rotate it by multiples of 90 degrees, each
             of the 8 orientations with the same probability. Otherwise the window is in the center,

@@ -19,7 +19,8 @@ from rsvheat.evaluation.confusion import ConfusionMatrix, count_confusion
 from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
 from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_panels
 from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe, standardize
-from rsvheat.evaluation.segmentation_scores import Measure, SegmentationScores
+from rsvheat.evaluation.score_files import Measure
+from rsvheat.evaluation.segmentation_scores import SegmentationScores
 from rsvheat.evaluation.submissions import merge_windows, write_dota, write_fair1m
 
 __all__ = [

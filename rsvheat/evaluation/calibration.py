@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: whether predictions of probability p are right in a share p of all cases."""
 
-import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,8 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
-from rsvheat._files import replacing
 from rsvheat.data.spec import IGNORE_INDEX
-from rsvheat.evaluation.segmentation_scores import none_for_nan
+from rsvheat.evaluation.score_files import ScoreFiles, none_for_nan
 from rsvheat.losses import world_size
 
 # Temperatures beyond these mean that the data do not determine one.
@@ -71,7 +68,7 @@ class ConfidenceBins(Metric):
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(ScoreFiles):
     """Confidence and accuracy by bins of confidence.
 
     Attributes:
@@ -80,6 +77,8 @@ class Calibration:
         confidence: Mean confidence of each bin; NaN where it is empty.
         accuracy: Share of each bin that is right; NaN where it is empty.
     """
+
+    file_name = "calibration"
 
     count: tuple[int, ...]
     confidence: tuple[float, ...]
@@ -159,29 +158,8 @@ class Calibration:
             "accuracy": [none_for_nan(value) for value in self.accuracy],
         }
 
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        name: str = "calibration",
-        about: Mapping[str, Any] | None = None,
-    ) -> list[Path]:
-        """Write ``<name>.json`` and the reliability diagram ``<name>.png``, both or none.
-
-        Args:
-            folder: Folder of the files; made if need be.
-            name: Name of the files without suffix.
-            about: Further entries of the JSON file.
-
-        Returns:
-            The files.
-        """
-        folder = Path(folder)
-        files = [Path(f"{name}.json"), Path(f"{name}.png")]
-        with replacing(folder) as temporary:
-            content = {**(about or {}), **self.to_dict()}
-            (temporary / files[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-            self.figure().savefig(temporary / files[1], dpi=150)
-        return [folder / file for file in files]
+    def _writers(self) -> dict[str, Callable[[Path], object]]:
+        return {".png": self._write_figure}
 
     def figure(self) -> Any:
         """Return the reliability diagram, and the share of predictions below, with Matplotlib."""

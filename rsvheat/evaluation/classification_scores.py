@@ -2,9 +2,7 @@
 """Scores of a classifier, as numbers, tables and pictures."""
 
 import csv
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from rsvheat._files import replacing
 from rsvheat.data.spec import IGNORE_LABEL
 from rsvheat.evaluation.confusion import confusion_figure
+from rsvheat.evaluation.score_files import ScoreFiles
 
 
 def classification_metrics(classes: int) -> MetricCollection:
@@ -39,7 +37,7 @@ def classification_metrics(classes: int) -> MetricCollection:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(ScoreFiles):
     """Scores of a classifier on a set of samples.
 
     Attributes:
@@ -124,30 +122,8 @@ class Scores:
             "confusion": [list(row) for row in self.confusion],
         }
 
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        name: str = "scores",
-        about: Mapping[str, Any] | None = None,
-    ) -> list[Path]:
-        """Write ``<name>.json``, ``.csv`` and ``.png``, all or none.
-
-        Args:
-            folder: Folder of the files; made if need be.
-            name: Name of the files without suffix.
-            about: Further entries of the JSON file.
-
-        Returns:
-            The files.
-        """
-        folder = Path(folder)
-        files = [Path(f"{name}.{suffix}") for suffix in ("json", "csv", "png")]
-        with replacing(folder) as temporary:
-            content = {**(about or {}), **self.to_dict()}
-            (temporary / files[0]).write_text(json.dumps(content, indent=1) + "\n")
-            self._write_csv(temporary / files[1])
-            self.figure().savefig(temporary / files[2], dpi=150)
-        return [folder / file for file in files]
+    def _writers(self) -> dict[str, Callable[[Path], object]]:
+        return {".csv": self._write_csv, ".png": self._write_figure}
 
     def _write_csv(self, path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:

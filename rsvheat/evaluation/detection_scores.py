@@ -2,10 +2,8 @@
 """Scores of horizontal and oriented boxes: a metric, and average precision with its definition."""
 
 import csv
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from rsvheat._files import replacing
 from rsvheat.evaluation.average_precision import (
     DEFINITIONS,
     Curve,
@@ -33,7 +30,7 @@ from rsvheat.evaluation.box_matching import (
 )
 from rsvheat.evaluation.box_panels import BoxPanel, save_box_panels
 from rsvheat.evaluation.detection_figures import curves_figure, errors_figure
-from rsvheat.evaluation.segmentation_scores import Measure, none_for_nan
+from rsvheat.evaluation.score_files import Measure, MeasuredScores, none_for_nan
 
 # Boxes of a class in an image that COCO's measures count.
 _LIMIT = 100
@@ -223,7 +220,7 @@ class DetectionMetric(Metric):
 
 
 @dataclass(frozen=True)
-class DetectionScores:
+class DetectionScores(MeasuredScores):
     """Scores of horizontal or oriented boxes on a set of images.
 
     A class occurs if it has true boxes that are not difficult; means are over the classes that
@@ -348,20 +345,6 @@ class DetectionScores:
             )
         return result
 
-    def __getitem__(self, name: str) -> float:
-        """Return the value of one of :meth:`measures`.
-
-        Args:
-            name: Name of the measure, such as ``"map50"``.
-
-        Raises:
-            KeyError: If there is none of that name.
-        """
-        measures = self.measures()
-        if name not in measures:
-            raise KeyError(f"no score is named {name!r}; there are {', '.join(measures)}")
-        return measures[name].value
-
     def logged(self) -> dict[str, float]:
         """Return the values that training logs, by name; 0 where no class occurs."""
         return {name: none_for_nan(m.value) or 0.0 for name, m in self.measures().items()}
@@ -402,38 +385,15 @@ class DetectionScores:
             "classes": rows,
         }
 
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        name: str = "scores",
-        about: Mapping[str, Any] | None = None,
-    ) -> list[Path]:
-        """Write ``<name>.json``, ``.csv``, ``.png`` and ``<name>_errors.png``, all or none.
-
-        The pictures show curves of precision and recall, and the types of errors. Where there are
-        panels, ``<name>_panels.png`` shows them.
-
-        Args:
-            folder: Folder of the files; made if need be.
-            name: Name of the files without suffix.
-            about: Further entries of the JSON file.
-
-        Returns:
-            The files.
-        """
-        folder = Path(folder)
-        ends = [".json", ".csv", ".png", "_errors.png"]
-        ends += ["_panels.png"] if self.panels else []
-        files = [Path(f"{name}{end}") for end in ends]
-        with replacing(folder) as temporary:
-            content = {**(about or {}), **self.to_dict()}
-            (temporary / files[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-            self._write_csv(temporary / files[1])
-            self.figure().savefig(temporary / files[2], dpi=150)
-            self.errors_figure().savefig(temporary / files[3], dpi=150)
-            if self.panels:
-                save_box_panels(temporary / files[4], self.panels, self.classes)
-        return [folder / file for file in files]
+    def _writers(self) -> dict[str, Callable[[Path], object]]:
+        writers: dict[str, Callable[[Path], object]] = {
+            ".csv": self._write_csv,
+            ".png": self._write_figure,
+            "_errors.png": lambda path: self.errors_figure().savefig(path, dpi=150),
+        }
+        if self.panels:
+            writers["_panels.png"] = lambda path: save_box_panels(path, self.panels, self.classes)
+        return writers
 
     def _write_csv(self, path: Path) -> None:
         rows = self.to_dict()["classes"]

@@ -2,38 +2,22 @@
 """Scores of a class per pixel, all from one confusion matrix, each with its definition."""
 
 import csv
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rsvheat._files import replacing
 from rsvheat.data.spec import IGNORE_INDEX
 from rsvheat.evaluation.confusion import ConfusionMatrix, confusion_figure, count_confusion
-
-
-class Measure(NamedTuple):
-    """A score and what it means.
-
-    Attributes:
-        value: Value from 0 to 1 (kappa from -1); NaN where it is not defined.
-        definition: Formula, classes in the mean, and what does not count.
-        classes: Number of classes in the mean; None where there is no mean.
-    """
-
-    value: float
-    definition: str
-    classes: int | None = None
+from rsvheat.evaluation.score_files import Measure, MeasuredScores, none_for_nan
 
 
 @dataclass(frozen=True)
-class SegmentationScores:
+class SegmentationScores(MeasuredScores):
     """Scores of a segmentation or change detection on a set of images.
 
     With TP, FP and FN the pixels of a class that are found, falsely found and missed, IoU is
@@ -199,20 +183,6 @@ class SegmentationScores:
                 )
         return result
 
-    def __getitem__(self, name: str) -> float:
-        """Return the value of one of :meth:`measures`.
-
-        Args:
-            name: Name of the measure, such as ``"mean_iou"``.
-
-        Raises:
-            KeyError: If there is none of that name.
-        """
-        measures = self.measures()
-        if name not in measures:
-            raise KeyError(f"no score is named {name!r}; there are {', '.join(measures)}")
-        return measures[name].value
-
     def _mean(
         self, title: str, values: Sequence[float], where: str, left_out: str | None, tail: str
     ) -> Measure:
@@ -294,30 +264,8 @@ class SegmentationScores:
             content["change"],
         )
 
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        name: str = "scores",
-        about: Mapping[str, Any] | None = None,
-    ) -> list[Path]:
-        """Write ``<name>.json``, ``.csv`` and ``.png``, all or none.
-
-        Args:
-            folder: Folder of the files; made if need be.
-            name: Name of the files without suffix.
-            about: Further entries of the JSON file.
-
-        Returns:
-            The files.
-        """
-        folder = Path(folder)
-        files = [Path(f"{name}.{suffix}") for suffix in ("json", "csv", "png")]
-        with replacing(folder) as temporary:
-            content = {**(about or {}), **self.to_dict()}
-            (temporary / files[0]).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-            self._write_csv(temporary / files[1])
-            self.figure().savefig(temporary / files[2], dpi=150)
-        return [folder / file for file in files]
+    def _writers(self) -> dict[str, Callable[[Path], object]]:
+        return {".csv": self._write_csv, ".png": self._write_figure}
 
     def _write_csv(self, path: Path) -> None:
         columns = ("iou", "f1", "precision", "recall")
@@ -344,12 +292,3 @@ class SegmentationScores:
 
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
-
-
-def none_for_nan(value: float) -> float | None:
-    """Return None for NaN, which JSON does not have.
-
-    Args:
-        value: Number.
-    """
-    return None if math.isnan(value) else value

@@ -22,7 +22,7 @@ class DetectionModel(BoxDetector):
         **options: Further arguments of :class:`~rsvheat.models.box_detector.BoxDetector`:
             ``channels``, ``finest``, ``fusion``, ``modality_dropout``; and of the detector, see
             :mod:`rsvheat.models.horizontal_heads`: ``score_threshold``, ``nms_threshold``,
-            ``max_detections``, ``anchor_scale``, ``proposals``.
+            ``max_detections``, ``anchor_scale``, ``proposals``, ``regions``.
 
     Raises:
         ValueError: If an argument is not as above.

@@ -55,6 +55,7 @@ class FasterRCNNHead(BoxHead):
         strides: Stride of each level.
         anchor_scale: Square root of the anchors' areas in units of the level's stride.
         proposals: Largest number of regions of an image that are classified.
+        regions: Number of regions of an image that are drawn to learn from in a step.
         score_threshold: Lowest score of boxes.
         nms_threshold: Largest overlap of two boxes of a class that both stay.
         max_detections: Largest number of boxes in an image.
@@ -76,13 +77,14 @@ class FasterRCNNHead(BoxHead):
         *,
         anchor_scale: float = 8.0,
         proposals: int = 1000,
+        regions: int = 512,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 300,
     ) -> None:
         super().__init__()
         check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, max_detections=max_detections)
+        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
         before = {"training": 2 * proposals, "testing": 2 * proposals}
         after = {"training": proposals, "testing": proposals}
         self.rpn: Any = RegionProposalNetwork(
@@ -109,7 +111,7 @@ class FasterRCNNHead(BoxHead):
             FastRCNNPredictor(hidden, num_classes + 1),
             0.5,
             0.5,
-            512,
+            regions,
             0.25,
             None,
             score_threshold,

@@ -25,7 +25,7 @@ class OrientedDetectionModel(BoxDetector):
             :class:`~rsvheat.models.oriented_rcnn.OrientedRCNNHead` and
             :class:`~rsvheat.models.rotated_fcos.RotatedFCOSHead`: ``box_loss``,
             ``score_threshold``, ``nms_threshold``, ``max_detections``, ``anchor_scale``,
-            ``proposals``, ``angle_coding``.
+            ``proposals``, ``regions``, ``angle_coding``.
 
     Raises:
         ValueError: If an argument is not as above.

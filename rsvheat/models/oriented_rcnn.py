@@ -70,6 +70,7 @@ class OrientedRCNNHead(BoxHead):
         strides: Stride of each level.
         anchor_scale: Square root of the anchors' areas in units of the level's stride.
         proposals: Largest number of regions of an image that are classified.
+        regions: Number of regions of an image that are drawn to learn from in a step.
         box_loss: Loss of the refined boxes: ``"smooth_l1"`` of their codes, or of their overlap
             ``"iou"``, exact, or as Gaussian distributions, ``"kld"`` or ``"probiou"``.
         score_threshold: Lowest score of boxes.
@@ -93,6 +94,7 @@ class OrientedRCNNHead(BoxHead):
         *,
         anchor_scale: float = 8.0,
         proposals: int = 2000,
+        regions: int = 512,
         box_loss: BoxLoss = "smooth_l1",
         score_threshold: float = 0.05,
         nms_threshold: float = 0.1,
@@ -100,7 +102,7 @@ class OrientedRCNNHead(BoxHead):
     ) -> None:
         super().__init__()
         check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, max_detections=max_detections)
+        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
         check_box_loss(box_loss)
         self.strides, self.proposals, self.box_loss = list(strides[:-1]), proposals, box_loss
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
@@ -122,7 +124,7 @@ class OrientedRCNNHead(BoxHead):
         self._match_anchors = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         self._sample_anchors = BalancedPositiveNegativeSampler(256, 0.5)
         self._match_regions = Matcher(0.5, 0.5, allow_low_quality_matches=False)
-        self._sample_regions = BalancedPositiveNegativeSampler(512, 0.25)
+        self._sample_regions = BalancedPositiveNegativeSampler(regions, 0.25)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
         """See :meth:`~rsvheat.models.box_detector.BoxHead.forward`."""

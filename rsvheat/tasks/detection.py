@@ -5,11 +5,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics import Metric
 
 from rsvheat.data.spec import DataSpec, Target
-from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
+from rsvheat.evaluation import (
+    DetectionMetric,
+    DetectionScores,
+    WorstBoxPanels,
+    box_panels_figure,
+)
 from rsvheat.models.box_detector import BoxDetector, DetectorOutput
 from rsvheat.models.detection import DetectionModel, DetectorName
 from rsvheat.models.features import Fusion
@@ -22,7 +28,8 @@ class BoxTask(SupervisedTask):
 
     Logs ``train/loss`` with its parts, and on other images ``val/loss`` and mean average
     precisions. Images without boxes are learned from, too; boxes that are marked as difficult are
-    learned, and not counted in scores.
+    learned, and not counted in scores. TensorBoard gets panels of the validation samples whose
+    boxes are predicted worst.
 
     Args:
         spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
@@ -32,6 +39,7 @@ class BoxTask(SupervisedTask):
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, so that any may be missing afterwards.
         model_options: Further arguments of the network.
+        panels: Number of validation samples in TensorBoard's panels; 0 for none.
         **options: Further arguments of :class:`SupervisedTask`.
 
     Raises:
@@ -48,10 +56,13 @@ class BoxTask(SupervisedTask):
         fusion: Fusion = "gate",
         modality_dropout: float = 0.0,
         model_options: Mapping[str, Any] | None = None,
+        panels: int = 4,
         **options: Any,
     ) -> None:
         own = {"fusion": fusion, "modality_dropout": modality_dropout}
         super().__init__(spec, variant, model_options={**(model_options or {}), **own}, **options)
+        self.panels = panels
+        self._worst: WorstBoxPanels | None = None
 
     def losses(self, output: DetectorOutput, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SupervisedTask.losses`."""
@@ -91,10 +102,49 @@ class BoxTask(SupervisedTask):
             [batch["labels"][row] for row in rows],
             None if difficult is None else [difficult[row] for row in rows],
         )
+        if self._worst is None:
+            return
+        for row in rows:
+            name, place = _image_of(row, batch["index"])
+            self._worst.add(
+                batch["keys"][row],
+                batch["images"][name][place],
+                found[row],
+                batch["boxes"][row],
+                batch["labels"][row],
+                batch["valid"][name][place],
+            )
 
-    def on_validation_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_validation_epoch_start(self) -> None:
+        """Start to collect panels."""
+        self._worst = WorstBoxPanels(self.panels) if self.panels else None
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores and the panels."""
+        super().on_validation_epoch_end()
+        worst = self._worst.gather() if self._worst is not None else []
+        self._worst = None
+        if not worst or not self.trainer.is_global_zero or self.trainer.sanity_checking:
+            return
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                figure = box_panels_figure(worst, self.spec.classes)
+                logger.experiment.add_figure("val/worst", figure, self.global_step)
+
+    def on_validation_batch_start(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Seed torch's own generators: losses sample anchors and proposals."""
         torch.manual_seed(self.step_seed(batch_idx))
+
+
+def _image_of(row: int, index: Mapping[str, Tensor]) -> tuple[str, int]:
+    """Return the first modality that has a sample of a batch, and the place of its image there."""
+    for name, rows in index.items():
+        places = (rows == row).nonzero()
+        if len(places):
+            return name, int(places[0])
+    raise ValueError(f"sample {row} of the batch has no image")
 
 
 class DetectionTask(BoxTask):

@@ -25,7 +25,7 @@ from rsvheat.tasks.evaluation import evaluate
 from rsvheat.training import LastCheckpoint, Optimization
 
 TINY = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
-SMALL = {"channels": 16, "finest": 4}
+SMALL = {"channels": 16, "finest": 4, "proposals": 60, "regions": 64}
 # Task and whether its boxes are oriented.
 KINDS = [(DetectionTask, False), (OrientedDetectionTask, True)]
 
@@ -74,6 +74,7 @@ def module(oriented, batch=4):
 
 
 def make(kind, data, lr=1e-2, **options):
+    torch.manual_seed(0)
     return kind(
         data.spec,
         encoder_options=TINY,
@@ -85,13 +86,13 @@ def make(kind, data, lr=1e-2, **options):
 @pytest.mark.parametrize(("kind", "oriented"), KINDS)
 def test_training_finds_boxes_and_comes_back(kind, oriented, trainer, tmp_path):
     data = module(oriented, batch=2)
-    task = make(kind, data, detector="rotated_fcos" if oriented else "fcos")
+    task = make(kind, data)
     last = LastCheckpoint(tmp_path / "run")
     run = trainer(max_epochs=20, callbacks=[last], check_val_every_n_epoch=20)
     run.fit(task, data)
     logged = dict(run.callback_metrics)
     assert {"train/loss", "train/classes", "train/boxes", "val/loss", task.monitor} <= set(logged)
-    assert logged[task.monitor] > 0.2  # 0 without training; measured: 0.38
+    assert logged[task.monitor] > 0.2  # 0 without training
     run.test(task, data, verbose=False)
     assert task.scores.images == 5
     assert task.scores[task.monitor.partition("/")[2]] == pytest.approx(float(logged[task.monitor]))

@@ -36,20 +36,3 @@ class RESISC45(SceneClasses):
     """
 
     info, names, folder = INFO, CLASSES, "NWPU-RESISC45"
-
-    def __init__(
-        self,
-        root: str,
-        train_fraction: float = 0.2,
-        *,
-        val_fraction: float = 0.0,
-        label_fraction: float = 1.0,
-        modality: str = "optical",
-    ) -> None:
-        super().__init__(
-            root,
-            train_fraction,
-            val_fraction=val_fraction,
-            label_fraction=label_fraction,
-            modality=modality,
-        )

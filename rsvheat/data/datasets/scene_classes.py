@@ -39,7 +39,7 @@ class SceneClasses(LabeledFiles):
     def __init__(
         self,
         root: str,
-        train_fraction: float,
+        train_fraction: float = 0.2,
         *,
         val_fraction: float = 0.0,
         label_fraction: float = 1.0,

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection on real images: rsvheat_nano from the bundled weights and from scratch, and ResNet-18.
+
+train     Trains each row on each data set, with the same detector, schedule, crops and seeds.
+
+Whatever is finished is written at once; a command that was stopped goes on after the last epoch.
+Real images are looked for in --data: det_nwpu_vhr10 (horizontal boxes, 240 images, a fifth of them
+for testing) and obb_fair1m (oriented boxes of five groups, 60 images, a quarter of them for
+testing). Splits are drawn from a seed of their own.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from operator_tables import RESULTS
+from tables import ROOT, append, execute, read, spread
+from torch import nn
+
+import rsvheat
+from rsvheat._files import complete_file
+from rsvheat.benchmarking import describe
+from rsvheat.data import Crop, DataModule, LoaderOptions
+from rsvheat.data.datasets.fair1m import FAIR1M
+from rsvheat.data.datasets.nwpu_vhr10 import NWPUVHR10
+from rsvheat.data.datasets.reader import DatasetReader
+from rsvheat.data.sample import collate
+from rsvheat.data.samplers import SampleIndex
+from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
+from rsvheat.models import parameter_groups
+from rsvheat.models.box_detector import BoxDetector
+from rsvheat.models.detection import DetectionModel
+from rsvheat.models.features import Encoder
+from rsvheat.models.oriented_detection import OrientedDetectionModel
+from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.training.optimization import Optimization, warmup_cosine
+
+RUNS = ROOT / "runs" / "detection"
+TABLE = RESULTS / "detection.csv"
+SPLIT_SEED = 0
+
+ROWS = ("nano, bundled weights", "nano, from scratch", "ResNet-18, from scratch")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data set, detector and schedule, which are the same for each row."""
+
+    folder: str
+    reader: Callable[[str], DatasetReader]
+    network: type[BoxDetector]
+    options: Mapping[str, Any]
+    size: int
+    window: int
+    epochs: int
+    crops: int = 1
+    focus: float = 0.5
+    batch: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+
+
+SETTINGS = {
+    "NWPU VHR-10": Setting(
+        "det_nwpu_vhr10",
+        lambda root: NWPUVHR10(root, val_fraction=0.0, test_fraction=0.2),
+        DetectionModel,
+        {"detector": "faster_rcnn", "channels": 64, "proposals": 200, "regions": 128},
+        size=256,
+        window=512,
+        epochs=6,
+    ),
+    "FAIR1M-1.0, five groups": Setting(
+        "obb_fair1m",
+        lambda root: FAIR1M(root, version="1.0", level="groups", val_fraction=0.25),
+        OrientedDetectionModel,
+        {
+            "detector": "oriented_rcnn",
+            "channels": 64,
+            "proposals": 200,
+            "regions": 128,
+            "anchor_scale": 4.0,
+        },
+        size=256,
+        window=256,
+        epochs=6,
+        crops=4,
+        focus=0.8,
+    ),
+}
+
+
+def data_of(setting: Setting, folder: Path) -> DataModule:
+    data = DataModule(
+        setting.reader(str(folder / setting.folder)),
+        crop=Crop(setting.size, setting.window, scale=(0.6, 1.0), focus=setting.focus),
+        loader=LoaderOptions(batch_size=setting.batch, num_workers=0),
+        seed=SPLIT_SEED,
+        crops=setting.crops,
+        overlap=setting.window // 4,
+    )
+    data.setup()
+    return data
+
+
+def network_of(row: str, setting: Setting, classes: Sequence[str]) -> BoxDetector:
+    modalities = {"optical": 3}
+    encoder: Encoder
+    if row.startswith("ResNet"):
+        encoder = TimmEncoder("resnet18", modalities)
+    else:
+        encoder = rsvheat.create_model(
+            "rsvheat_nano",
+            pretrained="bundled" in row,
+            img_size=setting.size,
+            modalities=modalities,
+            num_classes=0,
+        )
+    network = setting.network(encoder, len(classes), **setting.options)
+    return network.to(memory_format=torch.channels_last)
+
+
+def fit(model: BoxDetector, data: DataModule, setting: Setting, seed: int, path: Path) -> float:
+    """Train, or go on from the last complete epoch; return CPU seconds."""
+    train = data.datasets["train"]
+    steps = len(train) // setting.batch
+    settings = Optimization(lr=setting.lr, betas=(0.9, 0.999), weight_decay=setting.weight_decay)
+    groups = parameter_groups(model, weight_decay=setting.weight_decay)
+    groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
+    optimizer = torch.optim.AdamW(groups, setting.lr, settings.betas)
+    total = steps * setting.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, total, total // 20, settings.floor)
+    )
+    begin, seconds = 0, 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        begin, seconds = state["epoch"], state["seconds"]
+    for epoch in range(begin, setting.epochs):
+        model.train()
+        torch.manual_seed(1000 * seed + epoch)
+        order, started, losses = torch.randperm(len(train)).tolist(), time.process_time(), 0.0
+        for step in range(steps):
+            chosen = order[step * setting.batch : (step + 1) * setting.batch]
+            batch = collate([train[SampleIndex(1000 * seed + epoch, i)] for i in chosen])
+            with torch.autocast("cpu", torch.bfloat16):
+                parts = model.losses(model(batch["images"]), batch["boxes"], batch["labels"])
+            loss = torch.stack(list(parts.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            schedule.step()
+            losses += float(loss.detach()) / steps
+        seconds += time.process_time() - started
+        print(f"epoch {epoch + 1}, loss {losses:.3f}, {seconds:.0f} CPU s", flush=True)
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "epoch": epoch + 1,
+            "seconds": seconds,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with complete_file(path) as temporary:
+            torch.save(state, temporary)
+    return seconds
+
+
+def score(model: BoxDetector, data: DataModule, setting: Setting) -> tuple[DetectionScores, float]:
+    """Return the scores of the test images, and images of ``size`` a CPU second."""
+    metric = DetectionMetric(model.num_classes, model.numbers == 5)
+    model.eval()
+    name = "test" if "test" in data.datasets else "val"
+    images, seconds = 0, 0.0
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for batch in data.loader(name):
+            started = time.process_time()
+            found = model.predict(batch["images"])
+            seconds += time.process_time() - started
+            images += len(found)
+            metric.update(found, batch["boxes"], batch["labels"], batch["difficult"])
+    return DetectionScores.of(metric, data.spec.classes), images / seconds
+
+
+def train(arguments: argparse.Namespace) -> None:
+    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
+    head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
+    head["settings"] = "; ".join(
+        f"{name}: {s.network.__name__} {dict(s.options)}, windows of {s.window} px at {s.size} px, "
+        f"{s.epochs} epochs of {s.crops} crops an image, batch {s.batch}, AdamW {s.lr}, decay "
+        f"{s.weight_decay}, warm-up 5 %, cosine, bfloat16"
+        for name, s in SETTINGS.items()
+    )
+    for name in arguments.sets:
+        setting = SETTINGS[name]
+        data = data_of(setting, arguments.data)
+        for seed in arguments.seeds:
+            for row in arguments.rows:
+                done = [(r["data"], r["row"], r["seed"]) for r in read(TABLE)]
+                if (name, row, str(seed)) in done:
+                    continue
+                print(f"{name}, {row}, seed {seed}", flush=True)
+                torch.manual_seed(seed)
+                model = network_of(row, setting, data.spec.classes)
+                path = RUNS / f"{setting.folder}-{ROWS.index(row)}-{seed}.pt"
+                seconds = fit(model, data, setting, seed, path)
+                scores, speed = score(model, data, setting)
+                print(scores, flush=True)
+                (RUNS / path.stem).mkdir(exist_ok=True)
+                scores.save(RUNS / path.stem)
+                values = {k: v for k, v in scores.logged().items() if k in COLUMNS}
+                about = {"data": name, "row": row, "seed": seed, "epochs": setting.epochs}
+                parameters = sum(p.numel() for p in model.parameters()) / 1e6
+                cost = {"parameters_m": parameters, "cpu_minutes": seconds / 60, "images_s": speed}
+                append(TABLE, [{**about, **values, **cost}], head)
+
+
+COLUMNS = ("map50", "map50_95", "map50_voc07", "map50_area", "map50_95_area")
+
+
+def markdown() -> str:
+    lines = [
+        "| data | row | seeds | mAP50 | mAP50:95 | parameters, M | CPU minutes | images/s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = read(TABLE)
+    for name in dict.fromkeys(row["data"] for row in rows):
+        for kind in ROWS:
+            runs = [r for r in rows if (r["data"], r["row"]) == (name, kind)]
+            if not runs:
+                continue
+            first = "map50" if runs[0].get("map50") else "map50_area"
+            second = "map50_95" if runs[0].get("map50_95") else "map50_95_area"
+            cells = [
+                spread([r[first] for r in runs]),
+                spread([r[second] for r in runs]),
+                *(
+                    spread([r[c] for r in runs], 1)
+                    for c in ("parameters_m", "cpu_minutes", "images_s")
+                ),
+            ]
+            lines.append(f"| {name} | {kind} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    part = commands.add_parser("train")
+    part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    part.add_argument("--threads", type=int, default=1)
+    part.add_argument("--seeds", type=int, nargs="+", default=[0])
+    part.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    part.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    part.add_argument("--markdown", action="store_true", help="print the table, no run")
+    return execute(train, markdown, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors learn real images by heart: aerial ones with oriented boxes, and radar."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsvheat.data import DOTA, HRSID, SSDD, Crop, DataModule
+from rsvheat.data.sample import collate
+from rsvheat.evaluation import DetectionMetric, DetectionScores
+from rsvheat.models import create_model
+from rsvheat.models.detection import DetectionModel
+from rsvheat.models.oriented_detection import OrientedDetectionModel
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+# Folder, reader, network, side of the windows and passes over them.
+SETS = {
+    "dota": ("det_dota", DOTA, OrientedDetectionModel, 384, 40),
+    "ssdd": ("det_ssdd", SSDD, DetectionModel, 384, 60),
+    "hrsid": ("det_hrsid_coco", HRSID, DetectionModel, 400, 30),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SETS))
+def test_real_images_are_learned_by_heart(name):
+    folder, reader, network, side, epochs = SETS[name]
+    if not (SHARED / folder).exists():
+        pytest.skip(f"there are no real images at {SHARED / folder}")
+    torch.manual_seed(0)
+    crop = Crop(side, side, augment=False)
+    data = DataModule(reader(str(SHARED / folder)), crop=crop, overlap=64)
+    data.setup()
+    datasets = [data.datasets[part] for part in ("train_plain", "test") if part in data.datasets]
+    samples = [one[i] for one in datasets for i in range(len(one))]
+    encoder = create_model(
+        "rsvheat_nano",
+        modalities=data.spec.modalities,
+        img_size=(side, side),
+        pretrained=True,
+        inflate_stems=True,
+    )
+    options = {"channels": 64, "anchor_scale": 4.0, "proposals": 400, "regions": 256}
+    model = network(encoder, len(data.spec.classes), **options)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
+    steps = epochs * -(-len(samples) // 2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(samples)).split(2):
+            batch = collate([samples[i] for i in rows])
+            with torch.autocast("cpu", torch.bfloat16):
+                losses = model.losses(model(batch["images"]), batch["boxes"], batch["labels"])
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            schedule.step()
+    metric = DetectionMetric(len(data.spec.classes), model.numbers == 5)
+    model.eval()
+    for sample in samples:
+        batch = collate([sample])
+        metric.update(
+            model.predict(batch["images"]), batch["boxes"], batch["labels"], batch["difficult"]
+        )
+    scores = DetectionScores.of(metric, data.spec.classes)
+    name = "map50_area" if model.numbers == 5 else "map50"
+    assert scores[name] > 0.95, str(scores)
