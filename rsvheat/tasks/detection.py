@@ -29,7 +29,7 @@ class BoxTask(SupervisedTask):
     Logs ``train/loss`` with its parts, and on other images ``val/loss`` and mean average
     precisions. Images without boxes are learned from, too; boxes that are marked as difficult are
     learned, and not counted in scores. TensorBoard gets panels of the validation samples whose
-    boxes are predicted worst.
+    boxes are predicted worst, and so do the files of a test.
 
     Args:
         spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
@@ -39,7 +39,7 @@ class BoxTask(SupervisedTask):
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, so that any may be missing afterwards.
         model_options: Further arguments of the network.
-        panels: Number of validation samples in TensorBoard's panels; 0 for none.
+        panels: Number of samples in the panels of validation and of a test; 0 for none.
         **options: Further arguments of :class:`SupervisedTask`.
 
     Raises:
@@ -74,8 +74,9 @@ class BoxTask(SupervisedTask):
         return DetectionMetric(len(self.spec.classes), self.target == "oriented_boxes")
 
     def compute_scores(self) -> DetectionScores:
-        """See :meth:`SupervisedTask.compute_scores`."""
-        return DetectionScores.of(self.scored.compute(), self.spec.classes)
+        """See :meth:`SupervisedTask.compute_scores`; those of a test have panels."""
+        panels = self._worst.gather() if self._worst is not None and self.trainer.testing else []
+        return DetectionScores.of(self.scored.compute(), self.spec.classes, panels)
 
     def update_scores(self, output: DetectorOutput, batch: Mapping[str, Any]) -> None:
         """Add the samples of a batch that are not repeated to ``self.scored``.
@@ -114,6 +115,10 @@ class BoxTask(SupervisedTask):
                 batch["labels"][row],
                 batch["valid"][name][place],
             )
+
+    def on_test_epoch_start(self) -> None:
+        """Start to collect panels."""
+        self.on_validation_epoch_start()
 
     def on_validation_epoch_start(self) -> None:
         """Start to collect panels."""
