@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rsvheat._locks import Lock, NoLocksError, try_lock, unlock
@@ -17,7 +17,7 @@ _LIVING = ".living"
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, resumed: str | None = None) -> Iterator[Path]:
     """Give a temporary folder whose files replace those of ``folder`` when the block succeeds.
 
     An exception in the block leaves ``folder`` as it was. The temporary folder is beside its
@@ -27,9 +27,12 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     Args:
         folder: Folder of the files; created if it does not exist.
+        resumed: Name of a file. A temporary folder that holds it, and that no process fills any
+            more, is given again; an interruption or an OSError in the block leaves it there for
+            the next time. None always gives a new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _living_folder(folder) as temporary:
+    with _living_folder(folder, resumed) as temporary:
         yield temporary
         files = sorted(file for file in temporary.iterdir() if file.name != _LIVING)
         for file in files:
@@ -40,26 +43,44 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _living_folder(folder: Path) -> Iterator[Path]:
+def _living_folder(folder: Path, resumed: str | None = None) -> Iterator[Path]:
     """Give a temporary folder that :func:`remove_unfinished` leaves to its process."""
-    living: int | None = None
-    while True:
-        temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+    temporary, living = (None, None) if resumed is None else _take_over(folder, resumed)
+    while temporary is None:
+        new = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
         try:
-            living = try_lock(temporary / _LIVING)
+            living = try_lock(new / _LIVING)
         except NoLocksError:
-            break
+            temporary = new
         except FileNotFoundError:
             # Another process took the folder, not locked yet, for that of a dead one.
             continue
         if living is not None:
-            break
+            temporary = new
+    kept = False
     try:
         yield temporary
+    except BaseException as error:
+        # Whoever goes on after other errors meets them again.
+        interrupted = isinstance(error, OSError) or not isinstance(error, Exception)
+        kept = interrupted and resumed is not None and (temporary / resumed).exists()
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(temporary, ignore_errors=True)
         if living is not None:
             unlock(living)
+
+
+def _take_over(folder: Path, name: str) -> tuple[Path | None, int | None]:
+    """Return the locked temporary folder of a process that is gone, and the lock; None for none."""
+    for unfinished in sorted(folder.glob(f"{_PREFIX}*")):
+        if (unfinished / name).exists():
+            with suppress(NoLocksError, OSError):
+                living = try_lock(unfinished / _LIVING)
+                if living is not None:
+                    return unfinished, living
+    return None, None
 
 
 @contextmanager

@@ -45,7 +45,12 @@ from rsvheat.models import (
     create_model,
     load_checkpoint,
 )
-from rsvheat.models.checkpoints import check_finite, read_checkpoint, weights_of
+from rsvheat.models.checkpoints import (
+    check_finite,
+    check_plain,
+    read_checkpoint,
+    weights_of,
+)
 from rsvheat.models.task_model import Output, TaskModel, find_task_model
 from rsvheat.prediction import (
     BoxPrediction,
@@ -613,6 +618,9 @@ def _load_network(saved: Checkpoint) -> TaskModel:
         for name, value in weights_of(saved.content, saved.path).items()
         if name.startswith("network.")
     }
+    target = network.state_dict()
+    for name in weights.keys() & target.keys():
+        check_plain(name, weights[name], target[name], saved.path)
     check_finite(weights, saved.path)
     try:
         network.load_state_dict(weights)

@@ -67,11 +67,14 @@ class _Objects(TaskModel):
     def predict(self, images):
         found = []
         for image in self(images).cpu().numpy():
-            areas, count = scipy.ndimage.label(image[0] > 0)
-            numbers = range(1, count + 1)
-            boxes = [self._box(areas == number) for number in numbers]
-            second = np.array([image[1][areas == number].mean() for number in numbers])
-            scores = np.array([(areas == number).sum() for number in numbers], np.float32)
+            areas, _ = scipy.ndimage.label(image[0] > 0)
+            objects = [
+                np.nonzero(areas[part] == number) + np.array([[p.start] for p in part])
+                for number, part in enumerate(scipy.ndimage.find_objects(areas), 1)
+            ]
+            boxes = [self._box(rows, columns) for rows, columns in objects]
+            second = np.array([image[1][rows, columns].mean() for rows, columns in objects])
+            scores = np.array([rows.size for rows, _ in objects], np.float32)
             found.append(
                 {
                     "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, self.numbers),
@@ -87,8 +90,7 @@ class Boxes(_Objects):
     output = "boxes"
     numbers = 4
 
-    def _box(self, area):
-        rows, columns = np.nonzero(area)
+    def _box(self, rows, columns):
         return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
@@ -99,8 +101,7 @@ class OrientedBoxes(_Objects):
     output = "oriented_boxes"
     numbers = 5
 
-    def _box(self, area):
-        rows, columns = np.nonzero(area)
+    def _box(self, rows, columns):
         x, y = columns + 0.5, rows + 0.5
         variances, axes = np.linalg.eigh(np.cov(x, y, bias=True) + 1e-9 * np.eye(2))
         # The sides of a filled rectangle are sqrt(12) standard deviations; the image's y axis

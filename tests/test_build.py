@@ -259,5 +259,5 @@ def test_native_off_builds_a_wheel_for_any_platform(tmp_path: Path) -> None:
     assert (images / "ATTRIBUTION.md").exists()
     assert len(list(images.glob("s1s2/train/*/*.jpg"))) == 144
     assert len(list(images.glob("eurosat/*/*/*.jpg"))) == 800
-    assert len(list(images.glob("dubai/*/*/*"))) == 2 * (198 + 1)
+    assert len(list(images.glob("dubai/*/*/*"))) == 2 * (177 + 1)
     assert list(tmp_path.rglob("*.so")) == []

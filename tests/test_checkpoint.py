@@ -325,6 +325,17 @@ def test_weights_that_are_not_finite_are_refused_by_name(checkpoint, tmp_path, n
         load_encoder(tmp_path / "bad.ckpt")
 
 
+def test_weights_that_are_no_plain_numbers_are_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    for change in (lambda w: w.to(torch.int8), lambda w: w.to_sparse()):
+        state = dict(content["state_dict"])
+        name = next(name for name in state if name.endswith("mlp.fc1.weight"))
+        state[name] = change(state[name])
+        torch.save({**content, "state_dict": state}, tmp_path / "b.ckpt")
+        with pytest.raises(CheckpointError, match=r"the weights encoder\S+mlp\.fc1\.weight are "):
+            rsvheat.load(tmp_path / "b.ckpt", device="cpu")
+
+
 def test_weights_that_do_not_fit_are_told(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     del content["state_dict"]["network.encoder.head.fc.bias"]

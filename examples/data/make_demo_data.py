@@ -11,8 +11,9 @@ has
   chessboard, as JPEG; the radar image in gray. Names begin with the scene.
 - ``s1s2/test/optical`` and ``sar``: the tenth scene as a whole.
 - ``eurosat/train`` and ``test``: 60 and 20 images of each class, drawn at random, as they are.
-- ``dubai/train/images`` and ``masks``: whole crops of 256 pixels of two tiles, as JPEG and as PNG
-  whose palette has the colors of the classes. ``dubai/test``: the third tile, its parts joined.
+- ``dubai/train/images`` and ``masks``: crops of 256 pixels that cover two tiles, without those of
+  one class only, as JPEG and as PNG whose palette has the colors of the classes. ``dubai/test``:
+  four parts of the third tile, joined.
 """
 
 import argparse
@@ -27,7 +28,9 @@ TILE = 256
 QUALITY = {"optical": 85, "sar": 80}
 EUROSAT = {"train": 60, "test": 20}
 SOURCES = ("s1s2_volkov", "eurosat_rgb", "seg_dubai")
-TEST_TILE = "Tile 2"
+TEST_TILE = "Tile 1"
+TEST_PARTS = (5, 6, 8, 9)  # of the tile's nine: two rows of two
+SAME = 0.9  # share of one class above which a crop is left out
 LAND_COVER = {
     "building": (60, 16, 152),
     "land": (132, 41, 246),
@@ -73,7 +76,7 @@ def choose_images(source: Path, out: Path, seed: int) -> None:
 
 
 def cut_tiles(source: Path, out: Path) -> None:
-    """Cut two tiles into crops, and join the parts of the third."""
+    """Cut two tiles into crops, and join parts of the third."""
     for tile in sorted(source.glob("Tile *")):
         images = sorted((tile / "images").glob("*.jpg"))
         pairs = [
@@ -85,13 +88,17 @@ def cut_tiles(source: Path, out: Path) -> None:
         ]
         number = tile.name.split()[1]
         if tile.name == TEST_TILE:
-            image, mask = (join_parts(parts) for parts in zip(*pairs, strict=True))
+            chosen = [pairs[part - 1] for part in TEST_PARTS]
+            image, mask = (join_parts(parts) for parts in zip(*chosen, strict=True))
             save_pair(image, mask, out / "test", f"tile{number}")
             continue
         for path, (image, mask) in zip(images, pairs, strict=True):
-            for top in range(0, image.height - TILE + 1, TILE):
-                for left in range(0, image.width - TILE + 1, TILE):
+            for top in places(image.height):
+                for left in places(image.width):
                     box = (left, top, left + TILE, top + TILE)
+                    counts = np.bincount(np.asarray(mask.crop(box)).ravel())
+                    if counts.max() > SAME * TILE**2:
+                        continue
                     name = f"tile{number}_{path.stem[-1]}_{top}_{left}"
                     save_pair(image.crop(box), mask.crop(box), out / "train", name)
 
@@ -107,11 +114,16 @@ def class_numbers(colors: PIL.Image.Image) -> PIL.Image.Image:
     return mask
 
 
+def places(length: int) -> list[int]:
+    """Return where crops begin that cover a side, evenly spread."""
+    return np.linspace(0, length - TILE, -(-length // TILE)).round().astype(int).tolist()
+
+
 def join_parts(parts: tuple[PIL.Image.Image, ...]) -> PIL.Image.Image:
-    """Join three rows of three parts of a tile, whose sizes differ by a pixel."""
+    """Join two rows of two parts of a tile, whose sizes may differ by a pixel."""
     rows = [
         np.concatenate([np.asarray(part)[: min(p.height for p in row)] for part in row], 1)
-        for row in (parts[:3], parts[3:6], parts[6:])
+        for row in (parts[:2], parts[2:])
     ]
     whole = np.concatenate([row[:, : min(r.shape[1] for r in rows)] for row in rows])
     joined = PIL.Image.fromarray(whole, parts[0].mode)

@@ -78,7 +78,8 @@ def predict(
         assets: Asset of STAC items by modality: --assets.optical visual.
         shard: Part of many scenes that this job predicts, such as 2/8: the second of eight. Give
             each task of a SLURM array its own.
-        resume: Keep the outputs that are there, and predict the other scenes.
+        resume: Go on with an unfinished map, to the same bytes; of many scenes, keep the outputs
+            that are there and predict the others.
         dask: Address of a Dask scheduler whose workers predict many scenes, such as
             tcp://10.0.0.1:8786, or local for processes on this machine.
         workers: Number of processes of --dask local; one for each core by default.
@@ -146,14 +147,14 @@ def predict(
     }
     beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)
     if is_single(sources):
-        of_many = {"shard": shard, "resume": resume, "assets": assets, "dask": dask}
+        of_many = {"shard": shard, "assets": assets, "dask": dask}
         for name, value in of_many.items():
             if value:
                 raise UsageError(f"--{name} is of many scenes, and {sources[0]} is one")
         path = output or Path("runs/maps") / f"{Path(sources[0]).stem}{_suffix(model)}"
         files = {unnamed[0]: sources[0], **(also or {})}
         beside.check(path, is_boxes(model), overwrite)
-        result = predict(files, path, model, probability=probability, **options)
+        result = predict(files, path, model, probability=probability, resume=resume, **options)
         print(result)
         for written in beside.write(result, files, colors):
             print(written)

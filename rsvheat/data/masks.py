@@ -75,6 +75,12 @@ class MaskCodes:
             )
         if self.background is not None and self.binary is None:
             raise ValueError("background is for binary masks only")
+        for name in (*(self.values or ()), *(self.colors or ()), *self.classes):
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"the name of a class must be text, got {name!r}: put it in quotes, without "
+                    "which YAML reads yes, no, on, off and numbers as something else"
+                )
         if len(set(self.classes)) != len(self.classes) or len(self.classes) > IGNORE_INDEX:
             raise ValueError(
                 f"classes must be at most {IGNORE_INDEX} different names, got "

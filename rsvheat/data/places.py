@@ -113,7 +113,7 @@ def _difference(first: _Place, other: _Place) -> str | None:
         return "is flipped or rotated compared with"
     columns, rows = found[0]
     if _near(found[0], corners[0]):
-        return "has pixels of another size than"
+        return "has pixels of another size or direction than"
     return f"lies {rows:+.1f} rows and {columns:+.1f} columns away from"
 
 

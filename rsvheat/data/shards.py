@@ -13,7 +13,7 @@ import json
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -510,7 +510,10 @@ def _read_index(shard: Path) -> _Index:
             [
                 (
                     _text(key),
-                    {_text(m): (_text(s), _number(o), _number(n)) for m, s, o, n in _list(files)},
+                    _members(
+                        (_text(m), (_text(s), _number(o), _number(n)))
+                        for m, s, o, n in _list(files)
+                    ),
                 )
                 for key, files in map(_list, _list(content["samples"]))
             ],
@@ -544,6 +547,15 @@ def _read_json(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} is damaged: it has no entry {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {printable(str(error))}") from error
+
+
+def _members(pairs: Iterable[tuple[str, tuple[str, int, int]]]) -> dict[str, tuple[str, int, int]]:
+    members: dict[str, tuple[str, int, int]] = {}
+    for modality, member in pairs:
+        if modality in members:
+            raise ValueError(f"a sample has two files of {modality!r}")
+        members[modality] = member
+    return members
 
 
 def _list(value: object) -> list[Any]:

@@ -36,6 +36,10 @@ NO_IMAGES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 _SPLITS = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
 )
+_IMAGES = frozenset(("image", "images", "img", "imgs", "jpegimages", "img_dir"))
+_MASKS = frozenset(
+    ("mask", "masks", "label", "labels", "annotation", "annotations", "gt", "ann_dir")
+)
 
 # Key, files by modality, and the tile of them that is the sample.
 _Files: TypeAlias = tuple[str, dict[str, str], Window | None]
@@ -453,14 +457,18 @@ def _walk(folder: str, extensions: Sequence[str]) -> Iterator[tuple[str, str | N
         for entry in entries:
             if entry.name.startswith(".") or entry.name in NO_IMAGES:
                 continue
-            wanted = os.path.splitext(entry.name)[1].lower() in extensions
+            suffix = os.path.splitext(entry.name)[1].lower()
+            wanted = suffix in extensions
             try:
                 if entry.is_dir():
                     folders.append(entry.path)
                 elif wanted and entry.is_file():
                     yield entry.path, None
-                elif wanted and entry.is_symlink() and not os.path.exists(entry.path):
-                    yield entry.path, "is a link to a file that is not there"
+                # Without a suffix it may have been a folder, such as that of a class.
+                elif (
+                    (wanted or not suffix) and entry.is_symlink() and not os.path.exists(entry.path)
+                ):
+                    yield entry.path, "is a link to a file or folder that is not there"
                 elif wanted:
                     yield entry.path, "is a device, socket or pipe, not a file"
             except OSError as error:  # a link to itself, or into a folder without permission
@@ -472,6 +480,24 @@ def _walk(folder: str, extensions: Sequence[str]) -> Iterator[tuple[str, str | N
     return walk(folder)
 
 
+def class_folders(root: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders in a folder that may be classes, by name.
+
+    Args:
+        root: Path of the folder.
+
+    Raises:
+        DataError: If it is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder")
+    return sorted(
+        path for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in NO_IMAGES
+    )  # fmt: skip
+
+
 def check_class_folders(root: str | os.PathLike[str]) -> None:
     """Make sure that the folders in a folder are classes, and not sets for training and testing.
 
@@ -480,23 +506,27 @@ def check_class_folders(root: str | os.PathLike[str]) -> None:
 
     Raises:
         DataError: If all of its folders, or two of them, have names such as ``train`` and
-            ``test``, or if the only one holds folders itself.
+            ``test``, if they are images and masks, or if the only one holds folders itself.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder")
-    folders = sorted(
-        path for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and path.name not in NO_IMAGES
-    )  # fmt: skip
+    folders = class_folders(root)
     names = [path.name for path in folders]
-    splits = [path.name for path in folders if path.name.lower() in _SPLITS]
+    splits = [name for name in names if name.lower() in _SPLITS]
+    longer = [name for name in names if _SPLITS & set(re.split(r"[\W_]+", name.lower()))]
+    if len(longer) == len(names):  # such as train_set and test_set
+        splits = longer
     if splits and (len(splits) > 1 or len(names) == 1):
-        train = next((name for name in splits if name.lower().startswith("train")), splits[0])
-        others = [f"{key}={root / name}" for name in splits if (key := _root_of(name))]
+        train = next((name for name in splits if "train" in name.lower()), splits[0])
+        others = [f"{_root_of(name)}={root / name}" for name in splits if name != train]
         raise DataError(
             f"the folders of {root} would be classes, and are {', '.join(splits)}: give "
             f"{' and '.join([f'root={root / train}', *others])}"
+        )
+    lower = {name.lower() for name in names}
+    if lower & _IMAGES and lower & _MASKS and lower <= _IMAGES | _MASKS:
+        raise DataError(
+            f"the folders of {root} would be classes, and are {' and '.join(names)}: "
+            "MaskFolders reads images and their masks"
         )
     if len(folders) == 1 and any(path.is_dir() for path in folders[0].iterdir()):
         raise DataError(
@@ -505,11 +535,9 @@ def check_class_folders(root: str | os.PathLike[str]) -> None:
         )
 
 
-def _root_of(split: str) -> str | None:
+def _root_of(split: str) -> str:
     """Return the argument for a set other than the training set, by the name of its folder."""
-    if split.lower().startswith("train"):
-        return None
-    return "test_root" if split.lower().startswith("test") else "val_root"
+    return "test_root" if "test" in split.lower() else "val_root"
 
 
 class ArraySource(Source):

@@ -25,7 +25,7 @@ STEPS = {
 # Epochs of the default demo, and of the full one.
 PRETRAIN_EPOCHS = (60, 24)
 FINETUNE_EPOCHS = (40, 30)
-SEGMENT_EPOCHS = (24, 80)
+SEGMENT_EPOCHS = (16, 80)
 
 # Modules that the steps import beside the package's own requirements, and the extras with them.
 _NEEDED = ("lightning", "torchmetrics", "tensorboard", "PIL", "rasterio", "matplotlib")

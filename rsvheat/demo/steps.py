@@ -20,6 +20,7 @@ from rsvheat.data import (
     ImageFolders,
     MaskCodes,
     MaskFolders,
+    Photometric,
     Sensor,
     Window,
     open_image,
@@ -103,7 +104,7 @@ class Demo:
             "scratch": classifier,
             "probe": 3 * labeled * 1.5 + 10_000,
             "map": 10_000,
-            "segment": 10_000 + self.segment_epochs * crops * 20.0,
+            "segment": 10_000 + self.segment_epochs * crops * 16.0,
         }
         return costs[step] / 1000 / (1.6 if torch.get_num_threads() > 1 else 1.0)
 
@@ -125,7 +126,9 @@ class Demo:
         )
         # At half the resolution: in as many steps, more ground around each pixel teaches more.
         crop = Crop(MASKED // 2, MASKED, scale=(0.5, 1.0), cat_max=0.9)
-        return _data(reader, BATCH["segment"], self.seed, crop=crop)
+        # Tiles were taken on other days, in other light.
+        light = Photometric(brightness=0.4, contrast=0.3)
+        return _data(reader, BATCH["segment"], self.seed, crop=crop, transforms=[light])
 
     def tile_truth(self) -> NDArray[np.int64]:
         """Return the classes of the tile that is mapped, (H, W); 255 for unlabeled pixels."""
@@ -277,8 +280,8 @@ def segment(demo: Demo) -> dict[str, Any]:
         VARIANT,
         checkpoint=str(demo.pretrained),
         decoder="fpn",
-        losses={"cross_entropy": 1.0, "dice": 0.5},
-        class_weights="square_root",
+        model_options={"channels": 64},
+        losses={"cross_entropy": 1.0, "dice": 1.0},
         optimization=SEGMENTATION,
         layer_decay=LAYER_DECAY,
         panels=0,

@@ -339,12 +339,19 @@ def _check_bins(bins: int) -> None:
 
 def _bin(probabilities: Tensor, labels: Tensor, bins: int, ignore_index: int) -> Tensor:
     """Return number, sum of confidences and number of right ones by bin, float64 (3, bins)."""
-    rows, truth = _rows(probabilities, labels, ignore_index)
-    confidence, predicted = rows.double().max(1)
-    values = torch.stack((torch.ones_like(confidence), confidence, (predicted == truth).double()))
+    _check_shapes(probabilities, labels)
+    largest, predicted = probabilities.max(1)
+    counted = labels != ignore_index
+    truth, predicted, confidence = labels[counted], predicted[counted], largest[counted].double()
+    _check_range(truth, probabilities.shape[1], ignore_index)
     # Bin m holds confidences above m / bins and up to (m + 1) / bins.
     index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    total = torch.zeros(3, bins, dtype=torch.float64, device=rows.device)
+    right = (predicted == truth).double()
+    if index.device.type == "cpu":
+        sums = [torch.bincount(index, weights, bins) for weights in (None, confidence, right)]
+        return torch.stack([values.double() for values in sums])
+    values = torch.stack((torch.ones_like(confidence), confidence, right))
+    total = torch.zeros(3, bins, dtype=torch.float64, device=index.device)
     # Products with one-hot rows: sums by index add in random order on CUDA.
     for start in range(0, len(index), _ROWS):
         part = slice(start, start + _ROWS)
@@ -357,11 +364,7 @@ def _rows(values: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Te
     _check_shapes(values, labels)
     counted = labels != ignore_index
     truth = labels[counted]
-    if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < values.shape[1]:
-        raise ValueError(
-            f"labels must be 0 to {values.shape[1] - 1} or {ignore_index}, got "
-            f"{int(truth.min())} to {int(truth.max())}"
-        )
+    _check_range(truth, values.shape[1], ignore_index)
     return values.movedim(1, -1)[counted], truth
 
 
@@ -370,4 +373,12 @@ def _check_shapes(values: Tensor, labels: Tensor) -> None:
         raise ValueError(
             "values must have shape (B, K, ...) and labels (B, ...), got "
             f"{tuple(values.shape)} and {tuple(labels.shape)}"
+        )
+
+
+def _check_range(truth: Tensor, classes: int, ignore_index: int) -> None:
+    if len(truth) and not 0 <= int(truth.min()) <= int(truth.max()) < classes:
+        raise ValueError(
+            f"labels must be 0 to {classes - 1} or {ignore_index}, got "
+            f"{int(truth.min())} to {int(truth.max())}"
         )

@@ -88,7 +88,8 @@ def _count(
             raise ValueError(
                 f"predicted must have shape (B, {classes}, ...), got {tuple(predicted.shape)}"
             )
-        predicted = predicted.argmax(1)
+        # On CPUs several times as fast as argmax, with the same result.
+        predicted = predicted.max(1).indices
     if predicted.shape != labels.shape:
         raise ValueError(
             "predicted and labels must have the same shape, got "

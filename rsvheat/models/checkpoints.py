@@ -116,6 +116,35 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) ->
             )
 
 
+def check_plain(name: str, value: Tensor, target: Tensor, path: str | os.PathLike[str]) -> None:
+    """Make sure that a weight holds numbers that can be copied into a network as they are.
+
+    Copying would cut off fractions and imaginary parts, and take quantized numbers for the weights.
+
+    Args:
+        name: Name of the weight.
+        value: Weight of a file.
+        target: Weight of the network.
+        path: Path of the file, for messages.
+
+    Raises:
+        CheckpointError: If the value is quantized, sparse, without content, or not of the kind of
+            numbers that the target is of.
+    """
+    kind = None
+    if value.is_quantized or target.is_floating_point() != value.is_floating_point():
+        kind = f"of type {value.dtype}, and the model's of type {target.dtype}"
+    elif value.layout is not torch.strided:
+        kind = "sparse"
+    elif value.is_meta:
+        kind = "without content"
+    if kind is not None:
+        raise CheckpointError(
+            f"{path}: the weights {name} are {kind}: save weights that are neither quantized nor "
+            "sparse"
+        )
+
+
 def adapt_weights(
     model: RSVHeat,
     tensors: Mapping[str, Tensor],
@@ -139,8 +168,8 @@ def adapt_weights(
         Values by name in the model's ``state_dict()``, and the report of loading them.
 
     Raises:
-        CheckpointError: If the weights are of another architecture, or of other widths, depths or
-            bands.
+        CheckpointError: If the weights are of another architecture, of other widths, depths or
+            bands, quantized or sparse.
     """
     layout, found = _find_encoder(tensors, prefix, source)
     report = LoadReport(source, layout)
@@ -168,6 +197,7 @@ def adapt_weights(
         if name.startswith("head.") and moments[0] != moments[1]:
             report.skipped[key] = "of a head that pools otherwise"
         elif name in target:
+            check_plain(key, value, target[name], source)
             adapted = _adapt(model, name, value, target[name], inflate_stems, report, source)
             if adapted is None:
                 report.skipped[key] = f"{tuple(value.shape)}, for another number of classes"
@@ -351,9 +381,10 @@ def weights_of(
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named weights")
+    named = {str(name): value for name, value in content.items()}
     entries = [
-        str(name)
-        for name, value in content.items()
+        name
+        for name, value in named.items()
         if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
     ]
     if key is not None:
@@ -362,7 +393,7 @@ def weights_of(
                 f"{path} has no weights under key={key!r}; the entries with weights are "
                 f"{_few(entries) if entries else 'none'}"
             )
-        content = content[key]
+        content = named[key]
     else:
         chosen = [name for name in _KEYS if name in entries][:1]
         if any(isinstance(value, Tensor) for value in content.values()):
@@ -371,7 +402,7 @@ def weights_of(
         if len(chosen) > 1:
             raise CheckpointError(f"{path} holds weights under {_few(chosen)}: choose by key=")
         if chosen:
-            content = content[chosen[0]]
+            content = named[chosen[0]]
         elif entries:
             raise CheckpointError(f"{path} holds weights under {_few(entries)}: choose one by key=")
     tensors = {

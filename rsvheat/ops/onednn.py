@@ -6,7 +6,8 @@ oneDNN, which is part of every torch for x86, gets near the peak on CPUs of any 
 an activation into the product, and takes weights in a blocked layout that can be prepared once.
 """
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -42,6 +43,11 @@ def _operators() -> _Operators | None:
 
 _OPERATORS = _operators()
 _DTYPES: tuple[torch.dtype, ...] = (torch.float32,)
+
+# Rows of a product from which a weight is kept packed. To see whether the weight is still the one
+# that was packed takes as long as reading it: with more rows less than a hundredth of the product,
+# with fewer as long as oneDNN takes to rearrange the weight within the product.
+PACKED_ROWS = 1025
 if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _DTYPES += (torch.bfloat16,)
 
@@ -68,7 +74,8 @@ class _PackedModule(nn.Module):
 
     The copy takes as much memory again as the weight, half of that in bfloat16. It is used while
     the weight's fingerprint is the one it was made of, so that every write to the weight counts.
-    ``train()``, a move and a pass that records gradients free it.
+    Products of few rows use the weight as it is, unless its type has to be changed. ``train()``, a
+    move and a pass that records gradients free the copy.
     """
 
     weight: Tensor
@@ -105,8 +112,8 @@ class _PackedModule(nn.Module):
             return None
         return dtype
 
-    def _may_pack(self, x: Tensor) -> bool:
-        """Return whether a call that oneDNN may serve may use the packed weight."""
+    def _records_nothing(self, x: Tensor) -> bool:
+        """Return whether a call that oneDNN may serve is one of evaluation without gradients."""
         if self.training or not AVAILABLE:
             return False
         recorded = torch.is_grad_enabled() and any(
@@ -115,6 +122,9 @@ class _PackedModule(nn.Module):
         if recorded:
             self._packed = _NOTHING  # the next step changes the weight
         return not recorded
+
+    def _worth_packing(self, rows: int, dtype: torch.dtype) -> bool:
+        return rows >= PACKED_ROWS or dtype != self.weight.dtype
 
     def _pack(
         self, dtype: torch.dtype, pack: Callable[[Tensor], Tensor], slices: int = 1
@@ -153,9 +163,8 @@ class Linear(_PackedModule, nn.Linear):
             activation: Activation, ``"none"`` or ``"gelu"``; fused where no gradient is wanted.
         """
         dtype = self._type(x)
-        if dtype is not None and self._may_pack(x):
-            assert _OPERATORS is not None
-            weights = self._pack(dtype, _OPERATORS.pack_linear, count)
+        if dtype is not None and self._records_nothing(x):
+            weights = self._prepare(x, dtype, count)
             biases = self._biases(count)
             lowered = x.to(dtype)
             return [
@@ -179,14 +188,20 @@ class Linear(_PackedModule, nn.Linear):
             activation: Activation, ``"none"`` or ``"gelu"``.
 
         Returns:
-            The function, or None where no packed weight serves the call.
+            The function, or None where the layer is to be called for each part.
         """
         dtype = self._type(x)
-        if dtype is None or not self._may_pack(x):
+        if dtype is None or not self._records_nothing(x):
             return None
-        assert _OPERATORS is not None
-        (weight,) = self._pack(dtype, _OPERATORS.pack_linear)
+        (weight,) = self._prepare(x, dtype)
         return lambda part: _product(part.to(dtype), weight, self.bias, activation)
+
+    def _prepare(self, x: Tensor, dtype: torch.dtype, count: int = 1) -> Sequence[Tensor]:
+        """Return the slices of the weight, packed where that is worth it."""
+        assert _OPERATORS is not None
+        if self._worth_packing(x.numel() // self.in_features, dtype):
+            return self._pack(dtype, _OPERATORS.pack_linear, count)
+        return self.weight.chunk(count)
 
     def of_gelu(self, x: Tensor) -> Tensor:
         """Return :meth:`forward` of the GELU of ``x``.
@@ -198,7 +213,7 @@ class Linear(_PackedModule, nn.Linear):
             x: Features before the GELU, (..., in_features).
         """
         dtype = self._type(x) if torch.is_grad_enabled() else None
-        if dtype is None or self._may_pack(x):
+        if dtype is None or self._records_nothing(x):
             return self.forward(gelu(x))
         (y,) = _Products.apply(x.to(dtype), self.weight, self.bias, 1, True)
         return cast(Tensor, y)
@@ -296,7 +311,10 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
         x = x.contiguous().permute(0, 3, 1, 2)
         dtype = self._type(x)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        if dtype is None or not plain or self.groups > 1 or not self._may_pack(x):
+        if dtype is None or not plain or self.groups > 1 or not self._records_nothing(x):
+            return super().forward(x).permute(0, 2, 3, 1)
+        rows = x.shape[0] * x.shape[2] * x.shape[3] // math.prod(self.stride)
+        if not self._worth_packing(rows, dtype):
             return super().forward(x).permute(0, 2, 3, 1)
         assert _OPERATORS is not None
         geometry = (self.padding, self.stride, self.dilation, self.groups)

@@ -81,7 +81,7 @@ class BoxFile:
         layer: VectorLayer,
         tags: Mapping[str, str],
     ) -> None:
-        self._path, self._classes = path, classes
+        self._path, self._classes, self.done = path, classes, 0
         self._projection, self._layer = projection, layer
         self._counts, self._tags = np.zeros(len(classes), np.int64), tags
         self._confidence = np.zeros(CONFIDENCE_STEPS, np.int64)

@@ -72,8 +72,11 @@ class BoxPredictor:
         """
         return BoxFile.open(files, self._model, self._scenes)
 
-    def parts(self) -> Generator[tuple[int, FoundBoxes], None, None]:
+    def parts(self, done: int = 0) -> Generator[tuple[int, FoundBoxes], None, None]:
         """Predict from top to bottom, one panel after the other.
+
+        Args:
+            done: 0, as boxes are always predicted from the top.
 
         Yields:
             Number of windows, and boxes that no later window can find again.

@@ -74,35 +74,45 @@ class DensePredictor:
         }
         return MapFiles.open(files, self._model, self._scenes, self._shape, 1, tags)
 
-    def parts(self) -> Generator[tuple[int, MapRows], None, None]:
+    def parts(self, done: int = 0) -> Generator[tuple[int, MapRows], None, None]:
         """Predict from top to bottom, one panel after the other.
+
+        Args:
+            done: Number of first parts to be left out.
 
         Yields:
             Number of windows, and rows of the map.
         """
         for panel in self._panels:
-            yield from self._panel(panel)
+            if done < len(self._tops):
+                yield from self._panel(panel, done)
+            done = max(0, done - len(self._tops))
 
-    def _panel(self, panel: Panel) -> Generator[tuple[int, MapRows], None, None]:
+    def _panel(self, panel: Panel, done: int) -> Generator[tuple[int, MapRows], None, None]:
         height = self._shape[0]
         # Sums over the windows so far, for the rows of the scene from ``first`` on.
         sums = np.zeros((len(self._model.classes), self._size, panel.width), np.float32)
         weights = np.zeros((self._size, panel.width), np.float32)
-        first = 0
-        intervals = [(max(top, 0), min(top + self._size, height)) for top in self._tops]
-        reading = [strips(scene, intervals, panel.columns) for scene in self._scenes.values()]
         # Rows that no later window has a weight for are complete.
         ends = [top + self._margin for top in self._tops[1:]] + [height]
-        for top, end, *read in zip(self._tops, ends, *reading, strict=True):
+        first = ends[done - 1] if done else 0
+        # Windows of parts that are left out may reach into the next ones.
+        begin = next(i for i, top in enumerate(self._tops) if i == done or top + self._size > first)
+        intervals = [(max(top, 0), min(top + self._size, height)) for top in self._tops[begin:]]
+        reading = [strips(scene, intervals, panel.columns) for scene in self._scenes.values()]
+        numbers = range(begin, len(self._tops))
+        for number, *read in zip(numbers, *reading, strict=True):
             rows = dict(zip(self._scenes, read, strict=True))
-            self._add(top, rows, panel, first, sums, weights)
-            done = end - first
-            finished = self._finished(rows, panel, first, sums[:, :done], weights[:done])
+            self._add(self._tops[number], rows, panel, first, sums, weights)
+            if number < done:
+                continue
+            count = ends[number] - first
+            finished = self._finished(rows, panel, first, sums[:, :count], weights[:count])
             yield len(panel.windows), finished
             for kept in (sums, weights):
-                kept[..., : self._size - done, :] = kept[..., done:, :]
-                kept[..., self._size - done :, :] = 0
-            first = end
+                kept[..., : self._size - count, :] = kept[..., count:, :]
+                kept[..., self._size - count :, :] = 0
+            first = ends[number]
 
     def _add(
         self,

@@ -149,7 +149,7 @@ def predict_many(
         folder: Folder of the outputs.
         model: Trained network.
         suffix: Suffix of the outputs: ``".tif"`` for maps, ``".gpkg"`` and others for boxes.
-        resume: Whether scenes whose output is there are skipped.
+        resume: Whether scenes whose output is there are skipped, and unfinished maps completed.
         overwrite: Whether outputs that are there are replaced.
         beside: Files that lie beside each output.
         report: Called with the outcome of each scene.
@@ -219,7 +219,7 @@ def predict_one(
     start = perf_counter()
     try:
         beside.check(output, is_boxes(model), overwrite or resume)
-        result = predict(scene.files, output, model, overwrite=overwrite, **options)
+        result = predict(scene.files, output, model, overwrite=overwrite, resume=resume, **options)
         beside.write(result, scene.files, options.get("colors"))
     except (DataError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _HOPELESS:

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data.spec import IGNORE_INDEX
 from rsvheat.raster.colors import class_colors
+from rsvheat.raster.journal import Journal
 from rsvheat.raster.predictor import Files, Scenes
 from rsvheat.raster.scene import Georeference
 from rsvheat.raster.writing import Layer, LayerWriter, writing
 
 CONFIDENCE_STEPS = 20
+# Sums over the parts that were written.
+_SUMS = ("_counts", "_areas", "_confidence")
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ class MapFiles:
         stride: int,
         resampled: tuple[str, ...],
         tags: Mapping[str, str],
+        journal: Journal | None = None,
     ) -> None:
+        self._journal, self.done = journal, 0
         self._path, self._writers, self._resampled = path, writers, resampled
         self._tags, self._confidence = tags, np.zeros(CONFIDENCE_STEPS, np.int64)
         self._shape, self._classes, self._place, self._stride = shape, classes, place, stride
@@ -163,11 +168,21 @@ class MapFiles:
         where = scene.georeference.scaled(stride)
         with ExitStack() as stack:
             writers = [
-                stack.enter_context(writing(layer, *shape, where, files.overwrite))
+                stack.enter_context(writing(layer, *shape, where, files.overwrite, files.resume))
                 for layer in layers
             ]
+            journal = None
+            if files.resume:
+                about = {**tags, "shape": list(shape), **files.about}
+                journal = Journal(writers[0].folder, about)
             resampled = tuple(scene.name for scene in scenes.values() if scene.resampled)
-            yield cls(files.output, writers, shape, classes, where, stride, resampled, tags)
+            output = cls(
+                files.output, writers, shape, classes, where, stride, resampled, tags, journal
+            )
+            output._go_on()
+            yield output
+            if journal is not None:
+                journal.remove()
 
     def write(self, part: MapRows) -> None:
         """Write rows of the map.
@@ -190,6 +205,31 @@ class MapFiles:
             shares = 1.0 if part.areas is None else part.areas / self._stride**2
             ground = np.broadcast_to(areas[:, None] * shares, part.labels.shape)
             self._areas += np.bincount(flat, ground.ravel(), minlength=self.NODATA + 1)
+        self.done += 1
+        if self._journal is not None:
+            for writer in self._writers:
+                writer.flush()
+            self._journal.write(
+                {
+                    "parts": self.done,
+                    "values": [list(writer.counts.items()) for writer in self._writers],
+                    **{name: getattr(self, name).tolist() for name in _SUMS},
+                }
+            )
+
+    def _go_on(self) -> None:
+        """Take over the sums over the parts that a killed process wrote."""
+        if self._journal is None or not all(writer.resumed for writer in self._writers):
+            return
+        content = self._journal.read()
+        if content is None:
+            return
+        self.done = content["parts"]
+        for writer, counts in zip(self._writers, content["values"], strict=True):
+            writer.counts.update(dict(counts))
+        for name in _SUMS:
+            sums = getattr(self, name)
+            sums[:] = content[name]
 
     def result(self, seconds: float) -> MapResult:
         """Return a summary of the map.

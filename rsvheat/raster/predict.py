@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,6 +18,7 @@ from rsvheat.raster.box_files import BoxesResult
 from rsvheat.raster.boxes import BoxPredictor
 from rsvheat.raster.change import DATES, ChangePredictor
 from rsvheat.raster.dense import DensePredictor
+from rsvheat.raster.journal import fingerprint
 from rsvheat.raster.map_files import MapResult
 from rsvheat.raster.matching import matched
 from rsvheat.raster.predictor import Files, Options, Predictor, Scenes, Source, open_scenes
@@ -45,6 +46,7 @@ def predict(
     device: str = "auto",
     precision: Precision = "float32",
     overwrite: bool = False,
+    resume: bool = False,
 ) -> MapResult | BoxesResult:
     """Predict a raster, and write a map or boxes.
 
@@ -101,6 +103,9 @@ def predict(
             GPU if there is one.
         precision: Floating-point type that the network computes in.
         overwrite: Whether an older output is replaced.
+        resume: Whether to go on with a map that a killed process left unfinished, with the same
+            arguments; the result has the same bytes. An interruption of this call leaves the
+            unfinished map, too. Boxes begin again.
 
     Returns:
         Summary of the map or of the boxes.
@@ -108,7 +113,8 @@ def predict(
     Raises:
         ValueError: If an argument is not as above, or has no meaning for the task.
         FileNotFoundError: If there is no such raster or checkpoint.
-        FileExistsError: If there is an output, and ``overwrite`` is not set.
+        FileExistsError: If there is an output, and ``overwrite`` is not set; or an unfinished one
+            of other arguments, and ``resume`` is.
         DataError: If the raster is damaged, its bands do not fit, or rasters show other ground.
         CheckpointError: If the checkpoint is damaged, or holds no network for a task.
         FloatingPointError: If the network's result is not finite for a window.
@@ -128,11 +134,14 @@ def predict(
         if match:
             model = matched(model, scenes)
         files = replace(files, tags=_tags(model, scenes, precision, match))
+        if resume:
+            about = {**fingerprint(model, scenes), "options": asdict(options)}
+            files = replace(files, resume=True, about=about)
         predictor = _predictor(model, scenes, options)
         with (
             predictor.open(files) as written,
             _progress(scenes, predictor.windows) as bar,
-            closing(predictor.parts()) as parts,
+            closing(predictor.parts(written.done)) as parts,
         ):
             for windows, part in parts:
                 written.write(part)

@@ -106,6 +106,9 @@ class Files:
         colors: Colors by class name, or the path of a file of them; None for default ones.
         overwrite: Whether older files are replaced.
         tags: Metadata.
+        resume: Whether to go on with what a killed process wrote, and to keep it if this one is
+            interrupted.
+        about: What the prediction depends on beside the metadata, plain values.
     """
 
     output: Path
@@ -113,10 +116,18 @@ class Files:
     colors: Mapping[str, str] | Source | None = None
     overwrite: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    resume: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Output(Protocol):
-    """Files that are being written."""
+    """Files that are being written.
+
+    Attributes:
+        done: Number of parts that a killed process wrote before.
+    """
+
+    done: int
 
     def write(self, part: Any) -> None:
         """Write the next part of a prediction.
@@ -156,8 +167,11 @@ class Predictor(Protocol):
         """
         ...
 
-    def parts(self) -> Generator[tuple[int, Any], None, None]:
+    def parts(self, done: int = 0) -> Generator[tuple[int, Any], None, None]:
         """Predict from top to bottom.
+
+        Args:
+            done: Number of first parts to be left out.
 
         Yields:
             Number of windows since the last part, and a part for :meth:`Output.write`.

@@ -53,8 +53,11 @@ class WindowPredictor:
             files, self._model, self._scenes, (grid.rows, grid.columns), grid.stride, tags
         )
 
-    def parts(self) -> Generator[tuple[int, MapRows], None, None]:
+    def parts(self, done: int = 0) -> Generator[tuple[int, MapRows], None, None]:
         """Predict from top to bottom, one panel of columns after the other.
+
+        Args:
+            done: Number of first parts to be left out.
 
         Yields:
             Number of windows, and rows of the map.
@@ -63,15 +66,25 @@ class WindowPredictor:
         fitting = self._options.columns(self._scenes, 2 * grid.size) - grid.size
         wide = max(1, fitting // grid.stride)
         for left in range(0, grid.columns, wide):
-            yield from self._panel(range(left, min(left + wide, grid.columns)))
+            columns = range(left, min(left + wide, grid.columns))
+            ranges = self._ranges(columns)
+            if done < len(ranges):
+                yield from self._panel(columns, ranges[done:])
+            done = max(0, done - len(ranges))
 
-    def _panel(self, columns: range) -> Generator[tuple[int, MapRows], None, None]:
+    def _ranges(self, columns: range) -> list[range]:
+        """Return the rows of the map in each part of a panel."""
         grid = self.grid
         # A batch takes several rows of windows, unless memory is short, or windows do not touch and
         # rows between them need not be read.
         together = grid.stride <= grid.size and len(columns) == grid.columns
         step = -(-self._batch_size // len(columns)) if together else 1
-        ranges = [range(row, min(row + step, grid.rows)) for row in range(0, grid.rows, step)]
+        return [range(row, min(row + step, grid.rows)) for row in range(0, grid.rows, step)]
+
+    def _panel(
+        self, columns: range, ranges: list[range]
+    ) -> Generator[tuple[int, MapRows], None, None]:
+        grid = self.grid
         intervals = []
         for rows in ranges:
             last = grid.window(rows[-1], 0)

@@ -33,6 +33,25 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
+def not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Keep rasterio from warning of maps without a georeference, whose scenes have none.
+
+    Args:
+        function: Function that opens maps.
+
+    Returns:
+        The function without these warnings.
+    """
+
+    @functools.wraps(function)
+    def quiet(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return function(*args, **kwargs)
+
+    return quiet
+
+
 @dataclass(frozen=True)
 class Layer:
     """Content and format of one file of a map.
@@ -61,10 +80,17 @@ class Layer:
 
 
 class LayerWriter:
-    """Writes the parts of a map; see :func:`writing`."""
+    """Writes the parts of a map; see :func:`writing`.
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    Attributes:
+        folder: Temporary folder of the map's files.
+        resumed: Whether the file is that of a process that was killed, with the rows it wrote.
+        counts: Number of pixels written so far by their value.
+    """
+
+    def __init__(self, path: Path, file: Any, resumed: bool = False) -> None:
+        self._path, self._file = path, file
+        self.folder, self.resumed = path.parent, resumed
         self.counts: Counter[float] = Counter()
 
     def write(self, row: int, values: NDArray[Any], column: int = 0) -> None:
@@ -79,10 +105,24 @@ class LayerWriter:
         self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
 
+    def flush(self) -> None:
+        """Hand the rows over to the system, so that they outlive this process."""
+        self.close()
+        self._file = _reopen(self._path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
 
 @contextmanager
 def writing(
-    layer: Layer, rows: int, columns: int, georeference: Georeference, overwrite: bool = False
+    layer: Layer,
+    rows: int,
+    columns: int,
+    georeference: Georeference,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Iterator[LayerWriter]:
     """Write a map; its file appears, or replaces an older one, when the block succeeds.
 
@@ -97,6 +137,8 @@ def writing(
         columns: Number of columns of the map.
         georeference: Location of the map.
         overwrite: Whether to replace an older map.
+        resume: Whether to go on with the rows of a process that was killed, and to keep them if
+            this one is interrupted.
 
     Yields:
         Writer that takes the rows.
@@ -109,16 +151,23 @@ def writing(
     path = layer.path
     check_output(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Lock(path), replacing(path.parent) as folder:
+    rows_name = f"rows-{path.name}"
+    with Lock(path), replacing(path.parent, rows_name if resume else None) as folder:
         # Another process may have written the map before the lock was taken.
         check_output(path, overwrite)
-        remove_unfinished(path.parent, f"rows-{path.name}")
-        _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
-        plain, finished = folder / f"rows-{path.name}", folder / path.name
+        if not resume:
+            remove_unfinished(path.parent, rows_name)
+        plain, finished = folder / rows_name, folder / path.name
+        resumed = plain.exists()
+        if not resumed:
+            _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         try:
-            with _create(plain, layer, rows, columns, georeference) as file:
-                writer = LayerWriter(file)
+            file = _reopen(plain) if resumed else _create(plain, layer, rows, columns, georeference)
+            writer = LayerWriter(plain, file, resumed)
+            try:
                 yield writer
+            finally:
+                writer.close()
             _finish(plain, finished, layer)
             # GDAL reports no error if the disk is full when it closes a file.
             if _counts(finished) != writer.counts:
@@ -132,25 +181,6 @@ def writing(
             _write_names(folder / f"{path.name}.aux.xml", layer)
     for suffix in (".msk", ".ovr", *([] if layer.names else [".aux.xml"])):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def not_georeferenced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Keep rasterio from warning of maps without a georeference, whose scenes have none.
-
-    Args:
-        function: Function that opens maps.
-
-    Returns:
-        The function without these warnings.
-    """
-
-    @functools.wraps(function)
-    def quiet(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return function(*args, **kwargs)
-
-    return quiet
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -257,6 +287,11 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
         file.write_colormap(1, {**table, int(layer.nodata): (0, 0, 0, 0)})
         file.colorinterp = (ColorInterp.palette,)
     return file
+
+
+@not_georeferenced
+def _reopen(path: Path) -> Any:
+    return rasterio.open(path, "r+")
 
 
 @not_georeferenced

@@ -12,7 +12,6 @@ from typing_extensions import Self
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data.spec import IGNORE_INDEX, DataSpec
 from rsvheat.evaluation import Calibration, ConfidenceBins, LogitSample
-from rsvheat.prediction import tempered
 from rsvheat.tasks.supervised import SupervisedTask
 
 
@@ -112,9 +111,9 @@ class CalibratedTask(SupervisedTask):
             batch: Batch, see :mod:`rsvheat.data.sample`.
         """
         self.update_scores(output, batch)
-        labels, plain = batch[self.target], output.float().softmax(1)
-        self._plain_bins.update(plain, labels)
-        self._bins.update(tempered(plain, self.temperature), labels)
+        labels, logits = batch[self.target], output.float()
+        self._plain_bins.update(logits.softmax(1), labels)
+        self._bins.update((logits / self.temperature).softmax(1), labels)
 
     def on_test_epoch_end(self) -> None:
         """Set and log the scores and the calibration."""

@@ -2,6 +2,8 @@
 """Detection as a Lightning module."""
 
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,16 +13,19 @@ from torchmetrics import Metric
 
 from rsvheat.data.spec import DataSpec, Target
 from rsvheat.evaluation import (
+    BoxPanel,
     DetectionMetric,
     DetectionScores,
     WorstBoxPanels,
     box_panels_figure,
+    save_box_panels,
 )
 from rsvheat.models.box_detector import BoxDetector, DetectorOutput
 from rsvheat.models.detection import DetectionModel, DetectorName
 from rsvheat.models.features import Fusion
 from rsvheat.models.task_model import TaskModel
 from rsvheat.tasks.supervised import SupervisedTask
+from rsvheat.training.logs import CSVLog
 
 
 class BoxTask(SupervisedTask):
@@ -28,8 +33,8 @@ class BoxTask(SupervisedTask):
 
     Logs ``train/loss`` with its parts, and on other images ``val/loss`` and mean average
     precisions. Images without boxes are learned from, too; boxes that are marked as difficult are
-    learned, and not counted in scores. TensorBoard gets panels of the validation samples whose
-    boxes are predicted worst, and so do the files of a test.
+    learned, and not counted in scores. TensorBoard and ``val_worst.png`` in the folder of a run
+    get panels of the validation samples whose boxes are predicted worst.
 
     Args:
         spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
@@ -39,8 +44,11 @@ class BoxTask(SupervisedTask):
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, so that any may be missing afterwards.
         model_options: Further arguments of the network.
-        panels: Number of samples in the panels of validation and of a test; 0 for none.
+        panels: Number of samples in panels; 0 for none.
         **options: Further arguments of :class:`SupervisedTask`.
+
+    Attributes:
+        worst: Panels of the samples that were predicted worst in the last test.
 
     Raises:
         ValueError: If an argument is not as above, or as for :class:`SupervisedTask`.
@@ -62,6 +70,7 @@ class BoxTask(SupervisedTask):
         own = {"fusion": fusion, "modality_dropout": modality_dropout}
         super().__init__(spec, variant, model_options={**(model_options or {}), **own}, **options)
         self.panels = panels
+        self.worst: list[BoxPanel] = []
         self._worst: WorstBoxPanels | None = None
 
     def losses(self, output: DetectorOutput, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -74,9 +83,8 @@ class BoxTask(SupervisedTask):
         return DetectionMetric(len(self.spec.classes), self.target == "oriented_boxes")
 
     def compute_scores(self) -> DetectionScores:
-        """See :meth:`SupervisedTask.compute_scores`; those of a test have panels."""
-        panels = self._worst.gather() if self._worst is not None and self.trainer.testing else []
-        return DetectionScores.of(self.scored.compute(), self.spec.classes, panels)
+        """See :meth:`SupervisedTask.compute_scores`."""
+        return DetectionScores.of(self.scored.compute(), self.spec.classes)
 
     def update_scores(self, output: DetectorOutput, batch: Mapping[str, Any]) -> None:
         """Add the samples of a batch that are not repeated to ``self.scored``.
@@ -116,10 +124,6 @@ class BoxTask(SupervisedTask):
                 batch["valid"][name][place],
             )
 
-    def on_test_epoch_start(self) -> None:
-        """Start to collect panels."""
-        self.on_validation_epoch_start()
-
     def on_validation_epoch_start(self) -> None:
         """Start to collect panels."""
         self._worst = WorstBoxPanels(self.panels) if self.panels else None
@@ -135,6 +139,31 @@ class BoxTask(SupervisedTask):
             if isinstance(logger, TensorBoardLogger):
                 figure = box_panels_figure(worst, self.spec.classes)
                 logger.experiment.add_figure("val/worst", figure, self.global_step)
+            elif isinstance(logger, CSVLog):
+                save_box_panels(logger.path.with_name("val_worst.png"), worst, self.spec.classes)
+
+    def on_test_epoch_start(self) -> None:
+        """Start to collect panels."""
+        self._worst = WorstBoxPanels(self.panels) if self.panels else None
+
+    def on_test_epoch_end(self) -> None:
+        """Set and log the scores; gather the panels of all processes."""
+        super().on_test_epoch_end()
+        self.worst = self._worst.gather() if self._worst is not None else []
+        self._worst = None
+
+    def save_test(
+        self,
+        folder: str | PathLike[str],
+        name: str = "scores",
+        about: Mapping[str, Any] | None = None,
+    ) -> list[Path]:
+        """See :meth:`SupervisedTask.save_test`; adds the panels."""
+        files = super().save_test(folder, name, about)
+        if self.worst:
+            path = Path(folder) / f"{name}_worst.png"
+            files.append(save_box_panels(path, self.worst, self.spec.classes))
+        return files
 
     def on_validation_batch_start(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0

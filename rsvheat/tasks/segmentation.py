@@ -240,7 +240,7 @@ class DenseTask(CalibratedTask):
         self, worst: WorstPanels, output: Tensor, batch: Mapping[str, Any]
     ) -> list[ImageScore]:
         """Add a batch to the panels; return the scores of the images of which pixels count."""
-        scored, predicted = [], output.argmax(1)
+        scored, predicted = [], output.max(1).indices
         for row, key in enumerate(batch["keys"]):
             images, valid = {}, {}
             for name, index in batch["index"].items():

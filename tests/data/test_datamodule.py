@@ -126,6 +126,43 @@ def test_sensors_say_how_files_are_read(folders, write_png):
         module({"dem": data["sar"]}).setup()
 
 
+@pytest.mark.parametrize("reader", [ImageFolders, ClassFolders])
+def test_of_files_that_differ_in_suffix_the_user_chooses(tmp_path, write_png, reader):
+    """Without a choice the PNG: EXTENSIONS lists it before JPEG."""
+    for label, number in (("a", 0), ("a", 1), ("b", 0), ("b", 1)):
+        for suffix, value in ((".png", 50), (".jpg", 200)):
+            write_png(tmp_path / label / f"{number}{suffix}", np.full((3, 16, 16), value, np.uint8))
+    found = str(tmp_path) if reader is ClassFolders else {"optical": str(tmp_path)}
+    for options, suffix, skipped in (
+        ({}, ".png", 4),
+        ({"extensions": [".jpg", ".png"]}, ".jpg", 4),
+        ({"extensions": [".JPG"]}, ".jpg", 0),
+    ):
+        data = module(found, reader, val_fraction=0, **options)
+        data.setup()
+        source = data.datasets["train"].source
+        paths = [source.file(index, "optical") for index in range(len(source))]
+        assert [Path(path).suffix for path in paths] == [suffix] * 4
+        assert data.report.total == skipped
+    with pytest.raises((DataError, ValueError), match=r"\.tif"):
+        module(found, reader, val_fraction=0, extensions=["tif", ".tif"]).setup()
+
+
+def test_pairs_of_other_places_are_compared_unless_told_not_to(tmp_path, write_tif):
+    rasterio = pytest.importorskip("rasterio")
+    for number in range(4):
+        for folder, left in (("optical", 0), ("sar", 1000)):
+            values = np.full((3 if folder == "optical" else 1, 16, 16), number + 1, np.uint8)
+            transform = rasterio.Affine(10, 0, left, 0, -10, 0)
+            write_tif(tmp_path / folder / f"{number}.tif", values, transform=transform)
+    folders = {name: str(tmp_path / name) for name in ("optical", "sar")}
+    with pytest.raises(DataError, match=r"lies \+0.0 rows and \+100.0 columns away"):
+        module(folders, val_fraction=0).setup()
+    data = module(folders, val_fraction=0, compare_places=False)
+    data.setup()
+    assert len(data.datasets["train"]) == 4
+
+
 def test_linear_radar_is_normalised_in_decibels():
     sensors = {"optical": Sensor(3), "sar": Sensor(1, normalize=Normalize(decibels="power"))}
     data = module(
@@ -393,6 +430,20 @@ def test_folders_are_classes(classes):
     assert torch.equal(
         plain[0]["images"]["optical"], next(iter(data.loader("train_plain")))["images"]["optical"]
     )
+
+
+def test_folders_without_images_are_no_classes_and_are_named(classes):
+    root = Path(classes)
+    (root / "ice").mkdir()
+    (root / "ice" / "notes.txt").write_text("to do")
+    (root / "sand").symlink_to(root / "nowhere")
+    data = image_module(classes)
+    data.setup()
+    assert list(data.spec.classes) == ["fields", "forest", "urban", "water"]
+    assert {skip.reason for skip in data.report} == {
+        f"{classes}/ice holds no usable image",
+        f"{classes}/sand is a link to a file or folder that is not there",
+    }
 
 
 def test_sets_may_have_their_own_folders(classes, tmp_path):

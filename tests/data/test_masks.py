@@ -252,6 +252,9 @@ def test_negative_values(source, write_tif, tmp_path):
         ({"values": {"a": 1}, "background": "b"}, "background is for binary"),
         ({"binary": ["a", "a"]}, "different names"),
         ({"values": {"a": 1}, "unknown": "skip"}, "unknown must be"),
+        ({"values": {False: 0, True: 1}}, "must be text, got False: put it in quotes"),  # no, yes
+        ({"colors": {1: (0, 0, 0)}}, "must be text, got 1"),
+        ({"binary": ["a", True]}, "must be text, got True"),
     ],
 )
 def test_codes_that_make_no_sense(arguments, message):

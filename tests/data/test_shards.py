@@ -460,6 +460,14 @@ def used(folder):
 WRONG = [KeyError, None, True, -1, 2**70, 1e300, "text", [], [1], {}, [[]], [None], [[1, 2]]]
 
 
+def test_an_index_that_names_a_modality_twice_is_damaged(tmp_path, folders):
+    """Otherwise the sample would have one modality without a word."""
+    write_shards(scanned(FolderSource(folders(2))), tmp_path / "shards")
+    path = tmp_path / "shards" / "shard-000000.json"
+    path.write_text(path.read_text().replace('"optical"', '"sar"'))
+    assert "damaged: a sample has two files of 'sar'" in used(tmp_path / "shards")
+
+
 @pytest.mark.parametrize("value", WRONG, ids=str)
 def test_indices_of_wrong_content_are_one_error_that_names_the_file(tmp_path, folders, value):
     folder = tmp_path / "shards"

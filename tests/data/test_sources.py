@@ -321,6 +321,8 @@ def test_links_to_folders_are_followed_but_not_round_in_circles(tmp_path, folder
 def test_what_is_no_file_and_no_folder_is_named(tmp_path, folders, monkeypatch):
     root = Path(folders(1)["optical"])
     (root / "broken.tif").symlink_to(root / "nothing.tif")
+    (root / "class").symlink_to(root / "nothing")
+    (root / "notes.txt").symlink_to(root / "nothing")
     os.mkfifo(root / "pipe.tif")
     (root / "folder.tif").mkdir()
     shutil.copy(root / "scene000.png", root / "folder.tif")
@@ -331,7 +333,8 @@ def test_what_is_no_file_and_no_folder_is_named(tmp_path, folders, monkeypatch):
     skips = source.scan()
     assert keys(source) == ["scene000", "folder.tif/scene000"]
     assert [(skip.kind, skip.key, skip.reason) for skip in skips] == [
-        ("damaged", "broken", f"{root}/broken.tif is a link to a file that is not there"),
+        ("damaged", "broken", f"{root}/broken.tif is a link to a file or folder that is not there"),
+        ("damaged", "class", f"{root}/class is a link to a file or folder that is not there"),
         ("damaged", "pipe", f"{root}/pipe.tif is a device, socket or pipe, not a file"),
     ]
     scandir = os.scandir
@@ -369,6 +372,14 @@ def test_sets_are_not_classes(tmp_path, write_png):
     root = tree("only", "train/Forest", "train/River")
     with pytest.raises(DataError, match=f"are train: give root={root}/train$"):
         check_class_folders(root)
+    for names in (("train_set", "test_set"), ("Training Data", "Test Data"), ("my-train", "val")):
+        with pytest.raises(DataError, match=r"would be .* give root=.*[Tt]rain.* and \w+_root="):
+            check_class_folders(tree(names[0], *names))
+    check_class_folders(tree("stations", "train station", "test pattern", "river"))
+    with pytest.raises(DataError, match=r"are test: give root=\S+/lonely/test$"):
+        check_class_folders(tree("lonely", "test/a"))
+    with pytest.raises(DataError, match="are images and masks: MaskFolders reads"):
+        check_class_folders(tree("masks", "images", "masks"))
     root = tree("nested", "EuroSAT/Forest", "EuroSAT/River")
     with pytest.raises(DataError, match=f"would be the only class: give root={root}/EuroSAT"):
         check_class_folders(root)
@@ -399,8 +410,8 @@ def moved(columns, rows):
         (moved(-1000, 7), r"lies \+7.0 rows and -1000.0 columns away from"),
         ({"transform": UTM["transform"] @ Affine(1, 0, 0, 0, -1, 20)}, "is flipped or rotated"),
         ({"transform": UTM["transform"] @ Affine(-1, 0, 30, 0, -1, 20)}, "is flipped or rotated"),
-        ({"transform": UTM["transform"] @ Affine.scale(2)}, "has pixels of another size than"),
-        ({"transform": UTM["transform"] @ Affine.rotation(5)}, "has pixels of another size than"),
+        ({"transform": UTM["transform"] @ Affine.scale(2)}, "has pixels of another size or"),
+        ({"transform": UTM["transform"] @ Affine.rotation(5)}, "has pixels of another size or"),
         ({"crs": "EPSG:32633"},
          r"has another reference system and grid \(EPSG:32633, EPSG:32632\) than"),
         ({"crs": "EPSG:4326", "transform": Affine(1e-4, 0, 9, 0, -1e-4, 45)},

@@ -178,6 +178,36 @@ def test_several_entries_are_listed_and_chosen(encoder, tmp_path):
     assert same(model, encoder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "of type torch.qint8, and"),
+        (lambda w: (w * 100).to(torch.int8), "of type torch.int8, and the model's of type"),
+        (lambda w: w > 0, "of type torch.bool"),
+        (lambda w: w.to(torch.complex64), "of type torch.complex64"),
+        (lambda w: w.to_sparse(), "sparse"),
+        (lambda w: w.to("meta"), "without content"),
+    ],
+)
+def test_weights_that_are_no_plain_numbers_are_named(encoder, tmp_path, change, message):
+    state = encoder.state_dict()
+    name = next(name for name in state if name.endswith("mlp.fc1.weight"))
+    torch.save({**state, name: change(state[name])}, tmp_path / "a.pth")
+    model = fresh()
+    with pytest.raises(CheckpointError, match=rf"a\.pth: the weights {name} are {message}"):
+        load_checkpoint(model, tmp_path / "a.pth")
+    assert same(model, fresh())
+
+
+def test_entries_with_numbers_for_names_can_be_chosen(encoder, tmp_path):
+    torch.save({7: encoder.state_dict()}, tmp_path / "a.pth")
+    model = fresh()
+    with pytest.raises(CheckpointError, match="under 7: choose one by key="):
+        load_checkpoint(model, tmp_path / "a.pth")
+    load_checkpoint(model, tmp_path / "a.pth", key="7")
+    assert same(model, encoder)
+
+
 def test_weights_that_are_not_finite_are_named(encoder, tmp_path):
     state = encoder.state_dict()
     state["head.fc.weight"][1, 2] = float("nan")

@@ -41,15 +41,17 @@ def turned(height, width, spacing=40, seed=0):
     """Rectangles of 20 x 8 pixels at all angles; centers and angles of the long side."""
     rng = np.random.default_rng(seed)
     values, boxes = np.zeros((3, height, width), np.uint8), []
-    rows, columns = np.mgrid[:height, :width] + 0.5
     for y in range(20, height - 20, spacing):
         for x in range(20, width - 20, spacing):
             cx, cy = x + rng.uniform(-6, 6), y + rng.uniform(-6, 6)
             angle = rng.uniform(0, 180)
             cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+            top, left = int(cy) - 12, int(cx) - 12
+            rows, columns = np.mgrid[top : top + 25, left : left + 25] + 0.5
             along = (columns - cx) * cosine - (rows - cy) * sine
             across = (columns - cx) * sine + (rows - cy) * cosine
-            values[:, (abs(along) <= 10) & (abs(across) <= 4)] = 250
+            part = values[:, top : top + 25, left : left + 25]
+            part[:, (abs(along) <= 10) & (abs(across) <= 4)] = 250
             boxes.append((cx, cy, angle))
     return values, boxes
 
@@ -249,6 +251,25 @@ def test_oriented_boxes_keep_their_angle(write_scene, tmp_path, size):
         # Counter-clockwise from the right became clockwise from the top.
         off = (features[i]["properties"]["angle"] - (90 - angle)) % 180
         assert min(off, 180 - off) < 4
+
+
+@pytest.mark.slow
+def test_a_harbor_of_ten_thousand_ships_is_that_of_one_pass(write_scene, tmp_path):
+    """Every seam is crossed by ships: none is lost, twice or in pieces."""
+    geopandas = pytest.importorskip("geopandas")
+    values, expected = turned(4020, 4020)
+    assert len(expected) >= 9900
+    model = trained(OrientedBoxes, classes=CLASSES)
+    scene = write_scene(values, **UTM)
+    predict(scene, tmp_path / "a.gpkg", model, window=512, overlap=128)
+    predict(scene, tmp_path / "b.gpkg", model, window=4020, overlap=0)
+    found, whole = (geopandas.read_file(tmp_path / f"{name}.gpkg") for name in "ab")
+    assert len(found) == len(whole) == len(expected)
+    nearest = whole.sindex.nearest(found.centroid, return_all=False)[1]
+    assert len(set(nearest)) == len(found)
+    same = whole.geometry.values[nearest]
+    assert found.geometry.values.hausdorff_distance(same).max() < 1e-2  # of a pixel of 10 m
+    assert (found.score.values == whole.score.values[nearest]).all()
 
 
 # Where boxes lie.

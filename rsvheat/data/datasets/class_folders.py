@@ -3,14 +3,15 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.skip_report import DataError, Skip
-from rsvheat.data.sources import FileSource, FolderSource, check_class_folders
+from rsvheat.data.readers import EXTENSIONS
+from rsvheat.data.skip_report import DataError, Skip, printable
+from rsvheat.data.sources import FileSource, FolderSource, check_class_folders, class_folders
 from rsvheat.data.splits import label_subset, load_split, save_split, stratified_split
 
 _LOGGER = logging.getLogger("rsvheat.data")
@@ -72,6 +73,8 @@ class ClassFolders(LabeledFiles):
         label_fraction: Fraction of each class's training images that is used, at least one image.
             With one seed, a smaller fraction is within each larger one.
         modality: Modality of the images, the name of the network's stem.
+        extensions: Suffixes of the files to search for, the preferred one first: it is used where
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -88,8 +91,10 @@ class ClassFolders(LabeledFiles):
         split: str | None = None,
         label_fraction: float = 1.0,
         modality: str = "optical",
+        extensions: Sequence[str] = EXTENSIONS,
     ) -> None:
         super().__init__(modality, label_fraction)
+        self._extensions = extensions
         self.roots = {"train": root, "val": val_root, "test": test_root}
         held_out = {"val": (val_root, val_fraction), "test": (test_root, test_fraction)}
         self._fractions = {n: part for n, (folder, part) in held_out.items() if folder is None}
@@ -133,7 +138,7 @@ class ClassFolders(LabeledFiles):
 
     def _images(self, root: str, scan: Scan) -> list[Labeled]:
         check_class_folders(root)
-        source = FolderSource({self.modality: root})
+        source = FolderSource({self.modality: root}, extensions=self._extensions)
         scan(source)
         images = []
         for index in range(len(source)):
@@ -142,7 +147,16 @@ class ClassFolders(LabeledFiles):
             if not name:
                 raise DataError(f"{path} is not in the folder of a class")
             images.append((key, path or "", label))
+        self._report_empty(root, {label for _, _, label in images}, scan)
         return images
+
+    def _report_empty(self, root: str, classes: Collection[str], scan: Scan) -> None:
+        """Report folders without any image: the classes would be fewer without a word."""
+        scan.skip(
+            Skip("unmatched", printable(path.name), f"{printable(str(path))} holds no usable image")
+            for path in class_folders(root)
+            if path.name not in classes
+        )
 
     def _saved(
         self, path: str, images: Sequence[Labeled], classes: Sequence[str], scan: Scan

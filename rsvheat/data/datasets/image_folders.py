@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
+from rsvheat.data.readers import EXTENSIONS
 from rsvheat.data.shards import ShardSource
 from rsvheat.data.sources import ConcatSource, FolderSource, Source, Unmatched
 from rsvheat.data.splits import split_groups
@@ -27,6 +28,10 @@ class ImageFolders(DatasetReader):
             those of their partners, see :class:`~rsvheat.data.FolderSource`.
         unmatched: ``"skip"`` or ``"keep"`` files without a partner.
         tile: Side of the tiles in pixels that larger images are cut into; None for whole images.
+        extensions: Suffixes of the files to search for, the preferred one first: it is used where
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``.
+        compare_places: Whether georeferenced pairs must show the same ground: same size, and
+            corners at most half a pixel apart.
         val_fraction: Fraction of the groups that is held out for validation.
         val_groups: Names of the groups that are held out, instead of a random choice.
         group: Regular expression whose groups match, in a sample's key, the name of its group: the
@@ -47,6 +52,8 @@ class ImageFolders(DatasetReader):
         stem_map: Mapping[str, tuple[str, str]] | None = None,
         unmatched: Unmatched = "skip",
         tile: int | None = None,
+        extensions: Sequence[str] = EXTENSIONS,
+        compare_places: bool = True,
         val_fraction: float = 0.05,
         val_groups: Sequence[str] | None = None,
         group: str | None = None,
@@ -57,6 +64,8 @@ class ImageFolders(DatasetReader):
             "stem_map": stem_map,
             "unmatched": unmatched,
             "tile": tile,
+            "extensions": extensions,
+            "compare_places": compare_places,
         }
         found: list[Source] = list(sources or ())
         if folders:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notes on how far a prediction is, from which another process goes on."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsvheat._files import complete_file
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.raster.predictor import Scenes
+from rsvheat.raster.scene import source_files
+
+_NAME = "journal.json"
+
+
+def fingerprint(model: TrainedModel, scenes: Scenes) -> dict[str, Any]:
+    """Return what tells networks and scenes apart: bytes of the weights, sizes and times of files.
+
+    Args:
+        model: Trained network.
+        scenes: Scenes by modality.
+    """
+    weights = 0
+    for name, value in model.network.state_dict().items():
+        weights = zlib.crc32(name.encode(), weights)
+        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        weights = zlib.crc32(plain.numpy(), weights)
+    files = {}
+    for name, scene in scenes.items():
+        for path in sorted(source_files(scene.name)):
+            status = path.stat()
+            files[f"{name} {path.name}"] = [status.st_size, status.st_mtime_ns]
+    return {"weights": weights, "files": files, "normalizers": repr(model.normalizers)}
+
+
+class Journal:
+    """Number of the parts that are written, and sums over them.
+
+    Args:
+        folder: Temporary folder of the output.
+        about: What a prediction depends on; one that goes on must be the same.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self._path = folder / _NAME
+        self._about = json.loads(json.dumps(dict(about)))
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what was written last, None if nothing was.
+
+        Raises:
+            FileExistsError: If it is of another prediction.
+        """
+        if not self._path.exists():
+            return None
+        content: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        before = content["about"]
+        for name, value in self._about.items():
+            if before.get(name) != value:
+                raise FileExistsError(
+                    f"the unfinished prediction was begun with {name} {before.get(name)}, and this "
+                    f"one has {value}: go on as it was begun, or start again without --resume"
+                )
+        return content
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Replace what was written before.
+
+        Args:
+            content: Plain values.
+        """
+        with complete_file(self._path) as temporary:
+            temporary.write_text(json.dumps({"about": self._about, **content}), "utf-8")
+
+    def remove(self) -> None:
+        """Remove it, as the output is complete."""
+        self._path.unlink(missing_ok=True)
