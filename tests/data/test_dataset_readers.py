@@ -35,6 +35,7 @@ from rsvheat.data import (
     Window,
     miniature,
 )
+from rsvheat.data.miniature.painter import write_tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -81,13 +82,13 @@ def png(path):
     return values if values.ndim == 2 else np.moveaxis(values, 2, 0)
 
 
-def check_batch(reader, target="mask", **options):
+def check_batch(reader, target="mask", on_error="raise", **options):
     """Return the specification of a data module over a reader that gave a batch."""
     data = DataModule(
         reader,
         crop=Crop(size=32, window=24),
         loader=LoaderOptions(batch_size=2, num_workers=0),
-        on_error="raise",
+        on_error=on_error,
         **options,
     )
     data.prepare_data()
@@ -192,7 +193,8 @@ def test_isaid(tmp_path, layout):
             np.testing.assert_array_equal(mask(split.source, key), expected)
     for path in tree.root.rglob("P0002*"):
         path.unlink()
-    check_batch(reader)
+    # Tiles of little more than padding may give crops without a class.
+    check_batch(reader, on_error="skip" if layout == "tiles" else "raise")
     ignoring = ISAID(str(tmp_path), background="ignore").splits(Scan())["train"].source
     key = ignoring.key(0)
     assert ignoring.classes == tree.classes[1:]
@@ -292,8 +294,8 @@ def test_whu_opt_sar_with_scenes_that_cannot_be_used(tmp_path):
     miniature.write_whu_opt_sar(tmp_path)
     narrow = tiff(tmp_path / "sar" / "NH50E003001.tif")[:, :, :-5]
     place = (0, 0, 5, 32649)
-    miniature._tiff(tmp_path / "sar" / "NH50E003001.tif", narrow)
-    miniature._tiff(tmp_path / "optical" / "NH49E001013.tif", np.zeros((4, 58, 87), "u1"), place)
+    write_tiff(tmp_path / "sar" / "NH50E003001.tif", narrow)
+    write_tiff(tmp_path / "optical" / "NH49E001013.tif", np.zeros((4, 58, 87), "u1"), place)
     (tmp_path / "lbl" / "NH49E001014.tif").rename(tmp_path / "lbl" / "NH12E001014.tif")
     scan = Scan()
     splits = WhuOptSar(str(tmp_path)).splits(scan)
