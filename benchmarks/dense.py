@@ -94,19 +94,22 @@ def runs() -> Iterator[Run]:
     """Yield all runs in an order in which a table that was cut off is still of use."""
     floods = ["ombria_optical", "ombria_sar", BOTH]
     changes = ["change_optical", "change_sar", "change_optical_sar"]
+    ours, peer = SMALL[1:]
     yield from equal_runs(["dubai", *floods, *changes], SMALL, [0])
-    yield from (dropout_run(fusion, 0) for fusion in ("gate", "attention", "mean"))
+    yield from dropout_runs(("gate", "attention", "mean"), [0])
     yield from equal_runs(["dubai"], SMALL, [1, 2])
-    yield from equal_runs(["levir"], SMALL, [0], LEVIR_STEPS)
+    # Single sensors, to judge the networks that may miss one.
+    yield from equal_runs(floods[:2], [ours], [1, 2])
+    yield from dropout_runs(("gate", "attention"), [1, 2])
     yield from equal_runs(["dubai"], LARGE, [0])
+    yield from equal_runs(["levir"], [ours, peer], [0], LEVIR_STEPS)
     # A step of nano takes half the time of ResNet-18's.
     for name in ("ombria_sar", "change_sar", "dubai"):
-        yield Run(name, "rsvheat_nano", "pretrained", steps=2 * STEPS)
-    yield from equal_runs(floods, SMALL, [1, 2])
-    yield from (dropout_run("gate", seed) for seed in (1, 2))
+        yield Run(name, *ours, steps=2 * STEPS)
+    yield from equal_runs([BOTH, *floods], SMALL, [1, 2])
     yield from equal_runs(changes, SMALL, [1, 2])
+    yield from equal_runs(["levir"], SMALL, [0, 1, 2], LEVIR_STEPS)
     yield from equal_runs(["levir"], LARGE, [0], LEVIR_STEPS)
-    yield from equal_runs(["levir"], SMALL, [1, 2], LEVIR_STEPS)
     yield from equal_runs(["dubai"], LARGE, [1, 2])
 
 
@@ -121,9 +124,10 @@ def equal_runs(
         yield Run(name, network, start, seed, "gate" if name == BOTH else "", steps=steps)
 
 
-def dropout_run(fusion: str, seed: int) -> Run:
-    """Return a run on both sensors in which training samples lose one of them."""
-    return Run(BOTH, "rsvheat_nano", "pretrained", seed, fusion, 0.5)
+def dropout_runs(fusions: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
+    """Yield the runs on both sensors in which half of the training samples lose one of them."""
+    for seed, fusion in itertools.product(seeds, fusions):
+        yield Run(BOTH, "rsvheat_nano", "pretrained", seed, fusion, 0.5)
 
 
 def build(run: Run, data: DenseSet) -> DenseModel:
@@ -338,18 +342,23 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def profile(arguments: argparse.Namespace) -> None:
-    """Print the operators that take most of a training step and of a whole scene's evaluation."""
-    for name in ("dubai", "levir"):
+    """Print the operators that take most of training steps and of a whole scene's evaluation."""
+    for name in arguments.sets or ["dubai", "levir"]:
         data = SETS[name](arguments.data)
         run = Run(name, steps=5)
-        model, _ = fit(run, data, Settings(1e-3))  # warms up
-        with torch.profiler.profile() as profiled:
-            if name == "dubai":
-                fit(run, data, Settings(1e-3))
-            else:
-                score(model, data)
-        title = "5 training steps, dubai" if name == "dubai" else "evaluation of a scene, levir"
-        print(f"{title}\n{profiled.key_averages().table('self_cpu_time_total', row_limit=14)}")
+        with torch.profiler.profile() as training:
+            model, _ = fit(run, data, SETTINGS[run.network, run.start])
+        model.eval()
+        scene = data.test[0]
+        predict(model, scene, list(data.stems))  # prepares the filters
+        with torch.profiler.profile() as evaluation:
+            predict(model, scene, list(data.stems))
+        size = " x ".join(map(str, scene.mask.shape))
+        for title, profiled in (
+            (f"{name}, {run.steps} training steps", training),
+            (f"{name}, a scene of {size}", evaluation),
+        ):
+            print(title, profiled.key_averages().table("self_cpu_time_total", row_limit=14))
 
 
 def markdown() -> str:
@@ -425,6 +434,7 @@ def main() -> int:
     part.add_argument("--steps", type=int, default=40)
     part.set_defaults(run=speed)
     part = commands.add_parser("profile")
+    part.add_argument("--sets", nargs="*", choices=list(SETS))
     part.set_defaults(run=profile)
     for part in commands.choices.values():
         part.add_argument("--markdown", action="store_true", help="print the table instead")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import rsvheat
 from rsvheat import _library
 from rsvheat.models import RSVHeat
 
@@ -440,3 +441,25 @@ def test_boxes_are_timed_beside_the_peers_that_are_installed(tmp_path: Path) -> 
         assert row["min_ms"] or row["note"]
     document = (tmp_path / "boxes.md").read_text()
     assert all(f"## {row['case']}\n" in document for row in own)
+
+
+def test_weight_checks_are_counted_timed_and_stored(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # else the import sets it for good
+    import weight_checks
+
+    monkeypatch.setattr(weight_checks, "RESULTS", tmp_path)
+    monkeypatch.setattr(weight_checks, "CASES", (("rsvheat_nano", 32, 1),))
+    measure = weight_checks.measure
+    monkeypatch.setattr(weight_checks, "measure", lambda *case: measure(*case[:-1], rounds=1))
+    threads = str(torch.get_num_threads())
+    arguments = ["--sizes", "32", "--rounds", "1", "--threads", threads, "--write"]
+    assert weight_checks.main(arguments) == 0
+    (row,) = weight_checks.tables.read(next(tmp_path.iterdir()))
+    # Each block's table, weight and bias, which its heat filter is made of.
+    blocks = sum(rsvheat.create_model("rsvheat_nano", img_size=32).depths)
+    assert int(row["checks"]) == 3 * blocks
+    assert 0 < float(row["checks_ms"]) < float(row["with_ms"])
+    capsys.readouterr()
+    assert weight_checks.main(["--markdown"]) == 0
+    assert "rsvheat_nano, 1 x 32, float32" in capsys.readouterr().out

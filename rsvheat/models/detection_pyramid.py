@@ -2,7 +2,7 @@
 """The feature pyramid of detectors, and the anchors on its levels."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class GridAnchors(AnchorGenerator):  # type: ignore[misc]
         """
         found = []
         for x, stride, cell in zip(maps, self.strides, self.cell_anchors, strict=True):
-            kind = {"device": x.device, "dtype": torch.float32}
+            kind: Any = {"device": x.device, "dtype": torch.float32}
             rows, columns = ((torch.arange(n, **kind) + 0.5) * stride for n in x.shape[2:])
             y, x = torch.meshgrid(rows, columns, indexing="ij")
             centers = torch.stack((x, y, x, y), -1)
@@ -135,7 +135,7 @@ def flatten_levels(levels: Sequence[Tensor], numbers: int) -> Tensor:
         what came: coordinates in 16 bits would be off by pixels.
     """
     rows = [
-        y.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).reshape(len(y), -1, numbers)
+        torch.unflatten(y, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).reshape(len(y), -1, numbers)
         for y in levels
     ]
     return precise(torch.cat(rows, 1))

@@ -42,7 +42,7 @@ class FeaturePyramid(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, fusion: Fusion = "gate", modality_dropout: float = 0.0
+        self, encoder: Encoder, fusion: Fusion = "attention", modality_dropout: float = 0.0
     ) -> None:
         super().__init__()
         if fusion not in get_args(Fusion):

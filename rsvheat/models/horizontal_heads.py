@@ -175,7 +175,7 @@ class FasterRCNNHead(BoxHead):
             for boxes, scores, labels in zip(*rows, strict=True)
         ]
         counts = [len(one) for one in proposals]
-        total = torch.stack([part.sum() for part in logits.split(counts)])
+        total = torch.stack([part.sum() for part in torch.split(logits, counts)])
         return mark_not_finite(found, *output.dense.values(), total[:, None])
 
 
@@ -199,7 +199,7 @@ class _DenseHead(BoxHead):
         """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
         levels = self.anchors(output.maps)
         batch, counts = len(output.maps[0]), [len(x) for x in levels]
-        split = {name: list(x.split(counts, 1)) for name, x in output.dense.items()}
+        split = {name: list(torch.split(x, counts, 1)) for name, x in output.dense.items()}
         found = self.detector.postprocess_detections(
             split, [levels] * batch, [output.shape] * batch
         )

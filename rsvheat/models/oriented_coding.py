@@ -7,7 +7,7 @@ decoding gives the same rectangle, not the same numbers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -31,7 +31,7 @@ def longer_side_first(boxes: Tensor) -> Tensor:
     Args:
         boxes: Boxes, (..., 5).
     """
-    center, width, height, angle = boxes.split((2, 1, 1, 1), -1)
+    center, width, height, angle = torch.split(boxes, [2, 1, 1, 1], -1)
     other = height > width
     sides = torch.where(other, height, width), torch.where(other, width, height)
     angle = (angle + torch.where(other, 180.0, 90.0)).remainder(180) - 90
@@ -257,7 +257,11 @@ def overlap_loss(boxes: Tensor, wanted: Tensor, kind: OverlapLoss) -> Tensor:
         wanted: Annotated boxes, (N, 5).
         kind: Name of the loss.
     """
-    losses = {"iou": iou_loss_rotated, "kld": kld_loss_rotated, "probiou": prob_iou_loss_rotated}
+    losses: dict[OverlapLoss, Callable[..., Tensor]] = {
+        "iou": iou_loss_rotated,
+        "kld": kld_loss_rotated,
+        "probiou": prob_iou_loss_rotated,
+    }
     return losses[kind](boxes, wanted, reduction="none")
 
 

@@ -246,7 +246,7 @@ class OrientedRCNNHead(BoxHead):
         counts = [len(x) for x in proposals]
         found, finite = [], []
         for boxes, one_logits, one_codes in zip(
-            proposals, logits.split(counts), codes.split(counts), strict=True
+            proposals, torch.split(logits, counts), torch.split(codes, counts), strict=True
         ):
             finite.append(one_logits.sum() + one_codes.sum())
             scores = one_logits.softmax(1)[:, 1:]

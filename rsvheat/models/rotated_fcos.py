@@ -125,11 +125,11 @@ class RotatedFCOSHead(BoxHead):
         logits = output.dense["logits"]
         wanted_logits = torch.zeros_like(logits)
         images, rows, true = [], [], []
-        for image, (boxes, labels) in enumerate(targets):
+        for number, (boxes, labels) in enumerate(targets):
             matched = _assign(points, strides, lowest, highest, boxes)
             chosen = (matched >= 0).nonzero().flatten()
-            wanted_logits[image, chosen, labels[matched[chosen]]] = 1.0
-            images.append(torch.full_like(chosen, image))
+            wanted_logits[number, chosen, labels[matched[chosen]]] = 1.0
+            images.append(torch.full_like(chosen, number))
             rows.append(chosen)
             true.append(boxes[matched[chosen]])
         image, row = torch.cat(images), torch.cat(rows)

@@ -213,11 +213,10 @@ class Scene:
                 raise DataError(f"{there}, asked for {list(self._sensor.select)}")
             return tuple(self._sensor.select)
         if needed not in (reader.bands, reader.stored):
-            chosen = list(range(1, needed + 1)) if reader.bands > needed else [1] * needed
-            raise DataError(
-                f"{there}, and the model takes {needed}: choose them, such as --bands "
-                f"{json.dumps(chosen, separators=(',', ':'))}"
-            )
+            # With fewer bands any choice would repeat one, and the map would look right.
+            first = json.dumps(list(range(1, needed + 1)), separators=(",", ":"))
+            hint = f": choose them, such as --bands {first}" if reader.bands > needed else ""
+            raise DataError(f"{there}, and the model takes {needed}{hint}")
         return reader.data_bands if reader.bands == needed else tuple(range(1, needed + 1))
 
     def _has_grid_of(self, other: "Scene") -> bool:

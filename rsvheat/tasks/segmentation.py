@@ -319,7 +319,7 @@ class SegmentationTask(DenseTask):
         spec: DataSpec,
         variant: str | None = None,
         *,
-        fusion: Fusion = "gate",
+        fusion: Fusion = "attention",
         modality_dropout: float = 0.0,
         model_options: Mapping[str, Any] | None = None,
         **options: Any,

@@ -245,7 +245,7 @@ def test_an_image_is_learned_by_heart(detector):
         finest=4,
         **({"proposals": 60} if detector == "faster_rcnn" else {}),
     )
-    assert learn(model, 100, 1e-2, oriented=False) > 0.95
+    assert learn(model, 180, 1e-2, oriented=False) > 0.95
 
 
 @pytest.mark.parametrize(
