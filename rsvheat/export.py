@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders for other runtimes: ONNX, torch.export programs and AOTInductor packages.
+"""Files for other runtimes: encoders as ONNX, torch.export programs and AOTInductor packages.
 
 Each function writes one file that takes any number of images of one height and width, compares its
-results with the model's, and returns the measured difference.
+results with the model's, and returns the measured difference. Detectors are written as ONNX.
 """
 
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,15 @@ from rsvheat.models import RSVHeat
 from rsvheat.models.encoder import Stage, _feature_size, _image_size
 from rsvheat.models.freq_embed import FrequencyTable, resize_map
 from rsvheat.ops import use_reference
+from rsvheat.postprocess import METADATA, PostProcessing
+
+if TYPE_CHECKING:
+    # They import torchvision, which takes seconds that encoders need not wait for.
+    from rsvheat.models.box_detector import BoxDetector, DenseCandidates
 
 Task: TypeAlias = Literal["logits", "features"]
 Operators: TypeAlias = Literal["native", "reference"]
-_Run: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
+_Run: TypeAlias = Callable[..., Sequence[Tensor]]
 
 # Largest relative L2 distance from the model. Measured: 1.5e-6 in float32.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -46,13 +51,14 @@ class Exported:
 
     Attributes:
         path: Path of the file.
-        images: Shape of its input ``images``; ``"batch"`` stands for any number.
-        outputs: Names of its outputs: ``logits``, or ``stride4``, ``stride8`` and so on.
+        inputs: Shapes of its inputs by name; ``"batch"`` stands for any number.
+        outputs: Names of its outputs: ``logits``, or ``stride4``, ``stride8`` and so on, or
+            ``boxes`` and ``scores``.
         error: Largest relative L2 distance of an output from the model's; None if not compared.
     """
 
     path: Path
-    images: tuple[int | str, ...]
+    inputs: Mapping[str, tuple[int | str, ...]]
     outputs: tuple[str, ...]
     error: float | None
 
@@ -61,8 +67,8 @@ class Exported:
         compared = "not compared with the model"
         if self.error is not None:
             compared = f"agrees with the model to {self.error:.1e}"
-        shape = ", ".join(map(str, self.images))
-        return f"{self.path}: images ({shape}) -> {', '.join(self.outputs)}; {compared}"
+        inputs = [f"{name} ({', '.join(map(str, shape))})" for name, shape in self.inputs.items()]
+        return f"{self.path}: {', '.join(inputs)} -> {', '.join(self.outputs)}; {compared}"
 
 
 def export_onnx(
@@ -105,6 +111,55 @@ def export_onnx(
         ValueError: If an argument is not as above.
         ExportError: If the file computes something else than the model. None is left then.
     """
+    verify = _check_onnx(opset, verify)
+    return _export_onnx(
+        _Entry(model, img_size, task, modality, gsd, batch_size), path, opset, verify, {}
+    )
+
+
+def export_detector(
+    model: "BoxDetector",
+    path: str | os.PathLike[str],
+    classes: Sequence[str],
+    img_size: int | Sequence[int],
+    *,
+    batch_size: int | None = None,
+    opset: int = 20,
+    verify: bool | None = None,
+) -> Exported:
+    """Write a detector of one stage as an ONNX model, up to the boxes before suppression.
+
+    The inputs are the images of each sensor by its name, ``images`` if there is one sensor. The
+    outputs are ``boxes`` of every anchor, (B, A, 4) XYXY or (B, A, 5) CXCYWHR in pixels and
+    degrees, and ``scores`` of each class, (B, A, classes). The file holds the settings with which
+    :class:`rsvheat.postprocess.PostProcessing` finishes them, without torch.
+
+    Args:
+        model: Detector in float32, in either mode: RetinaNet, FCOS or rotated FCOS.
+        path: File to write, ``*.onnx``; an older one is replaced when all went well.
+        classes: Class names by label.
+        img_size: Height and width of the images in pixels, or one number for both.
+        batch_size: Number of images, if the file shall take just that; any by default.
+        opset: Version of the standard operators, 18 or newer.
+        verify: Whether to run the file in onnxruntime and compare; by default if it is installed.
+
+    Returns:
+        The file's input, outputs and measured error: that of the boxes' center and second moments,
+        which are the same for all numbers that stand for a rectangle.
+
+    Raises:
+        ImportError: If onnx or onnxscript is missing, or onnxruntime and ``verify`` is True.
+        TypeError: If ``model`` is no detector, or not in float32.
+        ValueError: If an argument is not as above, or the detector has two stages.
+        ExportError: If the file computes something else than the model. None is left then.
+    """
+    verify = _check_onnx(opset, verify)
+    entry = _DetectorEntry(model, classes, img_size, batch_size)
+    return _export_onnx(entry, path, opset, verify, {METADATA: entry.settings.to_json()})
+
+
+def _check_onnx(opset: int, verify: bool | None) -> bool:
+    """Check packages and the version of operators; return whether to compare."""
     _require("onnx", "onnxscript")
     if verify is None:
         verify = importlib.util.find_spec("onnxruntime") is not None
@@ -112,14 +167,23 @@ def export_onnx(
         _require("onnxruntime")
     if not isinstance(opset, int) or opset < _OLDEST_OPSET:
         raise ValueError(f"opset must be {_OLDEST_OPSET} or newer, got {opset!r}")
-    entry = _Entry(model, img_size, task, modality, gsd, batch_size)
+    return verify
+
+
+def _export_onnx(
+    entry: "_Graph",
+    path: str | os.PathLike[str],
+    opset: int,
+    verify: bool,
+    metadata: Mapping[str, str],
+) -> Exported:
     if entry.dtype != torch.float32:
         raise TypeError(f"model must be in float32 for ONNX, got {entry.dtype}: model.float()")
 
     def write(file: Path) -> None:
         program = torch.onnx.export(
             entry.program("reference"),
-            input_names=["images"],
+            input_names=list(entry.inputs),
             output_names=list(entry.outputs),
             dynamic_shapes=entry.dynamic_shapes,
             opset_version=opset,
@@ -131,6 +195,7 @@ def export_onnx(
         optimizer = importlib.import_module("onnxscript.optimizer")
         limit = _LARGEST_CONSTANT
         optimizer.optimize(program.model, input_size_limit=limit, output_size_limit=limit)
+        program.model.metadata_props.update(metadata)
         program.save(file)
 
     return _export(entry, path, ".onnx", write, _load_onnx if verify else None)
@@ -241,8 +306,88 @@ def export_aoti(
     return _export(entry, path, ".pt2", write, _load_aoti if verify else None)
 
 
-class _Entry(nn.Module):
-    """An encoder with one input, its other arguments fixed and checked."""
+class _Graph(nn.Module):
+    """A network with a fixed size of its images, its other arguments fixed and checked.
+
+    Attributes:
+        encoder: Encoder whose tables are of the images' size in the traced program.
+        inputs: Bands of each input by its name.
+        outputs: Names of the outputs.
+        size: Height and width of the images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoder: RSVHeat,
+        inputs: Mapping[str, int],
+        outputs: Sequence[str],
+        size: tuple[int, int],
+        batch_size: int | None,
+    ) -> None:
+        super().__init__()
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None for any, got {batch_size}")
+        self.model = model
+        self.encoder = encoder
+        self.inputs, self.outputs = dict(inputs), tuple(outputs)
+        self.size, self.batch_size = size, batch_size
+        example = next(encoder.stems.parameters())
+        self.device, self.dtype = example.device, example.dtype
+
+    @property
+    def dynamic_shapes(self) -> Any:
+        if self.batch_size is not None:
+            return None
+        batch = torch.export.Dim("batch")
+        return tuple({0: batch} for _ in self.inputs)
+
+    def images(self, batch_size: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(batch_size)
+        return tuple(
+            torch.randn(batch_size, bands, *self.size, generator=generator).to(
+                self.device, self.dtype
+            )
+            for bands in self.inputs.values()
+        )
+
+    def program(self, operators: str) -> torch.export.ExportedProgram:
+        if operators not in get_args(Operators):
+            choices = ", ".join(get_args(Operators))
+            raise ValueError(f"operators must be one of {choices}, got {operators!r}")
+        # A batch of one would be taken for a constant.
+        images = self.images(self.batch_size or 2)
+        chosen = use_reference() if operators == "reference" else nullcontext()
+        with _evaluation(self.model), _resized(self.encoder, *self.size), torch.no_grad(), chosen:
+            return torch.export.export(
+                self, images, dynamic_shapes=self.dynamic_shapes, strict=False
+            )
+
+    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return numbers that are close if the outputs are."""
+        return outputs
+
+    def distance(self, run: _Run) -> float:
+        """Return the largest relative L2 distance of what ``run`` returns from the model."""
+        distances = []
+        for batch_size in (1, 2, 3) if self.batch_size is None else (self.batch_size,):
+            images = self.images(batch_size)
+            with _evaluation(self.model), torch.no_grad():
+                expected = self(*images)
+                actual = run(*images)
+            pairs = zip(actual, _sequence(expected), strict=True)
+            for a, b in pairs:
+                if a.shape != b.shape:
+                    raise ExportError(f"outputs of shape {tuple(a.shape)}, not {tuple(b.shape)}")
+            for a, b in zip(
+                self.comparable(actual), self.comparable(_sequence(expected)), strict=True
+            ):
+                distances.append((a.double() - b.double()).norm() / b.double().norm())
+        return float(torch.stack(distances).max())  # NaN if one is
+
+
+class _Entry(_Graph):
+    """An encoder with one input."""
 
     def __init__(
         self,
@@ -253,74 +398,109 @@ class _Entry(nn.Module):
         gsd: float | None,
         batch_size: int | None,
     ) -> None:
-        super().__init__()
         if not isinstance(model, RSVHeat):
             raise TypeError(f"model must be an RSVHeat encoder, got {type(model).__name__}")
         if task not in get_args(Task):
             raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None for any, got {batch_size}")
         if modality is not None and modality not in model.modalities:
             raise ValueError(f"modality must be one of {list(model.modalities)}, got {modality!r}")
-        self.model = model
-        self.task = task
-        self.modality = model.default_modality if modality is None else modality
-        self.gsd = gsd
-        self.batch_size = batch_size
-        size = model.img_size if img_size is None else _image_size(img_size)
-        self.shape = (model.modalities[self.modality], *size)
-        self.outputs: tuple[str, ...] = ("logits",)
+        modality = model.default_modality if modality is None else modality
+        outputs = ["logits"]
         if task == "features":
-            self.outputs = tuple(f"stride{info['reduction']}" for info in model.feature_info)
-        example = next(model.stems.parameters())
-        self.device, self.dtype = example.device, example.dtype
+            outputs = [f"stride{info['reduction']}" for info in model.feature_info]
+        size = model.img_size if img_size is None else _image_size(img_size)
+        inputs = {"images": model.modalities[modality]}
+        super().__init__(model, model, inputs, outputs, size, batch_size)
+        self.task, self.modality, self.gsd = task, modality, gsd
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.task == "logits":
             y: Tensor = self.model(images, self.modality, self.gsd)
             return y
-        _, maps = self.model.forward_intermediates(images, modality=self.modality, gsd=self.gsd)
+        model: Any = self.model
+        _, maps = model.forward_intermediates(images, modality=self.modality, gsd=self.gsd)
         return tuple(maps)
 
-    @property
-    def dynamic_shapes(self) -> tuple[dict[int, Any]] | None:
-        return ({0: torch.export.Dim("batch")},) if self.batch_size is None else None
 
-    def images(self, batch_size: int) -> Tensor:
-        generator = torch.Generator().manual_seed(batch_size)
-        images = torch.randn(batch_size, *self.shape, generator=generator)
-        return images.to(self.device, self.dtype)
+class _DetectorEntry(_Graph):
+    """A detector of one stage, up to the boxes of all anchors."""
 
-    def program(self, operators: str) -> torch.export.ExportedProgram:
-        if operators not in get_args(Operators):
-            choices = ", ".join(get_args(Operators))
-            raise ValueError(f"operators must be one of {choices}, got {operators!r}")
-        # A batch of one would be taken for a constant.
-        images = self.images(self.batch_size or 2)
-        chosen = use_reference() if operators == "reference" else nullcontext()
-        size = self.shape[1:]
-        with _evaluation(self.model), _resized(self.model, *size), torch.no_grad(), chosen:
-            return torch.export.export(
-                self, (images,), dynamic_shapes=self.dynamic_shapes, strict=False
+    def __init__(
+        self,
+        model: "BoxDetector",
+        classes: Sequence[str],
+        img_size: int | Sequence[int],
+        batch_size: int | None,
+    ) -> None:
+        from rsvheat.models.box_detector import BoxDetector
+
+        if not isinstance(model, BoxDetector) or not isinstance(model.encoder, RSVHeat):
+            raise TypeError(
+                f"model must be a detector with an RSVHeat encoder, got {type(model).__name__}"
             )
+        if not hasattr(model.head, "candidates"):
+            raise ValueError(
+                f"{model.options['detector']} has two stages, of which the second depends on "
+                "suppression of proposals; one-stage detectors can be exported: retinanet, fcos, "
+                "rotated_fcos"
+            )
+        if len(classes) != model.num_classes:
+            raise ValueError(
+                f"classes must be the names of {model.num_classes} classes, got {len(classes)}"
+            )
+        modalities = model.encoder.modalities
+        self.names = list(modalities)
+        inputs = dict(modalities) if len(modalities) > 1 else {"images": modalities[self.names[0]]}
+        outputs = ("boxes", "scores")
+        super().__init__(model, model.encoder, inputs, outputs, _image_size(img_size), batch_size)
+        head = cast("DenseCandidates", model.head)
+        self.settings = PostProcessing(
+            tuple(classes),
+            model.numbers == 5,
+            self._levels(model),
+            head.most_candidates,
+            head.score_threshold,
+            head.nms_threshold,
+            head.max_detections,
+        )
 
-    def distance(self, run: _Run) -> float:
-        """Return the largest relative L2 distance of what ``run`` returns from the model."""
-        distances = []
-        for batch_size in (1, 2, 3) if self.batch_size is None else (self.batch_size,):
-            images = self.images(batch_size)
-            with _evaluation(self.model), torch.no_grad():
-                expected = self(images)
-                actual = run(images)
-            for a, b in zip(actual, _sequence(expected), strict=True):
-                if a.shape != b.shape:
-                    raise ExportError(f"outputs of shape {tuple(a.shape)}, not {tuple(b.shape)}")
-                distances.append((a.double() - b.double()).norm() / b.double().norm())
-        return float(torch.stack(distances).max())  # NaN if one is
+    def _levels(self, model: "BoxDetector") -> tuple[int, ...]:
+        """Return the number of anchors of each level."""
+        head: Any = model.head
+        sizes = [[-(-side // stride) for side in self.size] for stride in model.pyramid.strides]
+        maps = [torch.zeros(1, 1, *size) for size in sizes]
+        return tuple(len(level) for level in head.anchors(maps))
+
+    @property
+    def dynamic_shapes(self) -> Any:
+        shapes = super().dynamic_shapes
+        return None if shapes is None else {"images": shapes}
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, Tensor]:
+        from rsvheat.models.box_detector import DetectorOutput
+
+        model = cast("BoxDetector", self.model)
+        by_name = dict(zip(self.names, images, strict=True))
+        maps = model.pyramid(model.features.fuse_complete(model.encoder, by_name))
+        output = DetectorOutput(maps, model.head(maps), self.size)
+        return cast("DenseCandidates", model.head).candidates(output)
+
+    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        boxes, scores = outputs
+        if boxes.shape[2] == 4:
+            return boxes, scores
+        # The angle jumps where others do not, by half a turn.
+        angle = boxes[..., 4:].double().deg2rad()
+        axes = torch.cat((angle.cos(), -angle.sin()), -1), torch.cat((angle.sin(), angle.cos()), -1)
+        moments = sum(
+            side.square()[..., None, None] * axis[..., None] * axis[..., None, :]
+            for side, axis in zip(boxes[..., 2:4].double().unbind(-1), axes, strict=True)
+        )
+        return boxes[..., :2], cast(Tensor, moments), scores
 
 
 def _export(
-    entry: _Entry,
+    entry: _Graph,
     path: str | os.PathLike[str],
     suffix: str,
     write: Callable[[Path], None],
@@ -342,7 +522,8 @@ def _export(
                     f"(relative L2), more than {_TOLERANCE[entry.dtype]:g}"
                 )
     batch = "batch" if entry.batch_size is None else entry.batch_size
-    return Exported(path, (batch, *entry.shape), entry.outputs, error)
+    shapes = {name: (batch, bands, *entry.size) for name, bands in entry.inputs.items()}
+    return Exported(path, shapes, entry.outputs, error)
 
 
 def _load_onnx(file: Path) -> _Run:
@@ -351,21 +532,23 @@ def _load_onnx(file: Path) -> _Run:
         file, providers=["CPUExecutionProvider"]
     )
 
-    def run(images: Tensor) -> list[Tensor]:
-        arrays = session.run(None, {"images": images.cpu().numpy()})
-        return [torch.from_numpy(array).to(images.device) for array in arrays]
+    names = [one.name for one in session.get_inputs()]
+
+    def run(*images: Tensor) -> list[Tensor]:
+        inputs = {name: x.cpu().numpy() for name, x in zip(names, images, strict=True)}
+        return [torch.from_numpy(array).to(images[0].device) for array in session.run(None, inputs)]
 
     return run
 
 
 def _load_torch(file: Path) -> _Run:
     module = torch.export.load(file).module()
-    return lambda images: _sequence(module(images))
+    return lambda *images: _sequence(module(*images))
 
 
 def _load_aoti(file: Path) -> _Run:
     package = torch._inductor.aoti_load_package(str(file))
-    return lambda images: _sequence(package(images))
+    return lambda *images: _sequence(package(*images))
 
 
 def _sequence(outputs: Any) -> Sequence[Tensor]:

@@ -127,9 +127,10 @@ def test_a_recipe_goes_from_training_to_prediction(name, tmp_path, capsys):
     small += ["--data.overlap", "null"] if command == "fit" else []
     if name == "segment_folder":
         model += ["--model.class_weights", "median"]
-    trainer = ["--trainer.max_steps", 2, "--trainer.accelerator", "cpu", "--trainer.precision", 32]
+    # A whole epoch, so that it is validated.
+    trainer = ["--trainer.max_epochs", 1, "--trainer.max_steps", -1, "--trainer.precision", 32]
+    trainer += ["--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", 1]
     trainer += ["--trainer.val_check_interval", "null"]
-    trainer += ["--trainer.check_val_every_n_epoch", 1]
     run(
         capsys, command, "--config", name, *data, *model, *small, *trainer,
         "--output", tmp_path / "run",

@@ -88,6 +88,19 @@ def flag(arguments: list[str], option: str, *, text: bool = False) -> list[str]:
     ]
 
 
+def flags(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """Give options of a function that are false by default and stand alone the value true.
+
+    Args:
+        arguments: Arguments from the command line.
+        function: Function whose parameters are options.
+    """
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is False:
+            arguments = flag(arguments, f"--{parameter.name}")
+    return arguments
+
+
 def run_function(function: Callable[..., Any], arguments: list[str], name: str) -> Any:
     """Call a function with arguments from the command line and configuration files.
 
@@ -101,9 +114,7 @@ def run_function(function: Callable[..., Any], arguments: list[str], name: str) 
     """
     import jsonargparse
 
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.default is False:
-            arguments = flag(arguments, f"--{parameter.name}")
+    arguments = flags(arguments, function)
 
     class Parser(jsonargparse.ArgumentParser):
         error = one_line

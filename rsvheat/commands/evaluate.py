@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a trained network, or an encoder by nearest neighbors and a linear probe."""
 
-from rsvheat.commands._parser import one_line, texts
+from rsvheat.commands._parser import flags, one_line, texts
 from rsvheat.commands._recipes import with_recipes
 
 EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.dataset.root images"
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
         {"data.dataset": {"class_path": "rsvheat.data.ClassFolders"}, "data.crop.size": 64}
     )
     parser.link_arguments("seed", "data.seed")
-    config = parser.parse_args(with_recipes(arguments))
+    config = parser.parse_args(with_recipes(flags(arguments, evaluate)))
     values = vars(parser.instantiate(config))
     values.pop("config")
     for method, scores in evaluate(**values).items():

@@ -41,17 +41,28 @@ def export(
         num_classes: Number of classes, for a variant.
         img_size: Side of the images in pixels, such as 256, or [height, width]; by default the
             model's.
-        task: Logits, or feature maps of all stages; auto takes logits of a model with classes.
+        task: Logits, or feature maps of all stages; auto takes logits of a model with classes, and
+            of a one-stage detector the boxes before suppression.
         modality: Stem that takes the images; by default the model's first.
         gsd: Ground sampling distance of the images in meters per pixel, for models that take one.
         batch_size: Number of images, if the file shall take just that; any by default.
         operators: Operators of programs and packages; reference needs no rsvheat, and is slower.
         device: Device that a package is compiled for, cpu or cuda.
     """
-    from rsvheat.checkpoint import Checkpoint, load_encoder
-    from rsvheat.export import export_aoti, export_onnx, export_torch
+    from rsvheat.checkpoint import Checkpoint, TrainedModel, load_encoder
+    from rsvheat.export import export_aoti, export_detector, export_onnx, export_torch
 
     saved = Checkpoint.read(checkpoint)
+    # At lower levels it reports every operation that it leaves as it is.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    if task == "auto" and saved.task in ("detection", "oriented_detection"):
+        if kind not in ("auto", "onnx") or not output.endswith(".onnx"):
+            raise ValueError(f"detectors can be exported as ONNX only, *.onnx, got {output}")
+        trained = TrainedModel.load(saved, device="cpu")
+        size = img_size or trained.spec.size
+        network: Any = trained.network
+        print(export_detector(network, output, trained.classes, size, batch_size=batch_size))
+        return
     given: dict[str, Any] = {"modalities": modalities, "num_classes": num_classes}
     given = {name: value for name, value in given.items() if value is not None}
     model, report = load_encoder(saved, variant, **given)
@@ -73,8 +84,6 @@ def export(
         "batch_size": batch_size,
     }
     if kind == "onnx":
-        # At lower levels it reports every operation that it leaves as it is.
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
         print(export_onnx(model, output, img_size, **options))
     else:
         write = export_torch if kind == "torch" else export_aoti

@@ -28,7 +28,6 @@ from rsvheat.evaluation.box_matching import (
     THRESHOLDS,
     match_boxes,
 )
-from rsvheat.evaluation.box_panels import BoxPanel, save_box_panels
 from rsvheat.evaluation.detection_figures import curves_figure, errors_figure
 from rsvheat.evaluation.score_files import Measure, MeasuredScores, none_for_nan
 
@@ -241,7 +240,6 @@ class DetectionScores(MeasuredScores):
             box that is missed.
         gains: What the first measure would gain if all errors of a type were corrected; NaN if no
             class occurs.
-        panels: Images to be drawn with their boxes.
 
     Source: TIDE (arXiv 2008.08115), section 2, types of errors and their weight.
     """
@@ -256,14 +254,10 @@ class DetectionScores(MeasuredScores):
     curves: tuple[Curve | None, ...] = field(repr=False, compare=False)
     errors: Mapping[str, tuple[int, ...]]
     gains: Mapping[str, float]
-    panels: tuple[BoxPanel, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def of(
-        cls,
-        state: DetectionMetric | Mapping[str, Any],
-        classes: Sequence[str],
-        panels: Sequence[BoxPanel] = (),
+        cls, state: DetectionMetric | Mapping[str, Any], classes: Sequence[str]
     ) -> "DetectionScores":
         """Return the scores of matched boxes.
 
@@ -271,8 +265,6 @@ class DetectionScores(MeasuredScores):
             state: The metric, of which every process has to ask for the scores, or the result of
                 its :meth:`~DetectionMetric.compute`.
             classes: Class names by label.
-            panels: Images to be drawn with their boxes, see
-                :class:`~rsvheat.evaluation.box_panels.WorstBoxPanels`.
 
         Raises:
             ValueError: If the number of classes is not the metric's.
@@ -309,7 +301,6 @@ class DetectionScores(MeasuredScores):
             {name: tuple(counts.tolist()) for name, counts in numbers.items()}
             | {"missed": tuple(true.missed.tolist())},
             {name: _mean(_by_class(better, main)) - before for name, better in fixed.items()},
-            tuple(panels),
         )
 
     @property
@@ -386,14 +377,11 @@ class DetectionScores(MeasuredScores):
         }
 
     def _writers(self) -> dict[str, Callable[[Path], object]]:
-        writers: dict[str, Callable[[Path], object]] = {
+        return {
             ".csv": self._write_csv,
             ".png": self._write_figure,
             "_errors.png": lambda path: self.errors_figure().savefig(path, dpi=150),
         }
-        if self.panels:
-            writers["_panels.png"] = lambda path: save_box_panels(path, self.panels, self.classes)
-        return writers
 
     def _write_csv(self, path: Path) -> None:
         rows = self.to_dict()["classes"]

@@ -3,7 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,29 @@ class BoxHead(nn.Module, ABC):
 
         Args:
             output: Levels, and the result of :meth:`forward` for them.
+        """
+
+
+class DenseCandidates(Protocol):
+    """Parts of a one-stage detector, which has a box at every anchor.
+
+    Attributes:
+        score_threshold: Lowest score of boxes.
+        nms_threshold: Largest overlap of two boxes of a class that both stay.
+        max_detections: Largest number of boxes in an image.
+        most_candidates: Largest number of boxes of a level before non-maximum suppression.
+    """
+
+    score_threshold: float
+    nms_threshold: float
+    max_detections: int
+    most_candidates: int
+
+    def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
+        """Return the boxes of all anchors, (B, anchors, 4 or 5), and scores (B, anchors, classes).
+
+        Args:
+            output: Levels, and the result of the layers on them.
         """
 
 

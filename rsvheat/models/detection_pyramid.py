@@ -80,9 +80,9 @@ class DetectionPyramid(nn.Module):
         levels = [conv(y) for conv, y in zip(self.outputs, reversed(inner), strict=True)]
         if not self.coarse:
             return [*levels, max_pool2d(levels[-1], 1, 2)]
-        for conv in self.coarse:
-            x = levels[-1]
-            levels.append(conv(x if conv is self.coarse[0] else relu(x)))
+        # By number: in a traced program layers are not the same objects as outside of it.
+        for number, conv in enumerate(self.coarse):
+            levels.append(conv(relu(levels[-1]) if number else levels[-1]))
         return levels
 
 
@@ -135,7 +135,7 @@ def flatten_levels(levels: Sequence[Tensor], numbers: int) -> Tensor:
         what came: coordinates in 16 bits would be off by pixels.
     """
     rows = [
-        torch.unflatten(y, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).reshape(len(y), -1, numbers)
+        torch.unflatten(y, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).reshape(y.shape[0], -1, numbers)
         for y in levels
     ]
     return precise(torch.cat(rows, 1))

@@ -106,6 +106,26 @@ class FeaturePyramid(nn.Module):
             for i, fuse in enumerate(self.fusions)
         ]
 
+    def fuse_complete(self, encoder: Encoder, images: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the maps of images of which every sample has all, as :meth:`forward` does.
+
+        Nothing depends on the number of samples, so a traced program takes any.
+
+        Args:
+            encoder: Encoder that this module was built for.
+            images: Images by modality, (B, bands, H, W), all of the same B, H and W.
+        """
+        levels = {name: self._encode(encoder, x, name) for name, x in images.items()}
+        if not self.fusions:
+            [maps] = levels.values()
+            return maps
+        first = next(iter(images.values()))
+        present = torch.ones(len(images), first.shape[0], dtype=torch.bool, device=first.device)
+        return [
+            fuse({name: maps[i] for name, maps in levels.items()}, present)
+            for i, fuse in enumerate(self.fusions)
+        ]
+
     def _encode(self, encoder: Encoder, x: Tensor, modality: str) -> list[Tensor]:
         maps = encode(encoder, x, modality)
         return [norm(y) for norm, y in zip(self.norms, maps, strict=True)]

@@ -6,7 +6,8 @@ only; their parts are used without that here.
 """
 
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 from torchvision.ops.poolers import initLevelMapper
 
 from rsvheat.models.box_detector import (
@@ -205,6 +206,40 @@ class _DenseHead(BoxHead):
         )
         return mark_not_finite(found, *output.dense.values())
 
+    @property
+    def score_threshold(self) -> float:
+        """Lowest score of boxes."""
+        return float(self.detector.score_thresh)
+
+    @property
+    def nms_threshold(self) -> float:
+        """Largest overlap of two boxes of a class that both stay."""
+        return float(self.detector.nms_thresh)
+
+    @property
+    def max_detections(self) -> int:
+        """Largest number of boxes in an image."""
+        return int(self.detector.detections_per_img)
+
+    @property
+    def most_candidates(self) -> int:
+        """Largest number of boxes of a level before non-maximum suppression."""
+        return int(self.detector.topk_candidates)
+
+    def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
+        """See :meth:`~rsvheat.models.box_detector.DenseCandidates.candidates`."""
+        anchors = torch.cat(self.anchors(output.maps))
+        boxes = self._decode(output.dense["bbox_regression"], anchors)
+        return clip_boxes_to_image(boxes, output.shape), self._scores(output.dense)
+
+    @abstractmethod
+    def _decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        """Return boxes (B, anchors, 4) of what the layers predict, relative to anchors."""
+
+    @abstractmethod
+    def _scores(self, dense: Mapping[str, Tensor]) -> Tensor:
+        """Return scores (B, anchors, classes)."""
+
     def _targets(self, targets: Sequence[Target]) -> list[dict[str, Tensor]]:
         return [one._asdict() for one in targets]
 
@@ -261,6 +296,16 @@ class AnchorHead(_DenseHead):
         anchors = [torch.cat(self.anchors(output.maps))] * len(targets)
         losses = self.detector.compute_loss(self._targets(targets), output.dense, anchors)
         return {"classes": losses["classification"], "boxes": losses["bbox_regression"]}
+
+    def _decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        batch = codes.shape[0]
+        boxes: Tensor = self.detector.box_coder.decode_single(
+            codes.reshape(-1, 4), anchors.repeat(batch, 1)
+        )
+        return boxes.view(batch, -1, 4)
+
+    def _scores(self, dense: Mapping[str, Tensor]) -> Tensor:
+        return dense["cls_logits"].sigmoid()
 
 
 class PointHead(_DenseHead):
@@ -320,6 +365,13 @@ class PointHead(_DenseHead):
             "boxes": losses["bbox_regression"],
             "centerness": losses["bbox_ctrness"],
         }
+
+    def _decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        boxes: Tensor = self.detector.box_coder.decode(codes, anchors.expand_as(codes))
+        return boxes
+
+    def _scores(self, dense: Mapping[str, Tensor]) -> Tensor:
+        return (dense["cls_logits"].sigmoid() * dense["bbox_ctrness"].sigmoid()).sqrt()
 
 
 class _Backbone(nn.Module):

@@ -193,6 +193,22 @@ class RotatedFCOSHead(BoxHead):
         strides, lowest, highest = torch.cat(rows).unbind(1)
         return points, strides, lowest, highest
 
+    @property
+    def most_candidates(self) -> int:
+        """Largest number of boxes of a level before non-maximum suppression."""
+        return _CANDIDATES
+
+    def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
+        """See :meth:`~rsvheat.models.box_detector.DenseCandidates.candidates`."""
+        points, strides, _, _ = self._points(output.maps)
+        sides, codes = output.dense["sides"], output.dense["angle"]
+        batch = sides.shape[0]
+        boxes = self._decode(
+            points.repeat(batch, 1), strides.repeat(batch), sides.flatten(0, 1), codes.flatten(0, 1)
+        ).view(batch, -1, 5)
+        logits, centerness = output.dense["logits"], output.dense["centerness"]
+        return boxes, (logits.sigmoid() * centerness.sigmoid()).sqrt()
+
     def detect(self, output: DetectorOutput) -> list[Found]:
         """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
         points, strides, _, _ = self._points(output.maps)

@@ -15,6 +15,7 @@ from rsvheat.data.transforms import Crop
 from rsvheat.evaluation.classification_scores import Scores as ClassificationScores
 from rsvheat.evaluation.probing import extract_features, knn, linear_probe
 from rsvheat.models import RSVHeat, create_model
+from rsvheat.tasks.detection import BoxTask
 from rsvheat.tasks.segmentation import DenseTask
 from rsvheat.tasks.supervised import TASKS, Scores, SupervisedTask
 
@@ -64,10 +65,11 @@ def evaluate(
         background: Class without which means over classes are given a second time; by default that
             of the training. For classes of pixels.
         panels: Number of pictures of image, truth and prediction, the worst first; 0 for none. For
-            classes of pixels.
+            classes of pixels, and for boxes.
         output: Folder for the results of each method: scores as JSON, CSV and confusion matrix,
             and of a trained network the calibration and, for classes of pixels, panels and the
-            scores of the images, the worst first. None writes none.
+            scores of the images, the worst first. For boxes curves of precision and recall, types
+            of errors and panels. None writes none.
         seed: Seed of random weights, and of the samples that the linear probe holds out.
         device: Device such as cpu, cuda or cuda:1; auto is a GPU if there is one.
 
@@ -148,6 +150,8 @@ def _task(
         given = [name for name, value in options.items() if value]
         if given:
             raise ValueError(f"{given[0]} is for classes of pixels, and not for {trained.task}")
+        if isinstance(task, BoxTask):
+            task.panels = panels
         return task
     sensors, background = options["sensors"], options["background"]
     unknown = [name for name in sensors or () if name not in trained.spec.modalities]

@@ -9,7 +9,6 @@ import torch
 from torchvision import tv_tensors
 
 from rsvheat.evaluation.box_matching import ERRORS
-from rsvheat.evaluation.box_panels import WorstBoxPanels
 from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
 from rsvheat.ops.box_convert import boxes_to_corners
 
@@ -407,17 +406,6 @@ def test_files_hold_the_scores(oriented, tmp_path):
     assert float(rows[0][main]) == scores.ap["m" + main][0]
     assert rows[3][main] == ""
     assert int(rows[1]["missed"]) == scores.errors["missed"][1]
-
-
-def test_panels_are_written_beside_the_scores(tmp_path):
-    predictions, truth, labels, _ = random_images(oriented=True, images=1)
-    worst = WorstBoxPanels()
-    worst.add("tile", torch.rand(3, 64, 64), predictions[0], truth[0], labels[0])
-    metric = DetectionMetric(len(CLASSES), oriented=True)
-    metric.update(predictions, truth, labels)
-    files = DetectionScores.of(metric, CLASSES, worst.panels).save(tmp_path)
-    assert files[-1].name == "scores_panels.png"
-    assert files[-1].stat().st_size > 1000
 
 
 def test_the_line_names_the_definitions():

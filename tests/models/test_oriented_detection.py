@@ -216,7 +216,7 @@ def test_an_image_is_learned_by_heart(detector):
     options = {"proposals": 60} if detector == "oriented_rcnn" else {}
     dims = (8, 16, 16, 16)
     model = build({"optical": 3}, 2, dims, detector=detector, finest=4, **options)
-    assert learn(model, 100, 1e-2, oriented=True) > 0.95
+    assert learn(model, 150, 1e-2, oriented=True) > 0.95
 
 
 @pytest.mark.slow

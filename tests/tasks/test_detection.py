@@ -104,8 +104,8 @@ def test_training_finds_boxes_and_comes_back(kind, oriented, trainer, tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one)
     scores = evaluate(module(oriented), str(last.path), output=str(tmp_path / "scores"))
     assert scores[trained.task].to_dict() == task.scores.to_dict()
-    assert (tmp_path / f"scores/{trained.task}.json").exists()
-    assert (tmp_path / f"scores/{trained.task}_worst.png").exists()
+    for end in (".json", ".csv", ".png", "_errors.png", "_worst.png"):
+        assert (tmp_path / f"scores/{trained.task}{end}").exists()
     again = kind.load_from_checkpoint(last.path)
     assert again.network.config == trained.network.config
     predicted = trained.predict(np.uint8(200 * bright_rectangles().numpy()))
