@@ -152,7 +152,7 @@ def test_torch_program_runs_elsewhere(operators: Any, imports: str, tmp_path: Pa
     exported = export_torch(
         model, tmp_path / "a.pt2", (40, 32), task="features", operators=operators, **call
     )
-    assert exported.images == ("batch", 1, 40, 32)
+    assert list(exported.inputs.values()) == [("batch", 1, 40, 32)]
     assert exported.error is not None
     assert exported.error <= TOLERANCE
     holds_native = "rsvheat" in torch.export.load(exported.path).graph_module.code

@@ -131,8 +131,7 @@ class BoxFile:
         corners = part.corners
         if part.boxes.shape[1] == 5:
             columns["angle"] = _angles(self._projection, corners).round(2)
-        rings = _counter_clockwise(self._projection(corners))
-        self._layer.write(shapely.polygons(rings), columns)
+        self._layer.write(shapely.polygons(_rings(self._projection(corners))), columns)
         self._counts += np.bincount(part.labels, minlength=len(self._classes))
         self._confidence += confidence_counts(part.scores)
         room = _SHOWN - len(self._corners)
@@ -169,8 +168,10 @@ def _angles(projection: Projection, corners: NDArray[np.float64]) -> NDArray[np.
     return angles
 
 
-def _counter_clockwise(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return corners (N, 4, 2) in counter-clockwise order where y points up."""
+def _rings(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return closed rings (N, 5, 2) of corners (N, 4, 2), counter-clockwise where y points up."""
     x, y = np.moveaxis(corners, 2, 0)
     area = (x * (np.roll(y, -1, 1) - np.roll(y, 1, 1))).sum(1)
-    return np.where((area < 0)[:, None, None], corners[:, ::-1], corners)
+    turned = np.where((area < 0)[:, None, None], corners[:, ::-1], corners)
+    # Boxes without an area have equal corners, which shapely takes for closed already.
+    return np.concatenate((turned, turned[:, :1]), 1)
