@@ -155,7 +155,6 @@ CHECKS: dict[str, Callable[[str, Path], None]] = {
     "installs": check_installation,
     "make": check_target,
     "GPU": check_usage,
-    "minutes": check_usage,
     "hours": check_usage,
 }
 
