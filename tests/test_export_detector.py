@@ -55,8 +55,14 @@ def test_onnxruntime_and_numpy_find_the_boxes_of_the_model(detector, modalities,
     for one, other in zip(found, expected, strict=True):
         assert len(one["boxes"]) == len(other["boxes"]) > 5
         np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-6)
-        assert np.array_equal(one["labels"], other["labels"])
-        np.testing.assert_allclose(one["boxes"], other["boxes"], atol=2e-2)
+        # Boxes whose scores differ by less than that have no order.
+        boxes, labels = other["boxes"].numpy(), other["labels"].numpy()
+        apart = np.abs(one["boxes"][:, None] - boxes).max(2)
+        apart[one["labels"][:, None] != labels] = np.inf
+        nearest = apart.argmin(1)
+        assert sorted(nearest) == list(range(len(boxes)))
+        assert apart.min(1).max() < 2e-2
+        np.testing.assert_allclose(one["scores"], other["scores"].numpy()[nearest], atol=1e-6)
 
 
 def test_what_cannot_be_exported_is_named(tmp_path):
