@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rsvheat.models.decoding import MapNorm
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.ops._backend import is_jit_tracing
 
 Encoder: TypeAlias = RSVHeat | TimmEncoder
 Fusion: TypeAlias = Literal["gate", "attention", "mean"]
@@ -80,7 +81,7 @@ class FeaturePyramid(nn.Module):
         Raises:
             ValueError: If a shape does not fit, or a sample has no image of any modality.
         """
-        if torch.jit.is_tracing() and index is None and not self.training:
+        if is_jit_tracing() and index is None and not self.training:
             check_images(encoder, images)
             return self.fuse_complete(encoder, images)
         rows, size = _samples(encoder, images, index, size)
