@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rsvheat.models.decoding import MapNorm
 from rsvheat.models.encoder import RSVHeat
 from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.ops._backend import is_jit_tracing
 
 Encoder: TypeAlias = RSVHeat | TimmEncoder
 Fusion: TypeAlias = Literal["gate", "attention", "mean"]
@@ -80,6 +81,9 @@ class FeaturePyramid(nn.Module):
         Raises:
             ValueError: If a shape does not fit, or a sample has no image of any modality.
         """
+        if is_jit_tracing() and index is None and not self.training:
+            check_images(encoder, images)
+            return self.fuse_complete(encoder, images)
         rows, size = _samples(encoder, images, index, size)
         if not self.fusions:
             [(name, x)] = images.items()
@@ -220,8 +224,10 @@ def check_images(encoder: Encoder, images: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"images[{name!r}] must have shape (n, {known[name]}, H, W), got {tuple(x.shape)}"
             )
-    sizes = {name: tuple(x.shape[2:]) for name, x in images.items()}
-    if len(set(sizes.values())) > 1:
+    # Tracers give sizes as tensors, which are equal but have different hashes.
+    shapes = [x.shape[2:] for x in images.values()]
+    if any(shape != shapes[0] for shape in shapes):
+        sizes = {name: tuple(x.shape[2:]) for name, x in images.items()}
         raise ValueError(f"images of all modalities must have the same H and W, got {sizes}")
 
 
@@ -399,7 +405,7 @@ class AttentionFusion(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """Return the heads apart: (B, heads, C / heads, h, w)."""
-        return x.view(len(x), self.heads, -1, *x.shape[2:])
+        return torch.unflatten(x, 1, (self.heads, -1))
 
 
 def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:

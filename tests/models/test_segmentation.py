@@ -184,3 +184,20 @@ def test_compiles_with_one_sensor():
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = {"optical": torch.randn(1, 3, 32, 32)}
     torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_traces_of_several_sensors_are_right():
+    model = build().eval()
+    names, example, other = list(SENSORS), images(2, 32, 32), images(3, 32, 32)
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *x):
+            return self.model(dict(zip(names, x, strict=True)))
+
+    with torch.no_grad():
+        traced = torch.jit.trace(Plain().eval(), tuple(example.values()), check_trace=False)
+        torch.testing.assert_close(traced(*other.values()), model(other))
