@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes from the outputs of an exported detector, with NumPy alone.
 
-:func:`rsvheat.export.export_onnx` ends a detector's graph at the boxes before non-maximum
+``rsvheat.export.export_onnx`` ends a detector's graph at the boxes before non-maximum
 suppression, which ONNX does not have for oriented boxes. What follows is here, so a detector runs
-where onnxruntime and NumPy are, without torch::
+where onnxruntime and NumPy are, without torch:
 
     session = onnxruntime.InferenceSession("detector.onnx")
     finish = rsvheat.postprocess.PostProcessing.of(session)
@@ -62,7 +62,7 @@ class PostProcessing:
 
     @classmethod
     def from_json(cls, text: str) -> "PostProcessing":
-        """Return the settings that :meth:`to_json` wrote.
+        """Return the settings that ``to_json`` wrote.
 
         Args:
             text: Its result.
@@ -129,7 +129,7 @@ def nms(
     """Select boxes by greedy non-maximum suppression within each class.
 
     Args:
-        boxes: Boxes, (N, 4) as left, top, right, bottom, or (N, 5) as for :func:`box_iou_rotated`.
+        boxes: Boxes, (N, 4) as left, top, right, bottom, or (N, 5) as for ``box_iou_rotated``.
         scores: Scores, (N,).
         labels: Classes, (N,).
         iou_threshold: Largest overlap of two boxes of a class that both stay.

@@ -158,7 +158,7 @@ class Tiles(Source):
         return f"tiles of {self.source}"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`; opens every image to find its size."""
+        """See ``Source.scan``; opens every image to find its size."""
         skips: list[Skip] = []
         self._tiles = []
         for index in self._indices:
@@ -175,20 +175,20 @@ class Tiles(Source):
         return skips
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._tiles)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         sample, _, (top, left), _ = self._tiles[index]
         return f"{self.source.key(sample)}@{top}_{left}"
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return self.source.present(self._tiles[index][0])
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         sample, size, (top, left), _ = self._tiles[index]
         reader = self.source.open(sample, modality)
         if (reader.height, reader.width) != size:
@@ -202,7 +202,7 @@ class Tiles(Source):
         return WindowReader(padded, Window(top, left, self._side, self._side))
 
     def read_target(self, index: int, window: Window) -> Any:
-        """See :meth:`Source.read_target`."""
+        """See ``Source.read_target``."""
         sample, size, (top, left), core = self._tiles[index]
         whole = Window(top, left, self._side, self._side)
         if self.target != "mask":

@@ -64,7 +64,7 @@ class WorstBoxPanels(WorstFirst[BoxPanel]):
         min_score: Lowest score of boxes that are counted and drawn.
         side: Largest side of a kept picture in pixels; larger ones lose rows and columns.
         rgb: Bands shown as red, green and blue, or as gray, as for
-            :func:`rsvheat.explain.display`.
+            ``rsvheat.explain.display``.
 
     Raises:
         ValueError: If a number is below 1.
@@ -157,7 +157,7 @@ def box_panels_figure(
     Args:
         panels: Panels, at least one.
         classes: Class names by label.
-        colors: Colors by class name, as for :func:`rsvheat.raster.class_colors`.
+        colors: Colors by class name, as for ``rsvheat.raster.class_colors``.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -232,13 +232,13 @@ def save_box_panels(
         path: Path of the file; its folder is made if need be.
         panels: Panels, at least one.
         classes: Class names by label.
-        colors: Colors by class name, as for :func:`box_panels_figure`.
+        colors: Colors by class name, as for ``box_panels_figure``.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: As for :func:`box_panels_figure`.
+        ValueError: As for ``box_panels_figure``.
     """
     path = Path(path)
     figure = box_panels_figure(panels, classes, colors)

@@ -119,7 +119,7 @@ class WorstPanels(WorstFirst[Panel]):
         count: Number of panels that are kept, at least 1.
         side: Largest side of a kept panel in pixels; larger ones lose rows and columns.
         rgb: Bands shown as red, green and blue, or as gray, by name of the image, as for
-            :func:`rsvheat.explain.display`.
+            ``rsvheat.explain.display``.
 
     Raises:
         ValueError: If a number is below 1.
@@ -178,7 +178,7 @@ def panels_figure(
     Args:
         panels: Panels, at least one.
         classes: Class names by label.
-        colors: Colors by class name, as for :func:`rsvheat.raster.class_colors`.
+        colors: Colors by class name, as for ``rsvheat.raster.class_colors``.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -235,13 +235,13 @@ def save_panels(
         path: Path of the file; its folder is made if need be.
         panels: Panels, at least one.
         classes: Class names by label.
-        colors: Colors by class name, as for :func:`panels_figure`.
+        colors: Colors by class name, as for ``panels_figure``.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: As for :func:`panels_figure`.
+        ValueError: As for ``panels_figure``.
     """
     path = Path(path)
     figure = panels_figure(panels, classes, colors)
@@ -262,7 +262,7 @@ def picture(
     Args:
         image: Image, (bands, H, W); its values are stretched.
         step: Distance of the rows and columns that are kept.
-        rgb: Bands shown as red, green and blue, or as gray, as for :func:`rsvheat.explain.display`.
+        rgb: Bands shown as red, green and blue, or as gray, as for ``rsvheat.explain.display``.
         valid: Pixels that hold data, bool (1, H, W).
     """
     shown = image.detach()[:, ::step, ::step].float().cpu()

@@ -127,12 +127,12 @@ class OrientedRCNNHead(BoxHead):
         self._sample_regions = BalancedPositiveNegativeSampler(regions, 0.25)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.forward`."""
+        """See ``rsvheat.models.box_detector.BoxHead.forward``."""
         objectness, codes = self.dense(list(maps))
         return {"objectness": flatten_levels(objectness, 1), "codes": flatten_levels(codes, 6)}
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.losses`."""
+        """See ``rsvheat.models.box_detector.BoxHead.losses``."""
         levels = self.anchors(output.maps)
         proposals = self._propose(output, levels)
         classes, boxes = self._region_losses(output, proposals, targets)
@@ -240,7 +240,7 @@ class OrientedRCNNHead(BoxHead):
         return precise(self.classes(features)), precise(self.boxes(features))
 
     def detect(self, output: DetectorOutput) -> list[Found]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
+        """See ``rsvheat.models.box_detector.BoxHead.detect``."""
         proposals = self._propose(output, self.anchors(output.maps))
         logits, codes = self._classify(output, proposals)
         counts = [len(x) for x in proposals]

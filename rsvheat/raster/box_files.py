@@ -98,7 +98,7 @@ class BoxFile:
             scenes: Scenes by modality.
 
         Yields:
-            The file, which takes :class:`~rsvheat.raster.box_geometry.FoundBoxes`.
+            The file, which takes ``rsvheat.raster.box_geometry.FoundBoxes``.
 
         Raises:
             ValueError: If the suffix is unknown, or an option has no meaning for boxes.

@@ -37,21 +37,21 @@ class BoxTask(SupervisedTask):
     get panels of the validation samples whose boxes are predicted worst.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`SupervisedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``SupervisedTask``.
         fusion: How the features of several sensors become one at each stage, see
-            :class:`~rsvheat.models.features.FeaturePyramid`.
+            ``rsvheat.models.features.FeaturePyramid``.
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, so that any may be missing afterwards.
         model_options: Further arguments of the network.
         panels: Number of samples in panels; 0 for none.
-        **options: Further arguments of :class:`SupervisedTask`.
+        **options: Further arguments of ``SupervisedTask``.
 
     Attributes:
         worst: Panels of the samples that were predicted worst in the last test.
 
     Raises:
-        ValueError: If an argument is not as above, or as for :class:`SupervisedTask`.
+        ValueError: If an argument is not as above, or as for ``SupervisedTask``.
     """
 
     network: BoxDetector
@@ -74,16 +74,16 @@ class BoxTask(SupervisedTask):
         self._worst: WorstBoxPanels | None = None
 
     def losses(self, output: DetectorOutput, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`SupervisedTask.losses`."""
+        """See ``SupervisedTask.losses``."""
         parts = self.network.losses(output, batch["boxes"], batch["labels"])
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def metrics(self) -> Metric:
-        """See :meth:`SupervisedTask.metrics`."""
+        """See ``SupervisedTask.metrics``."""
         return DetectionMetric(len(self.spec.classes), self.target == "oriented_boxes")
 
     def compute_scores(self) -> DetectionScores:
-        """See :meth:`SupervisedTask.compute_scores`."""
+        """See ``SupervisedTask.compute_scores``."""
         return DetectionScores.of(self.scored.compute(), self.spec.classes)
 
     def update_scores(self, output: DetectorOutput, batch: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class BoxTask(SupervisedTask):
 
         Args:
             output: Output of the network.
-            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch: Batch, see ``rsvheat.data.sample``.
 
         Raises:
             FloatingPointError: If a value of the network is not finite.
@@ -158,7 +158,7 @@ class BoxTask(SupervisedTask):
         name: str = "scores",
         about: Mapping[str, Any] | None = None,
     ) -> list[Path]:
-        """See :meth:`SupervisedTask.save_test`; adds the panels."""
+        """See ``SupervisedTask.save_test``; adds the panels."""
         files = super().save_test(folder, name, about)
         if self.worst:
             path = Path(folder) / f"{name}_worst.png"
@@ -185,14 +185,14 @@ class DetectionTask(BoxTask):
     """Trains a network that finds horizontal boxes.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`SupervisedTask`.
-        detector: Name of the detector, see :class:`~rsvheat.models.detection.DetectionModel`.
-        model_options: Further arguments of :class:`~rsvheat.models.detection.DetectionModel`.
-        **options: Further arguments of :class:`BoxTask` and :class:`SupervisedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``SupervisedTask``.
+        detector: Name of the detector, see ``rsvheat.models.detection.DetectionModel``.
+        model_options: Further arguments of ``rsvheat.models.detection.DetectionModel``.
+        **options: Further arguments of ``BoxTask`` and ``SupervisedTask``.
 
     Raises:
-        ValueError: As for :class:`BoxTask`.
+        ValueError: As for ``BoxTask``.
     """
 
     model: ClassVar[type[TaskModel]] = DetectionModel
