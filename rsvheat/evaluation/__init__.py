@@ -22,6 +22,7 @@ from rsvheat.evaluation.probing import Features, extract_features, knn, linear_p
 from rsvheat.evaluation.score_files import Measure
 from rsvheat.evaluation.segmentation_scores import SegmentationScores
 from rsvheat.evaluation.submissions import merge_windows, write_dota, write_fair1m
+from rsvheat.evaluation.whole_images import WholeImages
 
 __all__ = [
     "BoxPanel",
@@ -36,6 +37,7 @@ __all__ = [
     "Panel",
     "Scores",
     "SegmentationScores",
+    "WholeImages",
     "WorstBoxPanels",
     "WorstPanels",
     "box_panels_figure",
