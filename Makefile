@@ -26,7 +26,7 @@ OLDEST := torch==2.11.0 torchvision==0.26.0 numpy==2.1.0 timm==1.0.20 safetensor
   onnx==1.17.0 onnxscript==0.6.0 onnxruntime==1.20.1 scipy==1.14.1 pytest==8.3.0
 NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onnx onnxscript onnxruntime scipy pytest
 
-.PHONY: help demo test build wheels test-wheels test-cpp test-aarch64 test-python test-mm \
+.PHONY: help demo test build wheels test-torch-matrix test-cpp test-aarch64 test-python test-mm \
   test-mm-operators test-hosts test-torchgeo test-terratorch test-install test-extras test-long fuzz \
   bench-boxes notebooks lint format clean
 .DELETE_ON_ERROR:
@@ -152,7 +152,7 @@ wheels: $(VENV)/.dependencies ## build the sdist and the wheels of a release in 
 # A wheel of dist/ under the oldest and the newest torch: two environments of several GB in build/. The
 # tests run from there, where no process of theirs can import the source tree. Another interpreter's
 # wheel: WHEEL_PYTHON=python3.13; another variant: VARIANT=cpu.
-test-wheels: ## test a wheel of dist/ under the oldest and the newest torch
+test-torch-matrix: ## test a wheel of dist/ under the oldest and the newest torch
 	for versions in oldest newest; do \
 	  $(MAKE) --no-print-directory test-wheel-$$versions || exit 1; \
 	done
