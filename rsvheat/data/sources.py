@@ -54,8 +54,8 @@ class Source(ABC):
 
     Attributes:
         modalities: Names of the modalities that samples may have.
-        target: Kind of the annotation, see :class:`~rsvheat.data.DataSpec`.
-        classes: Class names by label; known after :meth:`scan`.
+        target: Kind of the annotation, see ``rsvheat.data.DataSpec``.
+        classes: Class names by label; known after ``scan``.
     """
 
     modalities: tuple[str, ...]
@@ -75,7 +75,7 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of samples; 0 before :meth:`scan`."""
+        """Return the number of samples; 0 before ``scan``."""
 
     @abstractmethod
     def key(self, index: int) -> str:
@@ -110,7 +110,7 @@ class Source(ABC):
         Returns:
             For target ``"label"`` the class number; for ``"mask"`` class numbers as an integer
             array (H, W) of the window, ``IGNORE_INDEX`` where there is none; for boxes a
-            :class:`~rsvheat.data.Boxes`.
+            ``rsvheat.data.Boxes``.
 
         Raises:
             SampleError: If a file is missing or damaged.
@@ -184,35 +184,35 @@ class FileSource(Source):
         return f"{len(self)} named samples"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         return []
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._samples)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return self._samples[index][0]
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return tuple(self._samples[index][1])
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         return _open(self._samples[index][1][modality])
 
     def read_target(self, index: int, window: Window) -> Any:
-        """See :meth:`Source.read_target`."""
+        """See ``Source.read_target``."""
         return super().read_target(index, window) if self.labels is None else self.labels[index]
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         return self._samples[index][1][modality]
 
     def group(self, index: int, pattern: str | None = None) -> str:
-        """See :meth:`Source.group`."""
+        """See ``Source.group``."""
         if pattern is not None:
             return super().group(index, pattern)
         key, _, window = self._samples[index]
@@ -236,7 +236,7 @@ class FolderSource(FileSource):
         tile: Side of tiles in pixels, each of which becomes a sample of an image that is larger;
             those at the right and lower edge overlap their neighbors. Only the tile is read of
             GeoTIFF, but all of PNG and JPEG; for many of them, let
-            :func:`~rsvheat.data.write_shards` cut the tiles once.
+            ``rsvheat.data.write_shards`` cut the tiles once.
         cache: MiB of decoded PNG and JPEG that each process keeps for their next tile.
         extensions: Suffixes of the files to search for, or such suffixes by modality; others then
             have the default ones. Of files that differ in suffix alone, such as a scene and its
@@ -296,7 +296,7 @@ class FolderSource(FileSource):
         return ", ".join(str(folder) for folder in self._folders.values())
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         skips: list[Skip] = []
         found = {name: self._files(name, skips) for name in self.modalities}
         images = self._pairs(found, skips) if self._paired else self._singles(found)
@@ -394,7 +394,7 @@ class FolderSource(FileSource):
         return [(f"{_TILE}{window.top}_{window.left}", window) for window in tiles]
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         _, paths, window = self._samples[index]
         path = paths[modality]
         if window is None:
@@ -416,7 +416,7 @@ class FolderSource(FileSource):
         return image
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         return None if self._samples[index][2] else super().file(index, modality)
 
 
@@ -592,23 +592,23 @@ class ArraySource(Source):
         return f"{len(self)} samples in memory"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         return []
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._samples)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return self._keys[index]
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return tuple(self._samples[index])
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         name = f"{self.key(index)} ({modality})"
         return ArrayReader(self._samples[index][modality], name=name)
 
@@ -643,7 +643,7 @@ class ConcatSource(Source):
         self._ends = list(itertools.accumulate(len(source) for source in self._sources))
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         skips = [skip for source in self._sources for skip in source.scan()]
         self._add_up()
         return skips
@@ -654,43 +654,43 @@ class ConcatSource(Source):
 
     @property
     def blocks(self) -> Sequence[int]:
-        """See :attr:`Source.blocks`."""
+        """See ``Source.blocks``."""
         if not any(source.blocks for source in self._sources):
             return ()
         return [size for source in self._sources for size in source.blocks or [len(source)]]
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return self._ends[-1]
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         number, index = self._find(index)
         key = self._sources[number].key(index)
         return f"{number}/{key}" if len(self._sources) > 1 else key
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         number, index = self._find(index)
         return self._sources[number].present(index)
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         number, index = self._find(index)
         return self._sources[number].open(index, modality)
 
     def read_target(self, index: int, window: Window) -> Any:
-        """See :meth:`Source.read_target`."""
+        """See ``Source.read_target``."""
         number, index = self._find(index)
         return self._sources[number].read_target(index, window)
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         number, index = self._find(index)
         return self._sources[number].file(index, modality)
 
     def group(self, index: int, pattern: str | None = None) -> str:
-        """See :meth:`Source.group`."""
+        """See ``Source.group``."""
         if pattern is not None:
             return super().group(index, pattern)
         number, index = self._find(index)

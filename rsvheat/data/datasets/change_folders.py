@@ -44,14 +44,14 @@ class ChangeSource(MaskSource):
         self.aligned = frozenset(aligned)
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         if modality == AFTER and index in self.aligned:
             before, after = (super(ChangeSource, self).file(index, n) for n in (BEFORE, AFTER))
             return AlignedReader(str(after), str(before))
         return super().open(index, modality)
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         resampled = modality == AFTER and index in self.aligned
         return None if resampled else super().file(index, modality)
 
@@ -62,7 +62,7 @@ class ChangeFolders(DatasetReader):
     Files that have the same path within their folders, without the suffix, belong together; files
     without a partner are reported. So are georeferenced images of a sample that differ in size,
     place, orientation or size of pixels. Folders may have wildcards, see
-    :class:`~rsvheat.data.MaskFolders`.
+    ``rsvheat.data.MaskFolders``.
 
     Args:
         before: Folder of the images of the first date, the modality ``"before"``.
@@ -122,7 +122,7 @@ class ChangeFolders(DatasetReader):
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         sources = {}
         for split, folders in self._folders.items():
             found = find_files(

@@ -108,7 +108,7 @@ def find_files(
         scan: Context of the search.
         extensions: Suffixes of the files to search for, see :class:`~rsvheat.data.FolderSource`.
         stem_map: Regular expression and its replacement by name, see
-            :class:`~rsvheat.data.FolderSource`.
+            ``rsvheat.data.FolderSource``.
         optional: Names of which all but one may be missing in a sample.
         compare_places: Whether georeferenced files of a sample must be of the same grid.
 
@@ -237,7 +237,7 @@ def hold_out(
         source: Scanned source.
         fraction: Fraction of the groups that is held out.
         groups: Names of the groups that are held out, instead of a random choice.
-        pattern: Regular expression that names the group of a sample, see :meth:`Source.group`.
+        pattern: Regular expression that names the group of a sample, see ``Source.group``.
         scan: Context, which holds the seed.
         indices: Indices of the samples to split; None for all.
 

@@ -19,13 +19,13 @@ class ImageFolders(DatasetReader):
     The images come from ``folders``, ``shards``, any ``sources``, or several of them.
 
     Args:
-        folders: Folder by modality, see :class:`~rsvheat.data.FolderSource`.
+        folders: Folder by modality, see ``rsvheat.data.FolderSource``.
         shards: Folder of shards written by ``rsvheat shards``, see
-            :class:`~rsvheat.data.ShardSource`.
+            ``rsvheat.data.ShardSource``.
         sources: Other sources.
         paired: Whether files of the same name in ``folders`` show the same ground.
         stem_map: Regular expression and replacement by modality that map the names of files to
-            those of their partners, see :class:`~rsvheat.data.FolderSource`.
+            those of their partners, see ``rsvheat.data.FolderSource``.
         unmatched: ``"skip"`` or ``"keep"`` files without a partner.
         tile: Side of the tiles in pixels that larger images are cut into; None for whole images.
         extensions: Suffixes of the files to search for, the preferred one first: it is used where
@@ -80,7 +80,7 @@ class ImageFolders(DatasetReader):
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         source = scan(self.source)
         if self._val_source is not None:
             return {"train": Split(source), "val": Split(scan(self._val_source))}

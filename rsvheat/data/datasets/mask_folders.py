@@ -108,7 +108,7 @@ class MaskFolders(DatasetReader):
         }
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         sources = {name: self._find(*folders, scan) for name, folders in self._folders.items()}
         splits = {name: Split(source) for name, source in sources.items()}
         if "val" not in sources:
