@@ -106,7 +106,7 @@ def find_files(
     Args:
         folders: Folder by modality or other name.
         scan: Context of the search.
-        extensions: Suffixes of the files to search for, see :class:`~rsvheat.data.FolderSource`.
+        extensions: Suffixes of the files to search for, see ``FolderSource``.
         stem_map: Regular expression and its replacement by name, see
             ``rsvheat.data.FolderSource``.
         optional: Names of which all but one may be missing in a sample.
