@@ -105,7 +105,7 @@ def _cell(value: float | str | None) -> str:
 
 
 def read_csv(path: Path) -> Table:
-    """Read what :func:`write_csv` wrote.
+    """Read what ``write_csv`` wrote.
 
     Raises:
         ValueError: If the columns are others.

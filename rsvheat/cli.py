@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``rsvheat``: finds its commands, runs one, and reports errors in one line.
 
-Each module of :mod:`rsvheat.commands` whose name has no leading underscore is a command. The first
+Each module of ``rsvheat.commands`` whose name has no leading underscore is a command. The first
 line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` runs it
 and may return an exit code. Slow imports are inside of that function. ``EXTRAS`` names the extras
 that install the packages that it needs, if there are any, and ``OPTION_EXTRAS`` the extra of an

@@ -93,7 +93,7 @@ def _ignore_signals(worker: int) -> None:
 class DataModule(LightningDataModule):
     """Loads batches of a data set for training, validation and testing.
 
-    Batches are described in :mod:`rsvheat.data.sample`. The loaders ``"train_plain"`` (training
+    Batches are described in ``rsvheat.data.sample``. The loaders ``"train_plain"`` (training
     samples in order, without augmentation), ``"val"`` and ``"test"`` evaluate.
 
     Args:
@@ -103,7 +103,7 @@ class DataModule(LightningDataModule):
             ``decibels``.
         crop: Window of the images that becomes a sample, and its augmentation.
         transforms: Further transforms of ``torchvision.transforms.v2`` for training, see
-            :class:`~rsvheat.data.ImageDataset`.
+            ``rsvheat.data.ImageDataset``.
         loader: Options of the data loaders.
         seed: Seed of order, augmentation and splits.
         on_error: ``"raise"`` an error at the first image that cannot be used, or ``"skip"`` it.
@@ -120,9 +120,9 @@ class DataModule(LightningDataModule):
     Attributes:
         report: Report of the samples left out so far.
         datasets: Datasets by ``"train"``, ``"train_plain"``, ``"val"`` and ``"test"``, those that
-            there are; after :meth:`setup`.
-        statistics: Statistics by modality, where normalization needs them; after :meth:`setup`.
-        normalizers: Normalizers by modality; after :meth:`setup`.
+            there are; after ``setup``.
+        statistics: Statistics by modality, where normalization needs them; after ``setup``.
+        normalizers: Normalizers by modality; after ``setup``.
     """
 
     def __init__(
@@ -411,7 +411,7 @@ class DataModule(LightningDataModule):
         """Resume the run of a checkpoint.
 
         Args:
-            state_dict: Result of :meth:`state_dict`.
+            state_dict: Result of ``state_dict``.
 
         Raises:
             DataError: If the run was within an epoch of another number of samples.
@@ -433,7 +433,7 @@ class DataModule(LightningDataModule):
         self.report.load_state_dict(state_dict["report"])
 
     def use_normalizers(self, normalizers: Mapping[str, Normalizer]) -> None:
-        """Normalize as in another run; before :meth:`setup` that saves the statistics.
+        """Normalize as in another run; before ``setup`` that saves the statistics.
 
         Args:
             normalizers: Normalizers by modality; others stay as they are.

@@ -109,7 +109,7 @@ class Normalize:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether :meth:`resolve` takes statistics."""
+        """Whether ``resolve`` takes statistics."""
         return self.method == "percentile" or (self.method == "mean_std" and self.mean is None)
 
     def resolve(self, bands: int, statistics: "Statistics | None" = None) -> "Normalizer":
@@ -181,7 +181,7 @@ class Normalizer:
         center: Value of each band that becomes 0.
         scale: Difference in each band that becomes 1.
         limit: Bound of clipping in normalized units; infinite for none.
-        decibels: Conversion before that, see :class:`Normalize`.
+        decibels: Conversion before that, see ``Normalize``.
         fill: Value of pixels without data, in normalized units.
     """
 
@@ -242,10 +242,10 @@ class Normalizer:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Normalizer":
-        """Return the normalizer of :meth:`to_dict`.
+        """Return the normalizer of ``to_dict``.
 
         Args:
-            content: Result of :meth:`to_dict`.
+            content: Result of ``to_dict``.
 
         Raises:
             ValueError: If it is something else.
@@ -268,7 +268,7 @@ def to_decibels(pixels: Pixels, decibels: Decibels) -> Pixels:
 
     Args:
         pixels: Values (C, H, W), and the mask of valid pixels.
-        decibels: Conversion, see :class:`Normalize`; ``"none"`` returns the image as it is.
+        decibels: Conversion, see ``Normalize``; ``"none"`` returns the image as it is.
 
     Returns:
         Values in decibels, and the mask of valid pixels: values must be above 0.
@@ -350,7 +350,7 @@ class Statistics:
         mean: Mean of each band.
         std: Standard deviation of each band.
         percentiles: Values (bands, 25) at the percentiles ``PERCENTILES``.
-        decibels: Unit of the values, see :class:`Normalize`.
+        decibels: Unit of the values, see ``Normalize``.
         images: Number of images that were sampled.
         pixels: Number of valid pixels of each band.
     """
@@ -383,10 +383,10 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Statistics":
-        """Return the statistics of :meth:`to_dict`.
+        """Return the statistics of ``to_dict``.
 
         Args:
-            content: Result of :meth:`to_dict`.
+            content: Result of ``to_dict``.
 
         Raises:
             ValueError: If it is something else.
@@ -560,7 +560,7 @@ def save_statistics(
 
 
 def load_statistics(path: str | os.PathLike[str]) -> dict[str, Statistics]:
-    """Read statistics that :func:`save_statistics` wrote.
+    """Read statistics that ``save_statistics`` wrote.
 
     Args:
         path: Path of the file.

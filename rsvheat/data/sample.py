@@ -18,7 +18,7 @@ A batch is a dictionary:
 ``repeated``  bool (B,): samples that another process or batch has, too; not to be scored
 ``size``      B
 ``keys``      a list of B names
-``skipped``   a list of :class:`Skip`, only where samples were left out
+``skipped``   a list of ``Skip``, only where samples were left out
 ============  ====================================================================================
 """
 
@@ -54,7 +54,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     epoch and index, takes the place: batches keep their size. With ``replace=False``, for
     evaluation, batches become smaller instead, except that one sample takes the place of a batch of
     which nothing is left. Both record it in the entry ``"skipped"`` of a sample, which
-    :class:`SkipReport` collects.
+    ``SkipReport`` collects.
 
     Args:
         source: Scanned source of the images and targets.
@@ -366,7 +366,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make a batch of samples, see the top of this module.
 
     Args:
-        samples: Samples of an :class:`ImageDataset`.
+        samples: Samples of an ``ImageDataset``.
 
     Returns:
         The batch.

@@ -204,7 +204,7 @@ class Linear(_PackedModule, nn.Linear):
         return self.weight.chunk(count)
 
     def of_gelu(self, x: Tensor) -> Tensor:
-        """Return :meth:`forward` of the GELU of ``x``.
+        """Return ``forward`` of the GELU of ``x``.
 
         Only ``x`` is saved for the backward pass, which recomputes the GELU to save memory: its
         output is as large as ``x``, the largest tensor that a block saves.

@@ -43,7 +43,7 @@ def few_rows_are_packed_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[Linear, Conv2dNHWC])
 def layer(request: pytest.FixtureRequest) -> Layer:
-    """One of each in evaluation, for inputs of :func:`features`."""
+    """One of each in evaluation, for inputs of ``features``."""
     return (Linear(19, 12) if request.param is Linear else Conv2dNHWC(19, 12, 3, 2, 1)).eval()
 
 
