@@ -151,13 +151,14 @@ wheels: $(VENV)/.dependencies ## build the sdist and the wheels of a release in 
 
 # A wheel of dist/ under the oldest and the newest torch: two environments of several GB in build/. The
 # tests run from there, where no process of theirs can import the source tree. Another interpreter's
-# wheel: WHEEL_PYTHON=python3.13; another variant: VARIANT=cpu.
+# wheel: WHEEL_PYTHON=python3.13; another variant: VARIANT=cpu; some tests: WHEEL_TESTS='ops test_binary.py'.
 test-torch-matrix: ## test a wheel of dist/ under the oldest and the newest torch
 	for versions in oldest newest; do \
 	  $(MAKE) --no-print-directory test-wheel-$$versions || exit 1; \
 	done
 
 VARIANT ?= cuda
+WHEEL_TESTS ?= .
 WHEEL_PYTHON ?= $(BIN)/python
 TAG := import sys; print("cp%d%d" % sys.version_info[:2])
 test-wheel-%: $(VENV)/.dependencies
@@ -166,7 +167,7 @@ test-wheel-%: $(VENV)/.dependencies
 	$(BIN)/pip --python build/$*/bin/python install -q --no-deps --force-reinstall \
 	  dist/$(VARIANT)/rsvheat-*-$$(build/$*/bin/python -c '$(TAG)')-*.whl
 	cd build/$* && RSVHEAT_REQUIRE_NATIVE=1 bin/python -m pytest -c ../../pyproject.toml \
-	  -m 'not slow and not source_tree' $(PYTEST_ARGS) ../../tests
+	  -m 'not slow and not source_tree' $(PYTEST_ARGS) $(addprefix ../../tests/,$(WHEEL_TESTS))
 
 # Each extra alone is enough for what it is for. The environments of the extras see the packages of one
 # that holds the wheel without extras, so torch is installed once.
