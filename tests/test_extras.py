@@ -18,12 +18,24 @@ PROGRAM = Path(__file__).with_name("run_extra.py")
 
 pytestmark = pytest.mark.source_tree
 
-# Hides modules from imports, and from those who ask whether they are there.
+# Hides modules from imports, and from those who ask whether they or their packages are there.
 HIDE = """
-import json, runpy, sys
+import importlib.metadata, json, runpy, sys
 from importlib.machinery import PathFinder
 
 hidden = set(json.loads(sys.argv[1]))
+owners = importlib.metadata.packages_distributions()
+without = {name.lower().replace("_", "-") for module in hidden for name in owners[module]}
+find = importlib.metadata.Distribution.from_name
+
+
+def from_name(name):
+    if name.lower().replace("_", "-") in without:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return find(name)
+
+
+importlib.metadata.Distribution.from_name = staticmethod(from_name)
 
 
 class Finder(PathFinder):
