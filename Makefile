@@ -12,6 +12,7 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 WHEELS_ARGS ?=
 MMCV_WHEEL ?=
+REPRODUCE_ARGS ?=
 INSTALL_VARIANTS ?=
 
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onn
 
 .PHONY: help demo test build wheels test-torch-matrix test-cpp test-aarch64 test-python test-mm \
   test-mm-operators test-hosts test-torchgeo test-terratorch test-install test-extras test-long fuzz \
-  bench-boxes notebooks lint format clean
+  bench-boxes reproduce notebooks lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -103,6 +104,12 @@ test-mm-operators: build build/mm-operators/.dependencies ## the same with mmcv'
 bench-boxes: build build/mm-operators/.dependencies ## time operators on rotated boxes beside their peers
 	$(BIN)/pip --python build/mm-operators/bin/python install -q --no-deps oriented-det==0.4.1
 	build/mm-operators/bin/python benchmarks/boxes.py $(BENCH_ARGS)
+
+# Measures the committed figures again that take under an hour each, and compares them; exit status 1
+# if one is missed. REPRODUCE_ARGS='--steps "the demo"' chooses some. Needs a machine that is idle.
+reproduce: build ## measure committed figures again and compare
+	RSVHEAT_WERROR=$(WERROR) $(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+	$(BIN)/python benchmarks/reproduce.py $(REPRODUCE_ARGS)
 
 # They see the packages of $(VENV), so torch is installed once. OpenCV comes without windows, whose
 # libraries (libGL) a server lacks: the headless package writes over the one that mmengine asks for.
