@@ -23,16 +23,12 @@ FOUND = {
     "explain": {},
     "operators": {r"(0\.\d+) after \d+ steps": 0.9},
     "pretraining": {r"bundled weights +\S+ among 1, (\S+)% among 5": 5},
-    "segment_geotiff": {r"water +IoU +(\S+)%": 60},
-    "ships": {r"(\d+) ships with a score": 3},
 }
 # Code after the cell of parameters, for a run that shows that all cells work.
 QUICK = {
     "backbone": "epochs = 1",
     "change": "epochs = 1",
     "pretraining": "epochs = 1",
-    "segment_geotiff": "epochs = 1",
-    "ships": "epochs = 1",
 }
 
 pytestmark = pytest.mark.source_tree
