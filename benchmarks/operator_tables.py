@@ -230,7 +230,7 @@ def _goal(
 
 
 def markdown(table: Table) -> str:
-    """Return the tables of one CSV for README."""
+    """Return the tables of one CSV, for ``results/README.md``."""
     header = table.header
     lines = [
         f"### `{header['op']}` on {header['device']}",
