@@ -262,10 +262,10 @@ def markdown(table: Table) -> str:
             )
         title = f"Forward and backward, {dtype}, ms (x forward), and error and memory of rsvheat:"
         lines += ["", title, "", *_markdown_table(titles, body)]
-    lines += ["", "Goals:", *(f"- {line}" for line in goals(table))]
+    lines += ["", "Goals:", "", *(f"- {line}" for line in goals(table))]
     notes = list(dict.fromkeys(f"{r.row} ({r.dtype}): {r.note}" for r in table.records if r.note))
     if notes:
-        lines += ["", "Not measured:", *(f"- {note}" for note in notes)]
+        lines += ["", "Not measured:", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines)
 
 

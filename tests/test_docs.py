@@ -35,7 +35,7 @@ SHORT = [
     "--trainer.limit_val_batches=1",
     "--trainer.limit_test_batches=1",
     "--trainer.num_sanity_val_steps=0",
-    "--data.loader.batch_size=4",
+    "--data.loader.batch_size=2",
     "--data.loader.num_workers=0",
     "--data.statistics_images=8",
 ]
