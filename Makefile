@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 MMCV_WHEEL ?=
+REPRODUCE_ARGS ?=
 INSTALL_VARIANTS ?=
 
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onn
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
   test-torchgeo test-terratorch test-torch-matrix test-install test-extras test-long fuzz \
-  bench-boxes notebook docs lint format clean
+  bench-boxes reproduce notebook docs lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
@@ -89,6 +90,12 @@ test-mm-operators: build build/mm-operators/.dependencies
 bench-boxes: build build/mm-operators/.dependencies
 	$(BIN)/pip --python build/mm-operators/bin/python install -q --no-deps oriented-det==0.4.1
 	build/mm-operators/bin/python benchmarks/boxes.py $(BENCH_ARGS)
+
+# Measures the committed figures again that take under an hour each, and compares them; exit status 1
+# if one is missed. REPRODUCE_ARGS='--steps "the demo"' chooses some. Needs a machine that is idle.
+reproduce: build
+	RSVHEAT_WERROR=$(WERROR) $(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+	$(BIN)/python benchmarks/reproduce.py $(REPRODUCE_ARGS)
 
 # They see the packages of $(VENV), so torch is installed once. OpenCV comes without windows, whose
 # libraries (libGL) a server lacks: the headless package writes over the one that mmengine asks for.
