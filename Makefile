@@ -28,14 +28,14 @@ NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onn
 
 .PHONY: demo test build test-cpp test-python test-mm test-mm-operators test-hosts \
   test-torchgeo test-terratorch test-torch-matrix test-install test-extras test-long fuzz \
-  bench-boxes reproduce notebook lint format clean
+  bench-boxes reproduce notebook docs lint format clean
 .DELETE_ON_ERROR:
 
 # Pretrains, fine-tunes and maps in minutes; DEMO_ARGS='--seed 1' and so on, see rsvheat demo --help.
 demo: build
 	$(BIN)/rsvheat demo $(DEMO_ARGS)
 
-test: lint test-cpp test-python test-mm test-torchgeo
+test: lint test-cpp test-python test-mm test-torchgeo docs
 
 # An incremental build: seconds when nothing changed.
 build: $(VENV)/.dependencies
@@ -131,6 +131,17 @@ build/host-%/.dependencies: $(VENV)/.dependencies
 # Runs the notebook, whose output is committed with it.
 notebook: build
 	$(BIN)/jupyter execute --inplace examples/rsvheat.ipynb
+
+# The documentation, in build/site, by the settings of mkdocs.yml; a warning is an error. Docstrings are
+# read without importing the package, so neither a build nor torch is needed.
+docs: build/docs/.dependencies
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build -q
+
+build/docs/.dependencies: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/python -m venv --without-pip build/docs
+	$(BIN)/pip --python build/docs/bin/python install -q --group docs
+	touch $@
 
 # One wheel under the oldest and the newest torch: two environments of several GB in build/. The tests
 # run from there, where no process of theirs can import the source tree.
