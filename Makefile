@@ -29,7 +29,7 @@ NEWEST := --upgrade torch torchvision numpy timm safetensors huggingface_hub onn
 
 .PHONY: help demo test build wheels test-torch-matrix test-cpp test-aarch64 test-python test-mm \
   test-mm-operators test-hosts test-torchgeo test-terratorch test-install test-extras test-long fuzz \
-  bench-boxes reproduce notebooks lint format clean
+  bench-boxes reproduce notebooks docs lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -40,7 +40,7 @@ help: ## list the targets
 demo: build ## pretrain, fine-tune and map the bundled images
 	$(BIN)/rsvheat demo $(DEMO_ARGS)
 
-test: lint test-cpp test-python test-mm test-torchgeo ## everything that has to pass
+test: lint test-cpp test-python test-mm test-torchgeo docs ## everything that has to pass
 
 # An incremental build: seconds when nothing changed.
 build: $(VENV)/.dependencies ## build what changed and install it in the virtual environment
@@ -146,8 +146,19 @@ build/host-%/.dependencies: $(VENV)/.dependencies
 NOTEBOOKS ?= $(wildcard examples/*.ipynb)
 notebooks: build ## run the notebooks in place
 	for notebook in $(NOTEBOOKS); do \
-	  $(BIN)/python tools/run_notebook.py $$notebook || exit 1; \
+	  $(BIN)/jupyter execute --inplace $$notebook || exit 1; \
 	done
+
+# The documentation, in build/site, by the settings of mkdocs.yml; a warning is an error. Docstrings are
+# read without importing the package, so neither a build nor torch is needed.
+docs: build/docs/.dependencies ## build the documentation
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build -q
+
+build/docs/.dependencies: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/python -m venv --without-pip build/docs
+	$(BIN)/pip --python build/docs/bin/python install -q --group docs
+	touch $@
 
 # The sdist and the wheels of a release in dist/: manylinux for each CPython that the machine has, with
 # kernels for the CPU alone and for CUDA too, and one without kernels. The first time takes minutes.

@@ -233,7 +233,7 @@ def _goal(
 
 
 def markdown(table: Table) -> str:
-    """Return the tables of one CSV for README."""
+    """Return the tables of one CSV, for ``results/README.md``."""
     header = table.header
     lines = [
         f"### `{header['op']}` on {header['device']}",
@@ -265,10 +265,10 @@ def markdown(table: Table) -> str:
             )
         title = f"Forward and backward, {dtype}, ms (x forward), and error and memory of rsvheat:"
         lines += ["", title, "", *_markdown_table(titles, body)]
-    lines += ["", "Goals:", *(f"- {line}" for line in goals(table))]
+    lines += ["", "Goals:", "", *(f"- {line}" for line in goals(table))]
     notes = list(dict.fromkeys(f"{r.row} ({r.dtype}): {r.note}" for r in table.records if r.note))
     if notes:
-        lines += ["", "Not measured:", *(f"- {note}" for note in notes)]
+        lines += ["", "Not measured:", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines)
 
 
