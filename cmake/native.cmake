@@ -41,7 +41,7 @@ add_library(
   rsvheat_ops MODULE
   csrc/ops/schema.cpp csrc/ops/boxes.cpp csrc/ops/dct.cpp csrc/ops/fingerprint.cpp
   csrc/ops/frequency_split.cpp csrc/ops/heat_conduction.cpp csrc/ops/layer_norm.cpp
-  csrc/ops/spatial_correction.cpp csrc/ops/spectral_l1.cpp)
+  csrc/ops/linear.cpp csrc/ops/spatial_correction.cpp csrc/ops/spectral_l1.cpp)
 target_link_libraries(rsvheat_ops PRIVATE rsvheat_flags rsvheat_core rsvheat_torch)
 set(RSVHEAT_LIBRARIES rsvheat_core rsvheat_ops)
 
