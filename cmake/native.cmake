@@ -11,17 +11,20 @@ find_package(pybind11 3.0 CONFIG REQUIRED)
 # ---- torch --------------------------------------------------------------------------------------
 # find_package(Torch) would look for the CUDA toolkit that torch was built with and link everything;
 # the stable ABI needs torch's headers and libtorch_cpu only. torch is not imported: that would take
-# seconds, and would ask for a driver.
+# seconds, and would ask for a driver. Its version for any Python serves; `make wheels` takes one.
 
+if(NOT RSVHEAT_TORCH_PYTHON)
+  set(RSVHEAT_TORCH_PYTHON ${Python_EXECUTABLE})
+endif()
 execute_process(
   COMMAND
-    ${Python_EXECUTABLE} -c
+    ${RSVHEAT_TORCH_PYTHON} -c
     "import importlib.metadata as m, importlib.util as u; print(m.version('torch'), u.find_spec('torch').submodule_search_locations[0], sep='|', end='')"
   OUTPUT_VARIABLE RSVHEAT_TORCH
   RESULT_VARIABLE RSVHEAT_TORCH_RESULT
   ERROR_QUIET)
 if(NOT RSVHEAT_TORCH_RESULT EQUAL 0)
-  message(FATAL_ERROR "torch is not installed for ${Python_EXECUTABLE}; its headers are needed. "
+  message(FATAL_ERROR "torch is not installed for ${RSVHEAT_TORCH_PYTHON}; its headers are needed. "
                       "RSVHEAT_NATIVE=OFF builds the package without compiled kernels.")
 endif()
 string(REGEX REPLACE "\\|.*" "" RSVHEAT_TORCH_VERSION "${RSVHEAT_TORCH}")
