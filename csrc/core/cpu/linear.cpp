@@ -2,6 +2,7 @@
 #include "../linear.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "launch.h"
 #include "linear_jobs.h"
@@ -60,6 +61,8 @@ void lowered_linear_cpu(const void* x, const float* weight, const float* bias, b
   } else {
     parallel.run(parts, body, &context);
   }
+#else
+  static_cast<void>(std::tie(x, weight, bias, gelu, y, rows, inputs, outputs, host));
 #endif
 }
 
