@@ -190,7 +190,9 @@ def _without_nvcc() -> dict[str, str]:
     }
 
 
-def _configure(build: Path, *options: str, source: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def _configure(
+    build: Path, *options: str, source: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     pybind11 = pytest.importorskip("pybind11")
     cmake = shutil.which("cmake", path=_without_nvcc()["PATH"])
     if cmake is None:
@@ -206,7 +208,7 @@ def _configure(build: Path, *options: str, source: Path = ROOT) -> subprocess.Co
         capture_output=True,
         text=True,
         check=False,
-        env=_without_nvcc(),
+        env=_without_nvcc() | environment,
     )
 
 
@@ -230,6 +232,28 @@ def test_cuda_that_is_asked_for_and_absent_is_an_error_that_names_off(tmp_path: 
     assert result.returncode != 0
     assert "no nvcc" in result.stderr
     assert "RSVHEAT_CUDA=OFF" in result.stderr
+
+
+@pytest.mark.source_tree
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("echo no cudafe++ >&2; exit 3", "does not run (3): no cudafe++"),
+        ("echo Cuda compilation tools, release 11.8, V11.8.89", "is of CUDA 11.8; the kernels"),
+    ],
+)
+def test_nvcc_that_cannot_build_is_named(tmp_path: Path, program: str, message: str) -> None:
+    nvcc = tmp_path / "bin of it" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\n{program}\n")
+    nvcc.chmod(0o755)
+    result = _configure(tmp_path / "build", CUDACXX=str(nvcc))
+    assert result.returncode != 0
+    told = " ".join(result.stderr.split())
+    assert f"{nvcc} {message}" in told
+    assert "RSVHEAT_CUDA=OFF builds for the CPU only" in told
+    # Asked for no CUDA, it is not called.
+    assert _configure(tmp_path / "off", "-DRSVHEAT_CUDA=OFF", CUDACXX=str(nvcc)).returncode == 0
 
 
 @pytest.mark.source_tree

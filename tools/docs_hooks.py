@@ -20,6 +20,8 @@ def _formula(match: re.Match[str]) -> str:
 def _link(match: re.Match[str]) -> str:
     """Return a reference that autorefs makes a link, if the API reference has the name."""
     name = match["name"]
+    if name is None:  # a link, a reference or a heading
+        return match[0]
     return f'<autoref identifier="{_HOMES.get(name, name)}" optional>{match[0]}</autoref>'
 
 
@@ -31,4 +33,10 @@ def on_page_content(page_html: str, **_: Any) -> str:
         page_html,
         flags=re.DOTALL,
     )
-    return re.sub(r"(?<!>)<code>(?P<name>rsvheat(?:\.\w+)+)</code>(?!</a>)", _link, page_html)
+    return re.sub(
+        r"<(?P<outer>a|autoref|h\d)\b[^>]*>.*?</(?P=outer)>"
+        r"|<code>(?P<name>rsvheat(?:\.\w+)+)</code>",
+        _link,
+        page_html,
+        flags=re.DOTALL,
+    )
