@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only place where the kernels meet the CUDA toolkit. Under RSVHEAT_CUDA_EMULATION the same
 // kernels are compiled as host C++ against tests/cpp/cuda_emulation/emulation.h, which needs no
-// toolkit: so kernels use launch(), RSVHEAT_DYNAMIC_SHARED and block-wide barriers, and no warp
-// intrinsics.
+// toolkit: so kernels use launch(), RSVHEAT_DYNAMIC_SHARED, block-wide barriers and, of what a warp
+// offers, group_sum() alone.
 #pragma once
 
 #include <cstdint>
@@ -35,9 +35,21 @@ inline constexpr int kTransposeRows = 8;
 // in the level-2 cache (40 to 50 MiB on the A100 and H100).
 inline constexpr int64_t kCacheBytes = 32 << 20;
 
+// Blocks of kernels that loop over their work: two for each multiprocessor of an H100.
+inline constexpr int kPersistentBlocks = 264;
+
 // Lanes of a line kernel (line_kernels.cu).
 template <int Half>
 inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
+
+// Sum over groups of `lanes` neighbours of a warp, a power of two; the same bits in each of them.
+// All lanes of the warp have to call it.
+template <typename T>
+RSVHEAT_DEVICE T group_sum(T value, int lanes) {
+  for (int other = lanes / 2; other > 0; other /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, other);
+  return value;
+}
 
 inline Status check(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};

@@ -8,6 +8,7 @@ set(RSVHEAT_CUDA_CORE_SOURCES
     csrc/core/cuda/fft_transform.cu
     csrc/core/cuda/frequency_split.cu
     csrc/core/cuda/heat_conduction.cu
+    csrc/core/cuda/layer_norm.cu
     csrc/core/cuda/line_kernels.cu
     csrc/core/cuda/matrix_kernels.cu
     csrc/core/cuda/plan_cache.cu
