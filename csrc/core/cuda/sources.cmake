@@ -13,6 +13,8 @@ set(RSVHEAT_CUDA_CORE_SOURCES
     csrc/core/cuda/matrix_kernels.cu
     csrc/core/cuda/plan_cache.cu
     csrc/core/cuda/roi_align.cu
+    csrc/core/cuda/spatial_correction.cu
+    csrc/core/cuda/spatial_correction_backward.cu
     csrc/core/cuda/spectral_l1.cu
     csrc/core/cuda/tile_kernels.cu
     csrc/core/cuda/transform.cu)
