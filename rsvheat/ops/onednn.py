@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from rsvheat.ops import _autocast, _checks
+from rsvheat.ops._backend import is_jit_tracing
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 
 
@@ -203,6 +204,22 @@ class Linear(_PackedModule, nn.Linear):
             return self._pack(dtype, _OPERATORS.pack_linear, count)
         return self.weight.chunk(count)
 
+    def _type_on_gpu(self, x: Tensor) -> torch.dtype | None:
+        """Return the type in which torch multiplies on a GPU, None where the GELU is not redone."""
+        if (
+            not (x.is_cuda and self.weight.is_cuda)
+            or torch.compiler.is_compiling()
+            or is_jit_tracing()
+            or _checks.transforms_active()
+            or not self._fits(x)
+        ):
+            return None
+        if not _autocast.enabled(x):
+            return x.dtype if x.dtype == self.weight.dtype else None
+        lowered = torch.get_autocast_dtype(x.device.type)
+        narrow = (torch.float32, lowered)
+        return lowered if x.dtype in narrow and self.weight.dtype in narrow else None
+
     def of_gelu(self, x: Tensor) -> Tensor:
         """Return :meth:`forward` of the GELU of ``x``.
 
@@ -212,7 +229,9 @@ class Linear(_PackedModule, nn.Linear):
         Args:
             x: Features before the GELU, (..., in_features).
         """
-        dtype = self._type(x) if torch.is_grad_enabled() else None
+        dtype = None
+        if torch.is_grad_enabled():
+            dtype = self._type(x) or self._type_on_gpu(x)
         if dtype is None or self._records_nothing(x):
             return self.forward(gelu(x))
         (y,) = _Products.apply(x.to(dtype), self.weight, self.bias, 1, True)
@@ -222,9 +241,11 @@ class Linear(_PackedModule, nn.Linear):
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    assert _OPERATORS is not None
-    algorithm = "none" if activation == "gelu" else ""  # not the approximation by tanh
     bias = None if bias is None else bias.to(x.dtype)
+    if _OPERATORS is None or x.device.type != "cpu":
+        y = linear(x, weight, bias)
+        return gelu(y) if activation == "gelu" else y
+    algorithm = "none" if activation == "gelu" else ""  # not the approximation by tanh
     return _OPERATORS.linear(x, weight, bias, activation, [], algorithm)
 
 
