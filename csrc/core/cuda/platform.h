@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 
 #include "status.h"
 
@@ -55,20 +56,33 @@ inline Status check(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};
 }
 
-// kernel<<<grid, block, shared_bytes, stream>>>(arguments...), opting in to large shared memory.
+// kernel<<<grid, block, shared_bytes, stream>>>(arguments...), opting in to large shared memory. Its
+// status is that of this launch: cudaGetLastError() may hold the error of another library.
 template <typename... Parameters, typename... Arguments>
 Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
               cudaStream_t stream, const Arguments&... arguments) {
   constexpr size_t kDefaultSharedLimit = 48 * 1024;
   if (shared_bytes > kDefaultSharedLimit) {
-    const Status status =
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(shared_bytes)),
-              "shared memory limit");
+    Status status = check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               int(shared_bytes)),
+                          "shared memory limit");
+    if (!status.ok()) return status;
+    // Two blocks a multiprocessor, which channel_group() counts on, need all of what it can have.
+    status = check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        cudaSharedmemCarveoutMaxShared),
+                   "shared memory carve-out");
     if (!status.ok()) return status;
   }
-  kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
-  return check(cudaGetLastError(), "kernel launch");
+  std::tuple<Parameters...> values(Parameters(arguments)...);
+  const cudaError_t error = std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {static_cast<void*>(&value)...};
+        return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers,
+                                shared_bytes, stream);
+      },
+      values);
+  if (error != cudaSuccess) (void)cudaGetLastError();  // reported here, not to whoever asks next
+  return check(error, "kernel launch");
 }
 
 }  // namespace rsvheat::cuda

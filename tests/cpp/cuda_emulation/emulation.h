@@ -187,12 +187,22 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed };
+
+namespace emulation {
+inline thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+}
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "invalid argument";
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(emulation::capture_mode, *mode);
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
@@ -308,6 +318,9 @@ enum cufftType { CUFFT_R2C, CUFFT_C2R, CUFFT_D2Z, CUFFT_Z2D };
 
 namespace emulation {
 
+// Making and destroying plans is a fault unless the thread has said that it concerns no capture.
+inline bool may_allocate() { return capture_mode == cudaStreamCaptureModeRelaxed; }
+
 struct FftPlan {
   int height = 1, width = 1, batch = 0, real_row = 0;
   bool double_precision = false, inverse = false;
@@ -381,6 +394,7 @@ void fft(const FftPlan& plan, Real* data) {
 
 inline cufftResult cufftCreate(cufftHandle* plan) {
   static int next = 0;
+  if (!emulation::may_allocate()) return CUFFT_INVALID_VALUE;
   std::lock_guard lock(emulation::fft_mutex);
   *plan = ++next;
   emulation::fft_plan_table()[*plan] = {};
@@ -388,6 +402,7 @@ inline cufftResult cufftCreate(cufftHandle* plan) {
   return CUFFT_SUCCESS;
 }
 inline cufftResult cufftDestroy(cufftHandle plan) {
+  if (!emulation::may_allocate()) return CUFFT_INVALID_VALUE;
   std::lock_guard lock(emulation::fft_mutex);
   emulation::device.fft_plans -= emulation::fft_plan_table().erase(plan);
   return CUFFT_SUCCESS;
