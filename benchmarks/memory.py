@@ -184,7 +184,7 @@ def backward(pending: list[tuple[Any, Tensor]], counter: LiveBytes) -> None:
     kept = []
     del node, gradient
     # Checkpointed blocks recompute once for each run of the engine.
-    with torch.no_grad(), mock.patch("torch._C._current_graph_task_id", lambda: 0):
+    with torch.no_grad(), mock.patch("torch._C._current_graph_task_id", return_value=0):
         while queue:
             node = heapq.heappop(queue)[2]
             by_slot = arrived.pop(node, {})

@@ -12,6 +12,7 @@ from rsvheat.ops._backend import use_native
 
 _HALVES = (torch.bfloat16, torch.float16)
 
+
 def gated_layer_norm(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:

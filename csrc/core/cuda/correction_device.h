@@ -36,10 +36,10 @@ struct CorrectionParams {
   const void *x, *embed, *weight, *bias, *conv_bias, *grad_y;
   double eps;
   Shape shape;
-  void* moments;           // (B, H, W, 2)
-  const void* taps;        // (9, C)
-  void* y;                 // result of a convolution
-  int64_t strip_rows;      // rows of a strip
+  void* moments;       // (B, H, W, 2)
+  const void* taps;    // (9, C)
+  void* y;             // result of a convolution
+  int64_t strip_rows;  // rows of a strip
   int64_t row_strips, column_strips;
 
   __host__ __device__ int64_t strips() const { return shape.batch * row_strips * column_strips; }
@@ -126,10 +126,10 @@ __global__ void __launch_bounds__(kMaxThreads) moments_kernel(CorrectionParams p
   const Acc* embed = static_cast<const Acc*>(p.embed) + pixel % plane * p.shape.channels;
   Acc held[K > 0 ? K : 1][V];
   if constexpr (K > 0)
-    for_vectors<V, K>(
-        lane, plan, [&](int k, int c) { load_corrected<S, V>(x + c, embed + c, held[k]); });
-  const RowMoments<Acc> moments = row_moments<V, K>(
-      lane, plan, Acc(p.shape.channels), Acc(p.eps), [&](int k, int c, Acc* v) {
+    for_vectors<V, K>(lane, plan,
+                      [&](int k, int c) { load_corrected<S, V>(x + c, embed + c, held[k]); });
+  const RowMoments<Acc> moments =
+      row_moments<V, K>(lane, plan, Acc(p.shape.channels), Acc(p.eps), [&](int k, int c, Acc* v) {
         if constexpr (K > 0) {
           RSVHEAT_UNROLL
           for (int i = 0; i < V; ++i) v[i] = held[k][i];
@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(kMaxThreads) moments_kernel(CorrectionParams p
   store_vector<2>(static_cast<Acc*>(p.moments) + 2 * pixel, pair);
 }
 
-// The depthwise convolution of what Features reads, to results of type Out. `flipped` takes the taps
-// in the other order, which makes it the transpose.
+// The depthwise convolution of what Features reads, to results of type Out. `flipped` takes the
+// taps in the other order, which makes it the transpose.
 template <typename Features, typename Out, int V, bool kFlipped>
 __global__ void __launch_bounds__(kConvThreads) convolution_kernel(CorrectionParams p) {
   using Acc = typename Features::Acc;
@@ -165,22 +165,17 @@ __global__ void __launch_bounds__(kConvThreads) convolution_kernel(CorrectionPar
   // Results of rows h - 1, h and h + 1 while row h is read.
   Acc sums[3][kColumns][V];
   RSVHEAT_UNROLL
-  for (int s = 1; s < 3; ++s)
-    RSVHEAT_UNROLL
-    for (int t = 0; t < kColumns; ++t)
-      RSVHEAT_UNROLL
-      for (int i = 0; i < V; ++i) sums[s][t][i] = start[i];
+  for (int s = 1; s < 3; ++s) RSVHEAT_UNROLL
+  for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
+  for (int i = 0; i < V; ++i) sums[s][t][i] = start[i];
   for (int64_t h = strip.row - 1; h <= strip.end_row; ++h) {
     RSVHEAT_UNROLL
-    for (int s = 0; s < 2; ++s)
-      RSVHEAT_UNROLL
-      for (int t = 0; t < kColumns; ++t)
-        RSVHEAT_UNROLL
-        for (int i = 0; i < V; ++i) sums[s][t][i] = sums[s + 1][t][i];
+    for (int s = 0; s < 2; ++s) RSVHEAT_UNROLL
+    for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
+    for (int i = 0; i < V; ++i) sums[s][t][i] = sums[s + 1][t][i];
     RSVHEAT_UNROLL
-    for (int t = 0; t < kColumns; ++t)
-      RSVHEAT_UNROLL
-      for (int i = 0; i < V; ++i) sums[2][t][i] = start[i];
+    for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
+    for (int i = 0; i < V; ++i) sums[2][t][i] = start[i];
     RSVHEAT_UNROLL
     for (int j = -1; j <= kColumns; ++j) {
       Acc v[V];
@@ -190,9 +185,8 @@ __global__ void __launch_bounds__(kConvThreads) convolution_kernel(CorrectionPar
         const int column = j - t + 1;  // of the taps
         if (column < 0 || column > 2) continue;
         RSVHEAT_UNROLL
-        for (int s = 0; s < 3; ++s)
-          RSVHEAT_UNROLL
-          for (int i = 0; i < V; ++i) sums[s][t][i] += v[i] * taps[(2 - s) * 3 + column][i];
+        for (int s = 0; s < 3; ++s) RSVHEAT_UNROLL
+        for (int i = 0; i < V; ++i) sums[s][t][i] += v[i] * taps[(2 - s) * 3 + column][i];
       }
     }
     if (h - 1 < strip.row) continue;
@@ -263,7 +257,8 @@ Status prepare_correction(CorrectionParams* p, const void* conv_weight, DType dt
                           void* workspace, cudaStream_t stream) {
   using Acc = Accumulator<S>;
   p->moments = workspace;
-  auto* taps = reinterpret_cast<Acc*>(static_cast<char*>(workspace) + moments_bytes(dtype, p->shape));
+  auto* taps =
+      reinterpret_cast<Acc*>(static_cast<char*>(workspace) + moments_bytes(dtype, p->shape));
   p->taps = taps;
   const int64_t channels = p->shape.channels;
   const dim3 taps_grid(unsigned((kTaps * channels + kMaxThreads - 1) / kMaxThreads));

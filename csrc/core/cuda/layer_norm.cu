@@ -200,7 +200,8 @@ Status layer_norm_cuda(NormStep step, const void* x, DType dtype, const void* ot
                        DType other_dtype, NormParameters norm, void* y, NormRows rows,
                        cudaStream_t stream) {
   if (rows.rows * rows.channels == 0) return {};
-  const bool aligned = rows_aligned(dtype, other_dtype, rows, {x, other, norm.weight, norm.bias, y});
+  const bool aligned =
+      rows_aligned(dtype, other_dtype, rows, {x, other, norm.weight, norm.bias, y});
   return with_types(step, dtype, other_dtype, [&](auto s, auto r) {
     using S = decltype(s);
     using R = decltype(r);

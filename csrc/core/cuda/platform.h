@@ -56,8 +56,8 @@ inline Status check(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};
 }
 
-// kernel<<<grid, block, shared_bytes, stream>>>(arguments...), opting in to large shared memory. Its
-// status is that of this launch: cudaGetLastError() may hold the error of another library.
+// kernel<<<grid, block, shared_bytes, stream>>>(arguments...), opting in to large shared memory.
+// Its status is that of this launch: cudaGetLastError() may hold the error of another library.
 template <typename... Parameters, typename... Arguments>
 Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
               cudaStream_t stream, const Arguments&... arguments) {
@@ -73,7 +73,7 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
                    "shared memory carve-out");
     if (!status.ok()) return status;
   }
-  std::tuple<Parameters...> values(Parameters(arguments)...);
+  std::tuple<Parameters...> values{Parameters(arguments)...};
   const cudaError_t error = std::apply(
       [&](auto&... value) {
         void* pointers[] = {static_cast<void*>(&value)...};

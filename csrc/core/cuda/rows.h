@@ -136,7 +136,9 @@ Status with_storage(DType dtype, const Body& body) {
   }
 }
 
-inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
 
 // body(k, c) for each vector of a row that this lane has: the k-th, which begins at channel c.
 template <int V, int K, typename Body>
@@ -191,11 +193,9 @@ struct ChannelSums {
   RSVHEAT_DEVICE void clear(int lane, const RowPlan& plan) {
     if constexpr (K > 0) {
       RSVHEAT_UNROLL
-      for (int s = 0; s < kSums; ++s)
-        RSVHEAT_UNROLL
-        for (int k = 0; k < K; ++k)
-          RSVHEAT_UNROLL
-          for (int i = 0; i < V; ++i) held[s][k][i] = 0;
+      for (int s = 0; s < kSums; ++s) RSVHEAT_UNROLL
+      for (int k = 0; k < K; ++k) RSVHEAT_UNROLL
+      for (int i = 0; i < V; ++i) held[s][k][i] = 0;
     } else {
       for (int s = 0; s < kSums; ++s)
         for_vectors<V, K>(lane, plan, [&](int, int c) { memory[s * channels + c] = 0; });

@@ -19,10 +19,10 @@ Status spatial_correction_conv_cuda(const void* x, CorrectionParameters paramete
     using S = decltype(storage);
     CorrectionParams p = correction_params(x, parameters, shape);
     p.y = y;
-    const bool vectors = takes_vectors<S>(shape.channels, {x, p.embed, p.weight, p.bias,
-                                                           parameters.conv_bias, y});
-    RSVHEAT_RETURN_IF_ERROR(prepare_correction<S>(&p, parameters.conv_weight, dtype, vectors,
-                                                  workspace, stream));
+    const bool vectors =
+        takes_vectors<S>(shape.channels, {x, p.embed, p.weight, p.bias, parameters.conv_bias, y});
+    RSVHEAT_RETURN_IF_ERROR(
+        prepare_correction<S>(&p, parameters.conv_weight, dtype, vectors, workspace, stream));
     const auto run = [&](auto width) {
       constexpr int V = decltype(width)::value;
       set_strips(&p, V);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Some images at a time: the transposed convolution of the gradient, which stays in the level-2
-// cache, goes through the norm to the gradients of x and of the embedding. The gradients of the taps
-// are sums over all pixels of products of two windows.
+// cache, goes through the norm to the gradients of x and of the embedding. The gradients of the
+// taps are sums over all pixels of products of two windows.
 #include "correction_device.h"
 #include "spatial_correction.h"
 
@@ -109,9 +109,8 @@ __global__ void __launch_bounds__(kConvThreads) taps_kernel(CorrectionParams p, 
   const PlainFeatures<S, V> gradients(p, valid ? c : 0);
   Acc sums[kTaps + 1][V];
   RSVHEAT_UNROLL
-  for (int t = 0; t <= kTaps; ++t)
-    RSVHEAT_UNROLL
-    for (int i = 0; i < V; ++i) sums[t][i] = 0;
+  for (int t = 0; t <= kTaps; ++t) RSVHEAT_UNROLL
+  for (int i = 0; i < V; ++i) sums[t][i] = 0;
   const int64_t step = int64_t(gridDim.x) * blockDim.y, strips = valid ? p.strips() : 0;
   for (int64_t index = blockIdx.x * int64_t(blockDim.y) + threadIdx.y; index < strips;
        index += step) {
@@ -119,18 +118,15 @@ __global__ void __launch_bounds__(kConvThreads) taps_kernel(CorrectionParams p, 
     // The strip's gradients of rows h - 1, h and h + 1 while row h of the features is read.
     Acc grads[3][kColumns][V];
     RSVHEAT_UNROLL
-    for (int s = 0; s < 3; ++s)
-      RSVHEAT_UNROLL
-      for (int t = 0; t < kColumns; ++t)
-        RSVHEAT_UNROLL
-        for (int i = 0; i < V; ++i) grads[s][t][i] = 0;
+    for (int s = 0; s < 3; ++s) RSVHEAT_UNROLL
+    for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
+    for (int i = 0; i < V; ++i) grads[s][t][i] = 0;
     for (int64_t h = strip.row - 1; h <= strip.end_row; ++h) {
       RSVHEAT_UNROLL
       for (int t = 0; t < kColumns; ++t) {
         RSVHEAT_UNROLL
-        for (int s = 0; s < 2; ++s)
-          RSVHEAT_UNROLL
-          for (int i = 0; i < V; ++i) grads[s][t][i] = grads[s + 1][t][i];
+        for (int s = 0; s < 2; ++s) RSVHEAT_UNROLL
+        for (int i = 0; i < V; ++i) grads[s][t][i] = grads[s + 1][t][i];
         // Rows of the next strip are its own.
         gradients(strip.image, h + 1 < strip.end_row ? h + 1 : -1, strip.column + t, grads[2][t]);
         RSVHEAT_UNROLL
@@ -145,9 +141,8 @@ __global__ void __launch_bounds__(kConvThreads) taps_kernel(CorrectionParams p, 
           const int column = j - t + 1;  // of the taps
           if (column < 0 || column > 2) continue;
           RSVHEAT_UNROLL
-          for (int s = 0; s < 3; ++s)
-            RSVHEAT_UNROLL
-            for (int i = 0; i < V; ++i) sums[(2 - s) * 3 + column][i] += v[i] * grads[s][t][i];
+          for (int s = 0; s < 3; ++s) RSVHEAT_UNROLL
+          for (int i = 0; i < V; ++i) sums[(2 - s) * 3 + column][i] += v[i] * grads[s][t][i];
         }
       }
     }
@@ -160,8 +155,8 @@ __global__ void __launch_bounds__(kConvThreads) taps_kernel(CorrectionParams p, 
     for (int i = 0; i < V; ++i) mine[i] = sums[t][i];
     __syncthreads();
     if (threadIdx.y == 0 && valid) {
-      Acc* to = static_cast<Acc*>(parts) +
-                (blockIdx.x * int64_t(kTaps + 1) + t) * p.shape.channels + c;
+      Acc* to =
+          static_cast<Acc*>(parts) + (blockIdx.x * int64_t(kTaps + 1) + t) * p.shape.channels + c;
       RSVHEAT_UNROLL
       for (int i = 0; i < V; ++i) {
         Acc total = 0;
@@ -230,7 +225,8 @@ Status run(const void* grad_y, const void* x, CorrectionParameters parameters,
   p.grad_y = grad_y;
   RSVHEAT_RETURN_IF_ERROR(
       prepare_correction<S>(&p, parameters.conv_weight, dtype, vectors, workspace, stream));
-  char* next = static_cast<char*>(workspace) + moments_bytes(dtype, shape) + taps_bytes(dtype, shape);
+  char* next =
+      static_cast<char*>(workspace) + moments_bytes(dtype, shape) + taps_bytes(dtype, shape);
   void* grad_normed = next;
   next += gradient_bytes(dtype, shape);
   auto* norm_sums = reinterpret_cast<Acc*>(next);
@@ -320,8 +316,10 @@ Status spatial_correction_conv_backward_cuda(const void* grad_y, const void* x,
   if (numel(shape) == 0) {
     const size_t channels = shape.channels * accumulator_size(dtype);
     const std::pair<void*, size_t> sums[] = {
-        {gradients.embed, shape.height * shape.width * channels}, {gradients.norm_weight, channels},
-        {gradients.norm_bias, channels},                          {gradients.conv_weight, kTaps * channels},
+        {gradients.embed, shape.height * shape.width * channels},
+        {gradients.norm_weight, channels},
+        {gradients.norm_bias, channels},
+        {gradients.conv_weight, kTaps * channels},
         {gradients.conv_bias, channels}};
     for (const auto& [data, bytes] : sums) {
       if (bytes == 0) continue;

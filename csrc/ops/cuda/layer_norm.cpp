@@ -106,9 +106,10 @@ Gradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, const T
       [&](void* workspace, cudaStream_t stream) {
         return layer_norm_backward_cuda(
             step, grad.const_data_ptr(), o.x.tensor.const_data_ptr(), o.dtype,
-            o.other.tensor.const_data_ptr(), o.other_dtype, o.norm(), gradients.x.mutable_data_ptr(),
-            gradients.other.mutable_data_ptr(), gradients.weight.mutable_data_ptr(),
-            gradients.bias.mutable_data_ptr(), o.rows, workspace, stream);
+            o.other.tensor.const_data_ptr(), o.other_dtype, o.norm(),
+            gradients.x.mutable_data_ptr(), gradients.other.mutable_data_ptr(),
+            gradients.weight.mutable_data_ptr(), gradients.bias.mutable_data_ptr(), o.rows,
+            workspace, stream);
       });
   return gradients;
 }

@@ -172,9 +172,12 @@ void expect_correction(Shape s, DType dtype, int64_t offset = 0) {
   const Values conv_weight = random_values(9 * s.channels, parameter, 85);
   const Values conv_bias = random_values(s.channels, parameter, 86);
   const auto run = [&](DType type, DType parameters, int64_t from, const auto& body) {
-    const Array held[] = {Array(type, x, from),          Array(type, grad, from),
-                          Array(parameters, embed, from), Array(parameters, norm_weight, from),
-                          Array(parameters, norm_bias, from), Array(parameters, conv_weight, from),
+    const Array held[] = {Array(type, x, from),
+                          Array(type, grad, from),
+                          Array(parameters, embed, from),
+                          Array(parameters, norm_weight, from),
+                          Array(parameters, norm_bias, from),
+                          Array(parameters, conv_weight, from),
                           Array(parameters, conv_bias, from)};
     body(held[0].data(), held[1].data(),
          CorrectionParameters{held[2].data(),
@@ -189,8 +192,8 @@ void expect_correction(Shape s, DType dtype, int64_t offset = 0) {
         expect_ok(spatial_correction_conv_cuda(x, parameters, found.y.data(), dtype, s,
                                                forward.data(), nullptr));
         Workspace backward(spatial_correction_conv_backward_cuda_workspace(dtype, s));
-        expect_ok(spatial_correction_conv_backward_cuda(
-            grad, x, parameters, found.gradients(), dtype, s, backward.data(), nullptr));
+        expect_ok(spatial_correction_conv_backward_cuda(grad, x, parameters, found.gradients(),
+                                                        dtype, s, backward.data(), nullptr));
       });
   run(kDouble, kDouble, 0, [&](const void* x, const void* grad, CorrectionParameters parameters) {
     spatial_correction_conv_cpu(x, parameters, expected.y.data(), kDouble, s, kSerial);
