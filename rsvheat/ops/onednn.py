@@ -271,19 +271,21 @@ class _Products(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
+        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        # First, so that the GELU is gone before the gradient of x, which is as large, is there.
+        if need_weight:
+            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
+            grad_weight = torch.empty_like(weight)
+            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
+                one.copy_(_transposed_product(grad, flat))
+            del flat
         if need_x:
             weights = weight.to(x.dtype).chunk(ctx.count)
             grad_x = _product(grads[0], weights[0].t())
             for grad, one in zip(grads[1:], weights[1:], strict=True):
                 grad_x += _product(grad, one.t())
             if ctx.of_gelu:
-                grad_x = torch.ops.aten.gelu_backward(grad_x, x)
-        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        if need_weight:
-            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
-            grad_weight = torch.empty_like(weight)
-            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
-                one.copy_(_transposed_product(grad, flat))
+                torch.ops.aten.gelu_backward.grad_input(grad_x, x, grad_input=grad_x)
         if need_bias:
             grad_bias = torch.cat([grad.sum(0) for grad in flat_grads])
         return grad_x, grad_weight, grad_bias, None, None
