@@ -39,7 +39,7 @@ inline constexpr int64_t kCacheBytes = 32 << 20;
 // Blocks of kernels that loop over their work: two for each multiprocessor of an H100.
 inline constexpr int kPersistentBlocks = 264;
 
-// Lanes of a line kernel (line_kernels.cu).
+// Lanes of a line kernel (line_kernel.h).
 template <int Half>
 inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
 
