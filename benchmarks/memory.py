@@ -60,12 +60,14 @@ class LiveBytes(TorchDispatchMode):
         weight_gradients: Bytes of gradients that :meth:`set_apart` was told of.
         peak_apart: The most alive at once, without those gradients.
         operators: Calls of rsvheat's operators by name: which path the pass took.
+        moved: Bytes of operands and results by operator; not of views.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = self.weight_gradients = self.peak_apart = 0
         self.operators: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter()
         self._known: dict[int, int] = {}
 
     def ignore(self, tensors: Iterator[Tensor]) -> None:
@@ -84,6 +86,13 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(t, Tensor):
                 self._add(t.untyped_storage())
         name = func.name()
+        operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        results = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        held = {t.untyped_storage()._cdata for t in operands}
+        in_place = func._schema.is_mutable
+        if in_place or any(t.untyped_storage()._cdata not in held for t in results):
+            read = operands[1:] if name == "aten::copy_" else operands
+            self.moved[name] += sum(t.nbytes for t in [*read, *results])
         if name.startswith("rsvheat::"):
             self.operators[name.removeprefix("rsvheat::")] += 1
         self._mark(workspace_bytes(name, args))
@@ -333,6 +342,34 @@ def measure(name: str, size: int, batch: int, dtype: str, mode: str) -> Row:
     )  # fmt: skip
 
 
+def traffic(size: int, batch: int, dtype: str) -> dict[str, float]:
+    """Return the bytes that the first block's forward pass moves an element of its features.
+
+    Every operator's operands and results count once, as if none stayed in a cache; weights and
+    what depends on positions alone count, too.
+
+    Args:
+        size: Side of the images.
+        batch: Images.
+        dtype: ``float32``, or the type of autocast.
+    """
+    with torch.device("meta"):
+        model = build_model(MODELS[0], size)
+    with pretended_gpu():
+        without_data(model, "cuda").eval()
+        x = torch.empty(batch, 3, size, size, device="cuda")
+        autocast = torch.autocast("cuda", getattr(torch, dtype), enabled=dtype != "float32")
+        counter = LiveBytes()
+        with torch.no_grad(), autocast:
+            stage = model.stages[0]
+            features = model.stems["optical"](x.permute(0, 2, 3, 1))
+            block = stage.blocks[0]
+            elements = features.numel()
+            with counter:
+                block(features, stage.freq_embed, stage.spatial_correction_embed)
+    return {name: moved / elements for name, moved in counter.moved.items()}
+
+
 def verify(size: int) -> list[str]:
     """Count a training step on real tensors on the CPU, beside what torch's profiler adds up."""
     lines = []
@@ -451,10 +488,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--markdown", action="store_true", help="print the stored table, no run")
     parser.add_argument(
+        "--traffic", action="store_true", help="bytes that a block moves, by operator"
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="count real tensors on the CPU beside the profiler"
     )
     arguments = parser.parse_args(argv)
     try:
+        if arguments.traffic:
+            moved = traffic(arguments.sizes[-1], arguments.batch_sizes[-1], arguments.dtypes[0])
+            for name, amount in sorted(moved.items(), key=lambda item: -item[1]):
+                print(f"{amount:7.2f}  {name}")
+            print(f"{sum(moved.values()):7.2f}  bytes an element of the first block's features")
+            return 0
         if arguments.verify:
             print("\n".join(verify(min(arguments.sizes))))
             return 0
