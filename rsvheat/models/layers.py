@@ -150,7 +150,7 @@ class Stem(nn.Module):
         images = self._images_at_once(x)
         if images >= x.shape[0]:
             return self._embed(x)
-        return torch.cat([self._embed(part) for part in x.split(images)])
+        return torch.cat([self._embed(part) for part in torch.split(x, images)])
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.act(_autocast.lowered(self.norm1(self.conv1(x))))
