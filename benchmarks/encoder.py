@@ -124,7 +124,7 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the table for README."""
+    """Return the table of ``results/encoder.md``."""
     lines = [
         "| | rsvheat s | Swin-B s | published s | over Swin-B | over published "
         "| memory, of Swin-B's | of published's |",

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Minutes each. Where processes share the files, these come first, so that all end together.
 LONGEST = (
     "test_demo.py",
-    "test_readme.py",
+    "test_docs.py",
     "test_notebooks.py",
     "test_cli.py",
     "test_distributed.py",

@@ -364,7 +364,7 @@ class HeatOperator(nn.Module):
     def diffusivity(
         self, freq_embed: Embedding, height: int, width: int, scale: float = 1.0
     ) -> Tensor:
-        """Return k as :func:`predict_diffusivity` does.
+        """Return k as ``predict_diffusivity`` does.
 
         Args:
             freq_embed: Frequency embedding of the stage.
@@ -458,7 +458,7 @@ class HeatBlock(nn.Module):
         spatial_correction_embed: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """Return features of the shape of ``x``; arguments as for :class:`HeatOperator`."""
+        """Return features of the shape of ``x``; arguments as for ``HeatOperator``."""
         context = (freq_embed, spatial_correction_embed, scale)
         if self.norm_position == "pre":
             x = self._add(x, self.op(self.norm1(x), *context), self.gamma1)

@@ -43,11 +43,28 @@ def _operators() -> _Operators | None:
 
 
 _OPERATORS = _operators()
+
+
+def _lowered_linear() -> Callable[..., Tensor] | None:
+    """Return the product of bfloat16 with float32 weights, or None where oneDNN's is to be used.
+
+    CPUs with matrix units (AMX) multiply bfloat16 several times as fast by oneDNN.
+    """
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if not AVAILABLE or not hasattr(torch.ops.rsvheat, "_lowered_linear") or has_tiles():
+        return None
+    return cast(Callable[..., Tensor], torch.ops.rsvheat._lowered_linear.default)
+
+
+_LOWERED_LINEAR = _lowered_linear()
+LOWERED_BLOCK = 32  # its channels are multiples of it
 _DTYPES: tuple[torch.dtype, ...] = (torch.float32,)
 
 # Rows of a product from which a weight is kept packed. To see whether the weight is still the one
 # that was packed takes as long as reading it: with more rows less than a hundredth of the product,
-# with fewer as long as oneDNN takes to rearrange the weight within the product.
+# with fewer as long as oneDNN takes to rearrange the weight within the product. Under autocast the
+# weight is rounded within the product, too, where the CPU multiplies bfloat16: to round it for
+# oneDNN, once or at each call, takes longer.
 PACKED_ROWS = 1025
 if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _DTYPES += (torch.bfloat16,)
@@ -75,8 +92,8 @@ class _PackedModule(nn.Module):
 
     The copy takes as much memory again as the weight, half of that in bfloat16. It is used while
     the weight's fingerprint is the one it was made of, so that every write to the weight counts.
-    Products of few rows use the weight as it is, unless its type has to be changed. ``train()``, a
-    move and a pass that records gradients free the copy.
+    Products of few rows use the weight as it is, where they can: see ``PACKED_ROWS``. ``train()``,
+    a move and a pass that records gradients free the copy.
     """
 
     weight: Tensor
@@ -200,7 +217,8 @@ class Linear(_PackedModule, nn.Linear):
     def _prepare(self, x: Tensor, dtype: torch.dtype, count: int = 1) -> Sequence[Tensor]:
         """Return the slices of the weight, packed where that is worth it."""
         assert _OPERATORS is not None
-        if self._worth_packing(x.numel() // self.in_features, dtype):
+        rows = x.numel() // self.in_features
+        if self._worth_packing(rows, dtype) and not self._is_lowered(rows, dtype, count):
             return self._pack(dtype, _OPERATORS.pack_linear, count)
         return self.weight.chunk(count)
 
@@ -220,8 +238,20 @@ class Linear(_PackedModule, nn.Linear):
         narrow = (torch.float32, lowered)
         return lowered if x.dtype in narrow and self.weight.dtype in narrow else None
 
+    def _is_lowered(self, rows: int, dtype: torch.dtype, count: int) -> bool:
+        """Return whether a float32 weight is rounded within the product."""
+        return (
+            _LOWERED_LINEAR is not None
+            and rows < PACKED_ROWS
+            and dtype == torch.bfloat16
+            and all(t is None or t.dtype == torch.float32 for t in (self.weight, self.bias))
+            and self.in_features % LOWERED_BLOCK == 0
+            and self.out_features % (count * LOWERED_BLOCK) == 0
+            and bool(torch.ops.rsvheat._lowered_linear_available.default())
+        )
+
     def of_gelu(self, x: Tensor) -> Tensor:
-        """Return :meth:`forward` of the GELU of ``x``.
+        """Return ``forward`` of the GELU of ``x``.
 
         Only ``x`` is saved for the backward pass, which recomputes the GELU to save memory: its
         output is as large as ``x``, the largest tensor that a block saves.
@@ -241,11 +271,14 @@ class Linear(_PackedModule, nn.Linear):
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    bias = None if bias is None else bias.to(x.dtype)
     if _OPERATORS is None or x.device.type != "cpu":
-        y = linear(x, weight, bias)
+        y = linear(x, weight, None if bias is None else bias.to(x.dtype))
         return gelu(y) if activation == "gelu" else y
+    if weight.dtype != x.dtype:
+        assert _LOWERED_LINEAR is not None
+        return _LOWERED_LINEAR(x, weight, bias, activation == "gelu")
     algorithm = "none" if activation == "gelu" else ""  # not the approximation by tanh
+    bias = None if bias is None else bias.to(x.dtype)
     return _OPERATORS.linear(x, weight, bias, activation, [], algorithm)
 
 
