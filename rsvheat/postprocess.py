@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Pixels: boxes with a shorter side are no objects.
+_SMALLEST_SIDE = 1e-2
 # Entry of an ONNX file's metadata that holds the settings.
 METADATA = "rsvheat.postprocess"
 
@@ -120,6 +122,9 @@ class PostProcessing:
         finite = np.isfinite(found).all(1)
         found, values, labels = found[finite], values[finite], labels[finite]
         kept = nms(found, values, labels, self.nms_threshold)[: self.max_detections]
+        if not self.oriented:
+            # What lies beyond the image was clipped to nothing.
+            kept = kept[(found[kept, 2:] - found[kept, :2] >= _SMALLEST_SIDE).all(1)]
         return {"boxes": found[kept], "scores": values[kept], "labels": labels[kept]}
 
 

@@ -282,15 +282,13 @@ class SegmentationLoss(nn.Module):
 def class_weights(counts: Sequence[int], method: Weighting = "median") -> list[float]:
     """Return weights that raise rare classes, from the number of pixels of each class.
 
-    ========== ===================================================================================
-    method     weight before scaling, with n pixels of the class
-    ========== ===================================================================================
-    inverse    ``1 / n``
-    square_root ``1 / sqrt(n)``
-    median     ``median of all n / n``: Eigen and Fergus (arXiv 1411.4734), section 6.3.2
-    effective  ``(1 - b) / (1 - b**n)``, ``b = 1 - 1 / mean of all n``: Cui et al. (arXiv
-               1901.05555), eq. 12
-    ========== ===================================================================================
+    The weight before scaling, with n pixels of the class:
+
+    - ``inverse``: ``1 / n``
+    - ``square_root``: ``1 / sqrt(n)``
+    - ``median``: ``median of all n / n``: Eigen and Fergus (arXiv 1411.4734), section 6.3.2
+    - ``effective``: ``(1 - b) / (1 - b**n)``, ``b = 1 - 1 / mean of all n``: Cui et al. (arXiv
+      1901.05555), eq. 12
 
     All but the median's are scaled to a mean of 1. A class without pixels gets the largest weight
     of the others.

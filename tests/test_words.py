@@ -13,6 +13,9 @@ import pytest
 import rsvheat
 
 FILES = sorted(Path(rsvheat.__file__).parent.rglob("*.py"))
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "benchmarks").rglob("*.md"))
 
 # What cannot be understood alone, with an example of what can.
 RIDDLES = {
@@ -74,6 +77,13 @@ def test_there_are_files() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(path.parts[-2:]))
 def test_words(path: Path) -> None:
     assert problems(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.source_tree
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_words_of_pages(path: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [match[0] for match in BRITISH.finditer(text)] == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 """Data for Lightning: loaders of any data set, normalization, and resuming within an epoch."""
 
 import logging
+import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +90,21 @@ def _ignore_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _check_pickling(dataset: ImageDataset, start_method: StartMethod | None) -> None:
+    """Raise ValueError if workers are to be sent a data set that cannot be pickled."""
+    method = multiprocessing.get_context(start_method).get_start_method()
+    if method == "fork":
+        return
+    try:
+        pickle.dumps(dataset)
+    except Exception as error:  # objects of users raise what they like
+        raise ValueError(
+            f"the data set cannot be sent to workers that start by {method}: {error}. Functions "
+            "and classes of transforms and readers must be defined at the top of a module, not be "
+            'lambdas or within a function; or choose start_method="fork" or num_workers=0'
+        ) from error
 
 
 class DataModule(LightningDataModule):
@@ -332,6 +349,8 @@ class DataModule(LightningDataModule):
             self._sampler = sampler
             if self._resume is not None:
                 sampler.load_state_dict(self._resume)
+        if options.num_workers:
+            _check_pickling(dataset, options.start_method)
         pin_memory = options.pin_memory
         loader = _Loader(
             dataset,

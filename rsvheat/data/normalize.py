@@ -39,19 +39,15 @@ class Normalize:
 
     First decibels, if asked for, then ``(value - center) / scale`` for each band:
 
-    ==============  =================================  ===============================
-    ``method``      center and scale                   with ``clip``
-    ==============  =================================  ===============================
-    ``fixed``       ``low`` becomes -1, ``high`` 1      to [-1, 1]
-    ``percentile``  the same, at two percentiles       to [-1, 1]
-    ``mean_std``    mean and standard deviation        to 5 deviations on either side
-    ==============  =================================  ===============================
+    - ``fixed``: ``low`` becomes -1 and ``high`` 1; ``clip`` limits to [-1, 1]
+    - ``percentile``: the same, at two percentiles
+    - ``mean_std``: mean and standard deviation; ``clip`` limits to 5 deviations on either side
 
     Pixels without data (nodata, masked, NaN, infinite, and not above 0 where decibels are taken)
     become ``fill``; the default 0 is the center of each method.
 
     Args:
-        method: Method, see the table.
+        method: Method, one of those above.
         low: Value that becomes -1: for ``fixed`` one for all bands or one for each, for
             ``percentile`` a percentile, 2 by default.
         high: Value that becomes 1, in the same form; for ``percentile`` 98 by default.
@@ -60,7 +56,7 @@ class Normalize:
         decibels: Conversion before that: ``"power"`` takes 10 log10 of the file's values,
             ``"amplitude"`` 20 log10, ``"none"`` nothing: for optical images, and for SAR that is in
             decibels already. All other arguments and statistics refer to the result.
-        clip: Whether values are clipped, see the table.
+        clip: Whether values are clipped, as said above.
         fill: Value of pixels without data, in normalized units.
 
     Raises:

@@ -28,6 +28,8 @@ from rsvheat.data.spec import Target
 
 Unmatched: TypeAlias = Literal["skip", "keep"]
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
+# Suffixes of the files to search for, the preferred one first: for all folders, or by folder.
+Extensions: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 
 _TILE = "#"  # stands between the key of an image and that of a tile in it
 _TILE_PART = re.compile(_TILE + r"\d+(_\d+)?$")
@@ -236,9 +238,9 @@ class FolderSource(FileSource):
             GeoTIFF, but all of PNG and JPEG; for many of them, let
             ``rsvheat.data.write_shards`` cut the tiles once.
         cache: MiB of decoded PNG and JPEG that each process keeps for their next tile.
-        extensions: Suffixes of the files to search for. Of files that differ in suffix alone, such
-            as a scene and its preview, the one whose suffix comes first is used; the others are
-            reported.
+        extensions: Suffixes of the files to search for, or such suffixes by modality; others then
+            have the default ones. Of files that differ in suffix alone, such as a scene and its
+            preview, the one whose suffix comes first is used; the others are reported.
         compare_places: Whether georeferenced pairs are compared, as above.
 
     Raises:
@@ -254,14 +256,11 @@ class FolderSource(FileSource):
         unmatched: Unmatched = "skip",
         tile: int | None = None,
         cache: int = 128,
-        extensions: Sequence[str] = EXTENSIONS,
+        extensions: Extensions = EXTENSIONS,
         compare_places: bool = True,
     ) -> None:
         check_modalities(folders)
-        if isinstance(extensions, str) or not all(
-            suffix.startswith(".") for suffix in extensions or [""]
-        ):
-            raise ValueError(f'extensions must be suffixes such as [".tif"], got {extensions!r}')
+        self._extensions = extensions_by_name(extensions, tuple(folders))
         unknown = set(stem_map or ()) - set(folders)
         if unknown:
             raise ValueError(f"stem_map has {sorted(unknown)}, folders only {sorted(folders)}")
@@ -285,7 +284,6 @@ class FolderSource(FileSource):
         self._unmatched, self._tile = unmatched, tile
         self._samples = []
         self._limit = cache * 2**20
-        self._extensions = tuple(suffix.lower() for suffix in extensions)
         self._compare_places = compare_places
         self._decoded: OrderedDict[str, ArrayReader] = OrderedDict()
 
@@ -346,12 +344,12 @@ class FolderSource(FileSource):
 
     def _files(self, modality: str, skips: list[Skip]) -> dict[str, str]:
         """Return the files of a folder by key; append those that cannot be used to ``skips``."""
-        folder = self._folders[modality]
+        folder, extensions = self._folders[modality], self._extensions[modality]
         if not folder.is_dir():
             raise DataError(f"{folder}, for the {modality} images, is not a folder")
         found: dict[str, list[str]] = {}
         skipped: list[Skip] = []
-        for path, problem in _walk(str(folder), self._extensions):
+        for path, problem in _walk(str(folder), extensions):
             stem = os.path.splitext(path)[0]
             key = Path(os.path.relpath(stem, folder)).as_posix()
             if modality in self._stem_map:
@@ -367,7 +365,9 @@ class FolderSource(FileSource):
         for key, paths in found.items():
             if len({os.path.splitext(path)[0] for path in paths}) > 1:
                 raise DataError(f"stem_map gives {paths[0]} and {paths[1]} one name, {key!r}")
-            files[key], *others = sorted(paths, key=self._rank)
+            files[key], *others = sorted(
+                paths, key=lambda path: (extensions.index(_suffix(path)), path)
+            )
             skipped += [
                 Skip("name", key, f"{path}: {files[key]} has the same name, and is used")
                 for path in others
@@ -375,13 +375,10 @@ class FolderSource(FileSource):
         if not files:
             raise DataError(
                 f"{folder}, for the {modality} images, holds no file that ends in "
-                f"{', '.join(self._extensions)}" + (f"; {skipped[0].reason}" if skipped else "")
+                f"{', '.join(extensions)}" + (f"; {skipped[0].reason}" if skipped else "")
             )
         skips += skipped
         return files
-
-    def _rank(self, path: str) -> tuple[int, str]:
-        return self._extensions.index(os.path.splitext(path)[1].lower()), path
 
     def _tiles(self, paths: Mapping[str, str]) -> list[tuple[str, Window | None]]:
         if self._tile is None:
@@ -423,6 +420,33 @@ class FolderSource(FileSource):
         return None if self._samples[index][2] else super().file(index, modality)
 
 
+def extensions_by_name(extensions: Extensions, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return suffixes of files in lower case by the name of their folder.
+
+    Args:
+        extensions: Suffixes for all folders, or by name for some; others have ``EXTENSIONS``.
+        names: Names of the folders.
+
+    Raises:
+        ValueError: If ``extensions`` has another name, or what is no suffix.
+    """
+    if isinstance(extensions, Mapping):
+        unknown = sorted(set(extensions) - set(names))
+        if unknown:
+            raise ValueError(f"extensions must be for {', '.join(names)}, got {unknown}")
+        given = {name: extensions.get(name, EXTENSIONS) for name in names}
+    else:
+        given = dict.fromkeys(names, extensions)
+    for some in given.values():
+        if isinstance(some, str) or not all(suffix.startswith(".") for suffix in some or [""]):
+            raise ValueError(f'extensions must be suffixes such as [".tif"], got {some!r}')
+    return {name: tuple(suffix.lower() for suffix in some) for name, some in given.items()}
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
 def _open(path: str) -> ImageReader:
     try:
         return open_image(path)
@@ -457,7 +481,7 @@ def _walk(folder: str, extensions: Sequence[str]) -> Iterator[tuple[str, str | N
         for entry in entries:
             if entry.name.startswith(".") or entry.name in NO_IMAGES:
                 continue
-            suffix = os.path.splitext(entry.name)[1].lower()
+            suffix = _suffix(entry.name)
             wanted = suffix in extensions
             try:
                 if entry.is_dir():

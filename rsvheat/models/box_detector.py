@@ -31,7 +31,7 @@ BINS = 7
 # Channels of the layers on regions, for each channel of the pyramid.
 HIDDEN = 4
 # Boxes with a shorter side, in pixels, are no objects: their logarithms would be of no use.
-_SMALLEST_SIDE = 1e-2
+SMALLEST_SIDE = 1e-2
 
 
 class DetectorOutput(NamedTuple):
@@ -268,7 +268,7 @@ class BoxDetector(TaskModel):
             raise ValueError("boxes must be finite, got NaN or infinity")
         boxes = boxes.float()
         sides = boxes[:, 2:4] - boxes[:, :2] if self.numbers == 4 else boxes[:, 2:4]
-        kept = (sides >= _SMALLEST_SIDE).all(1)
+        kept = (sides >= SMALLEST_SIDE).all(1)
         return Target(boxes[kept], labels[kept])
 
     def detect(self, output: DetectorOutput) -> list[Found]:

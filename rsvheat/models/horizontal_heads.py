@@ -26,6 +26,7 @@ from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
     RATIOS,
+    SMALLEST_SIDE,
     BoxHead,
     DetectorOutput,
     Found,
@@ -204,6 +205,14 @@ class _DenseHead(BoxHead):
         found = self.detector.postprocess_detections(
             split, [levels] * batch, [output.shape] * batch
         )
+        # What lies beyond the image is clipped to nothing.
+        filled = [
+            (one["boxes"][:, 2:] - one["boxes"][:, :2] >= SMALLEST_SIDE).all(1) for one in found
+        ]
+        found = [
+            {name: x[chosen] for name, x in one.items()}
+            for one, chosen in zip(found, filled, strict=True)
+        ]
         return mark_not_finite(found, *output.dense.values())
 
     @property

@@ -20,6 +20,7 @@ from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
     RATIOS,
+    SMALLEST_SIDE,
     BoxHead,
     DetectorOutput,
     Found,
@@ -57,8 +58,6 @@ _PROPOSAL_NMS = 0.8
 # Side of a region, in strides of the level that it is taken from: 14 to 28, one level finer than
 # the canonical 224 pixels at stride 16.
 _REGION_SIDE = 14
-# Pixels: shorter sides are no proposals.
-_SMALLEST_SIDE = 1e-2
 
 
 class OrientedRCNNHead(BoxHead):
@@ -187,7 +186,7 @@ class OrientedRCNNHead(BoxHead):
                 numbers.append(torch.full_like(rows, number))
                 begin += len(part)
             all_boxes, all_scores, level = (torch.cat(x) for x in (boxes, scores, numbers))
-            good = all_boxes.isfinite().all(1) & (all_boxes[:, 2:4] >= _SMALLEST_SIDE).all(1)
+            good = all_boxes.isfinite().all(1) & (all_boxes[:, 2:4] >= SMALLEST_SIDE).all(1)
             all_boxes, all_scores, level = all_boxes[good], all_scores[good], level[good]
             kept = batched_nms(boxes_to_bounds(all_boxes), all_scores, level, _PROPOSAL_NMS)
             found.append(all_boxes[kept[: self.proposals]])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -21,14 +20,13 @@ from rsvheat.evaluation import (
     WholeImages,
     WorstBoxPanels,
     box_panels_figure,
-    save_box_panels,
+    save_figure,
 )
 from rsvheat.models.box_detector import BoxDetector, DetectorOutput
 from rsvheat.models.detection import DetectionModel, DetectorName
 from rsvheat.models.features import Fusion
 from rsvheat.models.task_model import TaskModel
 from rsvheat.tasks.supervised import SupervisedTask
-from rsvheat.training.logs import CSVLog
 
 
 class BoxTask(SupervisedTask):
@@ -144,14 +142,8 @@ class BoxTask(SupervisedTask):
         super().on_validation_epoch_end()
         worst = self._worst.gather() if self._worst is not None else []
         self._worst = None
-        if not worst or not self.trainer.is_global_zero or self.trainer.sanity_checking:
-            return
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = box_panels_figure(worst, self.spec.classes)
-                logger.experiment.add_figure("val/worst", figure, self.global_step)
-            elif isinstance(logger, CSVLog):
-                save_box_panels(logger.path.with_name("val_worst.png"), worst, self.spec.classes)
+        if worst and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self.log_figure("val/worst", box_panels_figure(worst, self.spec.classes))
 
     def on_test_epoch_start(self) -> None:
         """Start to collect panels, and the boxes of tiles."""
@@ -181,7 +173,7 @@ class BoxTask(SupervisedTask):
         files = super().save_test(folder, name, about)
         if self.worst:
             path = Path(folder) / f"{name}_worst.png"
-            files.append(save_box_panels(path, self.worst, self.spec.classes))
+            files.append(save_figure(path, box_panels_figure(self.worst, self.spec.classes)))
         return files
 
     def on_validation_batch_start(

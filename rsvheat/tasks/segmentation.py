@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed
 from torchmetrics import Metric
@@ -23,7 +22,7 @@ from rsvheat.evaluation import (
     SegmentationScores,
     WorstPanels,
     panels_figure,
-    save_panels,
+    save_figure,
 )
 from rsvheat.losses import world_size
 from rsvheat.models.dense import DecoderName, DenseLogits
@@ -32,7 +31,6 @@ from rsvheat.models.segmentation import SegmentationModel
 from rsvheat.models.task_model import TaskModel
 from rsvheat.segmentation_losses import SegmentationLoss, Term, Weighting, class_weights
 from rsvheat.tasks.calibrated import CalibratedTask
-from rsvheat.training.logs import CSVLog
 
 _AUXILIARY = 0.4
 
@@ -195,14 +193,8 @@ class DenseTask(CalibratedTask):
         """Log the scores and the panels."""
         super().on_validation_epoch_end()
         worst = self._worst.gather() if self._worst is not None else []
-        if not worst or not self.trainer.is_global_zero or self.trainer.sanity_checking:
-            return
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = panels_figure(worst, self.spec.classes)
-                logger.experiment.add_figure("val/worst", figure, self.global_step)
-            elif isinstance(logger, CSVLog):
-                save_panels(logger.path.with_name("val_worst.png"), worst, self.spec.classes)
+        if worst and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self.log_figure("val/worst", panels_figure(worst, self.spec.classes))
 
     def on_test_epoch_start(self) -> None:
         """Start to collect panels, and the scores of images."""
@@ -276,7 +268,7 @@ class DenseTask(CalibratedTask):
         files.append(table)
         if self.worst:
             path = Path(folder) / f"{name}_worst.png"
-            files.append(save_panels(path, self.worst, self.spec.classes))
+            files.append(save_figure(path, panels_figure(self.worst, self.spec.classes)))
         return files
 
     def _turned(self, batch: Mapping[str, Any]) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -17,8 +18,10 @@ from typing_extensions import Self
 
 from rsvheat.checkpoint import TrainedModel, load_encoder
 from rsvheat.data.spec import DataSpec, Target
+from rsvheat.evaluation import save_figure
 from rsvheat.models import RSVHeat, create_model, parameter_groups
 from rsvheat.models.task_model import TaskModel
+from rsvheat.training.logs import CSVLog
 from rsvheat.training.optimization import Optimization
 from rsvheat.training.task import Task
 
@@ -258,6 +261,19 @@ class SupervisedTask(Task):
         self.val_loss.reset()
         for name, value in scores.logged().items():
             self.log(f"val/{name}", value, prog_bar=f"val/{name}" == self.monitor, sync_dist=True)
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Log a picture of validation samples: to TensorBoard, and beside a run's table of losses.
+
+        Args:
+            name: Name such as ``"val/worst"``, whose file is ``val_worst.png``.
+            figure: Matplotlib figure.
+        """
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(name, figure, self.global_step)
+            elif isinstance(logger, CSVLog):
+                save_figure(logger.path.with_name(f"{name.replace('/', '_')}.png"), figure)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> STEP_OUTPUT:
         """Add a batch to the scores."""

@@ -9,8 +9,9 @@ from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.places import Places
-from rsvheat.data.readers import ImageReader
+from rsvheat.data.readers import EXTENSIONS, ImageReader
 from rsvheat.data.skip_report import DataError, SampleError, Skip
+from rsvheat.data.sources import Extensions, extensions_by_name
 from rsvheat.data.splits import stratified_split
 
 CHANGE_CLASSES = ("no change", "change")
@@ -75,6 +76,9 @@ class ChangeFolders(DatasetReader):
         stem_map: Regular expression and its replacement by ``"before"``, ``"after"`` and
             ``"label"``, that map the names of files to those of their partners:
             ``{"before": ("_t1$", ""), "after": ("_t2$", "")}``.
+        extensions: Suffixes of the files to search for, the preferred one first: it is used where
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``. Or such suffixes by
+            ``"before"``, ``"after"`` and ``"label"``.
         threshold: Largest value of a mask that is no change; 127 for masks saved as JPEG.
         val_fraction: Fraction of the groups that is held out for validation.
         val_groups: Names of the groups that are held out, instead of a random choice.
@@ -95,6 +99,7 @@ class ChangeFolders(DatasetReader):
         test: Mapping[str, str] | None = None,
         align: bool = False,
         stem_map: Mapping[str, tuple[str, str]] | None = None,
+        extensions: Extensions = EXTENSIONS,
         threshold: int = 0,
         val_fraction: float = 0.2,
         val_groups: Sequence[str] | None = None,
@@ -111,6 +116,7 @@ class ChangeFolders(DatasetReader):
         unknown = sorted(set(stem_map or ()) - set(names))
         if unknown:
             raise ValueError(f"stem_map must be for {', '.join(names)}, got {unknown}")
+        self._extensions = extensions_by_name(extensions, names)
         stratified_split([0], {"val": val_fraction})  # checks it
         self._stem_map, self._align, self._threshold = stem_map, align, threshold
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
@@ -119,7 +125,13 @@ class ChangeFolders(DatasetReader):
         """See ``DatasetReader.splits``."""
         sources = {}
         for split, folders in self._folders.items():
-            found = find_files(folders, scan, stem_map=self._stem_map, compare_places=False)
+            found = find_files(
+                folders,
+                scan,
+                extensions=self._extensions,
+                stem_map=self._stem_map,
+                compare_places=False,
+            )
             sources[split] = make_change_source(
                 found, scan, align=self._align, threshold=self._threshold
             )

@@ -9,7 +9,7 @@ import numpy as np
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.readers import EXTENSIONS
 from rsvheat.data.shards import ShardSource
-from rsvheat.data.sources import ConcatSource, FolderSource, Source, Unmatched
+from rsvheat.data.sources import ConcatSource, Extensions, FolderSource, Source, Unmatched
 from rsvheat.data.splits import split_groups
 
 
@@ -29,7 +29,8 @@ class ImageFolders(DatasetReader):
         unmatched: ``"skip"`` or ``"keep"`` files without a partner.
         tile: Side of the tiles in pixels that larger images are cut into; None for whole images.
         extensions: Suffixes of the files to search for, the preferred one first: it is used where
-            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``.
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``. Or such suffixes by
+            modality.
         compare_places: Whether georeferenced pairs must show the same ground: same size, and
             corners at most half a pixel apart.
         val_fraction: Fraction of the groups that is held out for validation.
@@ -52,7 +53,7 @@ class ImageFolders(DatasetReader):
         stem_map: Mapping[str, tuple[str, str]] | None = None,
         unmatched: Unmatched = "skip",
         tile: int | None = None,
-        extensions: Sequence[str] = EXTENSIONS,
+        extensions: Extensions = EXTENSIONS,
         compare_places: bool = True,
         val_fraction: float = 0.05,
         val_groups: Sequence[str] | None = None,
