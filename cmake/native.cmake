@@ -81,8 +81,14 @@ if(RSVHEAT_NO_CUDA)
   set(RSVHEAT_CUDA_ARCHS "")
 else()
   # Machine code for A100-class and Hopper GPUs. PTX runs on its own compute capability and above,
-  # so sm_90's reaches every later GPU; newer PTX would leave out those between it and sm_90.
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual CACHE STRING "GPUs to compile for")
+  # so sm_90's reaches every later GPU; newer PTX would leave out those between it and sm_90. The
+  # driver of such a GPU compiles at a kernel's first use, which takes seconds a file: releases have
+  # machine code for Blackwell, too, at twice the time of a build.
+  set(RSVHEAT_GPUS 80-real 90-real 90-virtual)
+  if(RSVHEAT_ALL_GPUS)
+    list(APPEND RSVHEAT_GPUS 100-real 120-real)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${RSVHEAT_GPUS} CACHE STRING "GPUs to compile for")
   # enable_language would stop at a page of compiler output.
   execute_process(COMMAND ${RSVHEAT_NVCC} --version OUTPUT_VARIABLE RSVHEAT_NVCC_SAYS
                   ERROR_VARIABLE RSVHEAT_NVCC_SAYS RESULT_VARIABLE RSVHEAT_NVCC_RESULT)

@@ -28,18 +28,22 @@ NAVIGATION = re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text("utf-8"), r
 PAGES = ["README.md", *(f"docs/{name}" for name in NAVIGATION)]
 TEXTS = {page: (ROOT / page).read_text("utf-8") for page in PAGES}
 
-# Options that make a training short enough for a test; they come after those of the page.
-SHORT = [
+# Options that make commands short enough for a test; they come after those of the page.
+IN_PROCESS = "--data.loader.num_workers=0"
+SHORT_TRAINING = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=1",
     "--trainer.limit_test_batches=1",
     "--trainer.num_sanity_val_steps=0",
     "--data.loader.batch_size=2",
-    "--data.loader.num_workers=0",
     "--data.statistics_images=8",
+    IN_PROCESS,
 ]
-TRAINING = ("fit", "finetune", "pretrain")
+SHORT = {
+    **dict.fromkeys(("fit", "finetune", "pretrain"), SHORT_TRAINING),
+    "evaluate": [IN_PROCESS, "--panels=1"],
+}
 
 
 class Block(NamedTuple):
@@ -140,8 +144,7 @@ def test_blocks_run(block: Block, checkout: Path, capsys: pytest.CaptureFixture[
             continue  # another page has it, too
         if command.startswith("rsvheat ") and not re.search(r"[$|>]", command):
             # In this process, which has imported what takes seconds.
-            short = SHORT if name(command) in TRAINING else []
-            code = cli.main([*words(command)[1:], *short])
+            code = cli.main([*words(command)[1:], *SHORT.get(name(command), [])])
             assert code == 0, f"{command}\n{capsys.readouterr().err}"
             continue
         done = bash(command, checkout)

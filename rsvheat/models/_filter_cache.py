@@ -43,7 +43,7 @@ class FilterCache:
 
     @contextmanager
     def one_check(self) -> Iterator[None]:
-        """Let :meth:`check` take each fingerprint once until the context ends, in this thread.
+        """Let ``check`` take each fingerprint once until the context ends, in this thread.
 
         The blocks of a stage share its frequency embedding, which each of them would read else.
         """
@@ -56,7 +56,7 @@ class FilterCache:
     def check(
         self, weights: Sequence[Tensor], fingerprint: Callable[[Tensor], Hashable]
     ) -> Hashable:
-        """Return the fingerprints of weights, those that :meth:`one_check` keeps included.
+        """Return the fingerprints of weights, those that ``one_check`` keeps included.
 
         Args:
             weights: Weights that a filter is made of.

@@ -96,13 +96,16 @@ class Stage(nn.Module):
         traced = torch.compiler.is_compiling() or is_jit_tracing()
         with nullcontext() if self.training or traced else self.cache.one_check():
             for block in self.blocks:
-                if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                    x = checkpoint(
-                        block, x, self.freq_embed, correction, scale, use_reentrant=False
-                    )
+                arguments = (x, self.freq_embed, correction, scale)
+                if self.recomputes():
+                    x = checkpoint(block, *arguments, use_reentrant=False)
                 else:
-                    x = block(x, self.freq_embed, correction, scale)
+                    x = block(*arguments)
         return x
+
+    def recomputes(self) -> bool:
+        """Return whether activations of a call now are recomputed in the backward pass."""
+        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
 
 
 class Head(nn.Module):
@@ -514,6 +517,8 @@ class RSVHeat(nn.Module):
     ) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them.
 
+        With the first stage, those of the stem too, which at high resolutions are as large.
+
         Args:
             enable: Whether activations are recomputed.
             stages: Stages for which this is set; None for all.
@@ -612,7 +617,11 @@ class RSVHeat(nn.Module):
             scale = gsd / self.reference_gsd
         if not torch.compiler.is_compiling():
             self.filter_cache.next_pass()
-        return self.stems[name](x.permute(0, 2, 3, 1)), scale
+        x = x.permute(0, 2, 3, 1)
+        stem, first = self.stems[name], self.stages[0]
+        recomputed = isinstance(first, Stage) and first.recomputes()
+        y = checkpoint(stem, x, use_reentrant=False) if recomputed else stem(x)
+        return y, scale
 
 
 def _init_linear(layer: nn.Linear) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from rsvheat.ops import _autocast, _checks
+from rsvheat.ops._backend import is_jit_tracing
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 
 
@@ -221,6 +222,22 @@ class Linear(_PackedModule, nn.Linear):
             return self._pack(dtype, _OPERATORS.pack_linear, count)
         return self.weight.chunk(count)
 
+    def _type_on_gpu(self, x: Tensor) -> torch.dtype | None:
+        """Return the type in which torch multiplies on a GPU, None where the GELU is not redone."""
+        if (
+            not (x.is_cuda and self.weight.is_cuda)
+            or torch.compiler.is_compiling()
+            or is_jit_tracing()
+            or _checks.transforms_active()
+            or not self._fits(x)
+        ):
+            return None
+        if not _autocast.enabled(x):
+            return x.dtype if x.dtype == self.weight.dtype else None
+        lowered = torch.get_autocast_dtype(x.device.type)
+        narrow = (torch.float32, lowered)
+        return lowered if x.dtype in narrow and self.weight.dtype in narrow else None
+
     def _is_lowered(self, rows: int, dtype: torch.dtype, count: int) -> bool:
         """Return whether a float32 weight is rounded within the product."""
         return (
@@ -242,7 +259,9 @@ class Linear(_PackedModule, nn.Linear):
         Args:
             x: Features before the GELU, (..., in_features).
         """
-        dtype = self._type(x) if torch.is_grad_enabled() else None
+        dtype = None
+        if torch.is_grad_enabled():
+            dtype = self._type(x) or self._type_on_gpu(x)
         if dtype is None or self._records_nothing(x):
             return self.forward(gelu(x))
         (y,) = _Products.apply(x.to(dtype), self.weight, self.bias, 1, True)
@@ -252,7 +271,9 @@ class Linear(_PackedModule, nn.Linear):
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    assert _OPERATORS is not None
+    if _OPERATORS is None or x.device.type != "cpu":
+        y = linear(x, weight, None if bias is None else bias.to(x.dtype))
+        return gelu(y) if activation == "gelu" else y
     if weight.dtype != x.dtype:
         assert _LOWERED_LINEAR is not None
         return _LOWERED_LINEAR(x, weight, bias, activation == "gelu")
@@ -283,19 +304,21 @@ class _Products(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
+        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        # First, so that the GELU is gone before the gradient of x, which is as large, is there.
+        if need_weight:
+            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
+            grad_weight = torch.empty_like(weight)
+            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
+                one.copy_(_transposed_product(grad, flat))
+            del flat
         if need_x:
             weights = weight.to(x.dtype).chunk(ctx.count)
             grad_x = _product(grads[0], weights[0].t())
             for grad, one in zip(grads[1:], weights[1:], strict=True):
                 grad_x += _product(grad, one.t())
             if ctx.of_gelu:
-                grad_x = torch.ops.aten.gelu_backward(grad_x, x)
-        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        if need_weight:
-            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
-            grad_weight = torch.empty_like(weight)
-            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
-                one.copy_(_transposed_product(grad, flat))
+                torch.ops.aten.gelu_backward.grad_input(grad_x, x, grad_input=grad_x)
         if need_bias:
             grad_bias = torch.cat([grad.sum(0) for grad in flat_grads])
         return grad_x, grad_weight, grad_bias, None, None

@@ -158,6 +158,25 @@ def test_of_gelu(dtype: torch.dtype) -> None:
         assert_accurate(layer.of_gelu(x), exact(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_of_gelu_by_torch_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same function on a device that has no oneDNN.
+    monkeypatch.setattr(onednn, "_OPERATORS", None)
+    x, weight, bias = (
+        torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((2, 5, 6), (4, 6), (4,))
+    )
+    actual = onednn._Products.apply(x, weight, bias, 1, True)[0]
+    expected = linear(gelu(x), weight, bias)
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn_like(expected)
+    for got, want in zip(
+        torch.autograd.grad(actual, (x, weight, bias), grad),
+        torch.autograd.grad(expected, (x, weight, bias), grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
 def test_of_gelu_keeps_what_went_in_alone() -> None:
     layer = Linear(19, 12)
     x = random((2, 3, 5, 19)).requires_grad_()
@@ -1389,7 +1408,7 @@ def run_block(block: HeatBlock, inputs: list[Any]) -> Tensor:
 @contextmanager
 def hidden_bytes(count: int) -> Iterator[None]:
     before = layers.HIDDEN_BYTES
-    layers.HIDDEN_BYTES = count
+    layers.HIDDEN_BYTES = {"cpu": count}
     try:
         yield
     finally:
