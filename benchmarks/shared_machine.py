@@ -23,8 +23,8 @@ COLUMNS = ("setting", "threads", "competitors", "turns", "images_per_s", "low", 
 SETTINGS: dict[str, str | None] = {
     "rsvheat's commands": None,
     "torch alone": "",
-    "no spinning": "0",
 }
+BUSY = [sys.executable, "-c", "while True: sum(range(10_000))"]
 BATCH, SIDE = 32, 64
 
 
@@ -85,14 +85,11 @@ def _train(threads: int) -> int:
     return 0
 
 
-def _compete() -> None:
-    while True:
-        sum(range(10_000))
-
-
 class _Trainer:
     def __init__(self, spin_count: str | None, threads: int) -> None:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+        environ = {
+            k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))
+        }
         if spin_count is None:
             environ["RSVHEAT_CHOOSES"] = "1"
         elif spin_count:
@@ -101,7 +98,8 @@ class _Trainer:
         self.process = subprocess.Popen(
             command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self.process.stdout is not None and self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
         self.output, self.input = self.process.stdout, self.process.stdin
 
     def wait(self) -> None:
@@ -131,10 +129,9 @@ def _measure(arguments: argparse.Namespace) -> tuple[list[dict[str, str]], dict[
         for name, count in settings.items():
             for threads in arguments.threads:
                 trainers[name, threads] = _Trainer(count, threads)
-                trainers[name, threads].wait()
-        busy = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-                "import shared_machine; shared_machine._compete()"]
-        competitors = [subprocess.Popen(busy) for _ in range(max(arguments.competitor))]
+        for trainer in trainers.values():
+            trainer.wait()
+        competitors = [subprocess.Popen(BUSY) for _ in range(max(arguments.competitor))]
         for process in competitors:
             process.send_signal(signal.SIGSTOP)
         for _ in range(arguments.rounds):
@@ -171,8 +168,8 @@ def _markdown(rows: list[dict[str, str]], header: dict[str, str]) -> str:
         "",
         "; ".join(f"{key}: {value}" for key, value in header.items()),
         "",
-        "Median (least to most) of the turns in images/s. A part is the most of a row over the most "
-        "of the same setting without a competitor.",
+        "Median (least to most) of the turns in images/s. A part is the most of a row over the "
+        "most of the same setting without a competitor.",
         "",
         "| waits by | threads | competitors | images/s | part | cores used |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

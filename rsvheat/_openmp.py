@@ -39,15 +39,3 @@ def shorten_waits(environ: MutableMapping[str, str] | None = None) -> bool:
     environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
     environ["KMP_BLOCKTIME"] = BLOCK_TIME
     return True
-
-
-def threads_beside_workers(cores: int, workers: int) -> int:
-    """Return how many threads a training process should use beside processes that read data.
-
-    One core is left to the workers, which mostly wait; all of them if there is but one.
-
-    Args:
-        cores: Cores that the process may use.
-        workers: Processes that read data.
-    """
-    return max(1, cores - 1) if workers > 0 else cores
