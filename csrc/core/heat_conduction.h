@@ -18,9 +18,9 @@ enum class Conduction : int {
 
 // y = HCO(x). x and y are dense NHWC and may be the same pointer.
 // Returns false if a diffusivity was negative or NaN (y is then unspecified but fully written);
-// always true for kFilter. Memory and thread-safety as for dct2d_cpu; the work space is below 6 MiB a
-// thread for any extent. In 16 bits, planes that exceed the cache take one more of float32 that the
-// threads share: two registers of channels, or more up to 32 MiB.
+// always true for kFilter. Memory and thread-safety as for dct2d_cpu; the work space is below 6 MiB
+// a thread for any extent. In 16 bits, planes that exceed the cache take one more of float32 that
+// the threads share: of two registers of channels, or of more up to 8 MiB.
 RSVHEAT_API bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction kind,
                                      void* y, DType dtype, Shape shape,
                                      const ParallelFor& parallel);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The heat conduction operator and its gradients on planes that exceed the cache: rows forward,
-// then strip by strip columns forward, filter and inverse, then rows inverse. The arithmetic is that
-// of heat_conduction.inl, value by value.
+// then strip by strip columns forward, filter and inverse, then rows inverse. The arithmetic is
+// that of heat_conduction.inl, value by value.
 
 // line[i] *= column[i], the latter `stride` apart.
 template <class T>

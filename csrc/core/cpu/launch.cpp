@@ -23,10 +23,10 @@ int64_t channel_group(Shape shape, int64_t lanes, int64_t vector_bytes, int tile
   return group;
 }
 
-// A strip that leaves half of L2 to the lines. All channels of a pixel if they fit, so that memory is
-// touched in long runs; fewer where the plane takes work space of its own.
+// A strip that leaves half of L2 to the lines. All channels of a pixel if they fit, so that memory
+// is touched in long runs; fewer where the plane takes work space of its own, which L3 should hold.
 Tile choose_strip(Shape shape, int64_t lanes, int64_t register_bytes, TileNeeds needs) {
-  constexpr int64_t kPlaneBytes = 32 << 20;
+  constexpr int64_t kPlaneBytes = 8 << 20;
   constexpr int64_t kMinGroup = 2;  // a cache line of 16-bit values
   const int64_t budget = kL2Bytes / 2 / (needs.strips * shape.height * register_bytes);
   int64_t group = std::max<int64_t>(1, std::min(budget, (shape.channels + lanes - 1) / lanes));

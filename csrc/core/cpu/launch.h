@@ -33,9 +33,9 @@ inline void fill_zeros(void* data, size_t bytes) {
 // whole slice of the scheduler where the core is busy.
 ParallelFor worthwhile_threads(ParallelFor host, Shape shape);
 
-// What a kernel keeps of an item at once: `whole` tiles of the whole plane or, on planes that exceed
-// the cache, `strips` tiles of a strip (0: it takes whole planes only) and, shared by all threads,
-// `planes` planes that lie in no operand.
+// What a kernel keeps of an item at once: `whole` tiles of the whole plane or, on planes that
+// exceed the cache, `strips` tiles of a strip (0: it takes whole planes only) and, shared by all
+// threads, `planes` planes that lie in no operand.
 struct TileNeeds {
   int whole, strips = 0, planes = 0;
 };

@@ -60,8 +60,7 @@ void prefetch_runs(const S* from, int64_t stride, int64_t pixels, int64_t count)
 template <class T, bool kDiffusivity>
 __attribute__((noinline)) Mask<T> filter_row(const T* from, int64_t from_stride, int64_t pixels,
                                              int64_t registers, T* to, int64_t to_stride, T scale_h,
-                                             T omega_sq_h, const T* scale_w,
-                                             const T* omega_sq_w) {
+                                             T omega_sq_h, const T* scale_w, const T* omega_sq_w) {
   constexpr int L = kLanes<T>;
   Mask<T> invalid{};
   for (int64_t w = 0; w < pixels; ++w, from += from_stride, to += to_stride) {

@@ -24,7 +24,9 @@ class WorkspaceLease {
   WorkspaceLease& operator=(const WorkspaceLease&) = delete;
   ~WorkspaceLease();
 
-  Workspace workspace() const { return {block_.data, slot_bytes_, slots_, block_.data + slot_bytes_ * slots_}; }
+  Workspace workspace() const {
+    return {block_.data, slot_bytes_, slots_, block_.data + slot_bytes_ * slots_};
+  }
 
  private:
   WorkspaceBlock block_;
