@@ -3,6 +3,7 @@
 
 import csv
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 
 from rsvheat.benchmarking import aligned, milliseconds
 
-RESULTS = Path(__file__).parent / "results"
+COMMITTED = Path(__file__).parent / "results"
+# `reproduce.py` sets another folder, whose tables it compares with the committed ones.
+RESULTS = Path(os.environ.get("RSVHEAT_BENCHMARK_RESULTS", COMMITTED))
 
 OPERATOR_ROWS = ("rsvheat", "rsvheat-prepared")
 NOT_PEERS = ("floor", *OPERATOR_ROWS)
@@ -105,7 +108,7 @@ def _cell(value: float | str | None) -> str:
 
 
 def read_csv(path: Path) -> Table:
-    """Read what :func:`write_csv` wrote.
+    """Read what ``write_csv`` wrote.
 
     Raises:
         ValueError: If the columns are others.
@@ -230,7 +233,7 @@ def _goal(
 
 
 def markdown(table: Table) -> str:
-    """Return the tables of one CSV for README."""
+    """Return the tables of one CSV, for ``results/README.md``."""
     header = table.header
     lines = [
         f"### `{header['op']}` on {header['device']}",
@@ -262,10 +265,10 @@ def markdown(table: Table) -> str:
             )
         title = f"Forward and backward, {dtype}, ms (x forward), and error and memory of rsvheat:"
         lines += ["", title, "", *_markdown_table(titles, body)]
-    lines += ["", "Goals:", *(f"- {line}" for line in goals(table))]
+    lines += ["", "Goals:", "", *(f"- {line}" for line in goals(table))]
     notes = list(dict.fromkeys(f"{r.row} ({r.dtype}): {r.note}" for r in table.records if r.note))
     if notes:
-        lines += ["", "Not measured:", *(f"- {note}" for note in notes)]
+        lines += ["", "Not measured:", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines)
 
 

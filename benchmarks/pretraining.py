@@ -492,7 +492,7 @@ def step_markdown() -> str:
 
 # Figure
 
-FIGURE = ROOT / "examples" / "reconstruction.jpg"
+FIGURE = ROOT / "docs" / "images" / "reconstruction.jpg"
 COLUMNS = ("input", "shown", "hidden", "reconstruction")
 
 

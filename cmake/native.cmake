@@ -11,17 +11,20 @@ find_package(pybind11 3.0 CONFIG REQUIRED)
 # ---- torch --------------------------------------------------------------------------------------
 # find_package(Torch) would look for the CUDA toolkit that torch was built with and link everything;
 # the stable ABI needs torch's headers and libtorch_cpu only. torch is not imported: that would take
-# seconds, and would ask for a driver.
+# seconds, and would ask for a driver. Its version for any Python serves; `make wheels` takes one.
 
+if(NOT RSVHEAT_TORCH_PYTHON)
+  set(RSVHEAT_TORCH_PYTHON ${Python_EXECUTABLE})
+endif()
 execute_process(
   COMMAND
-    ${Python_EXECUTABLE} -c
+    ${RSVHEAT_TORCH_PYTHON} -c
     "import importlib.metadata as m, importlib.util as u; print(m.version('torch'), u.find_spec('torch').submodule_search_locations[0], sep='|', end='')"
   OUTPUT_VARIABLE RSVHEAT_TORCH
   RESULT_VARIABLE RSVHEAT_TORCH_RESULT
   ERROR_QUIET)
 if(NOT RSVHEAT_TORCH_RESULT EQUAL 0)
-  message(FATAL_ERROR "torch is not installed for ${Python_EXECUTABLE}; its headers are needed. "
+  message(FATAL_ERROR "torch is not installed for ${RSVHEAT_TORCH_PYTHON}; its headers are needed. "
                       "RSVHEAT_NATIVE=OFF builds the package without compiled kernels.")
 endif()
 string(REGEX REPLACE "\\|.*" "" RSVHEAT_TORCH_VERSION "${RSVHEAT_TORCH}")
@@ -41,7 +44,7 @@ add_library(
   rsvheat_ops MODULE
   csrc/ops/schema.cpp csrc/ops/boxes.cpp csrc/ops/dct.cpp csrc/ops/fingerprint.cpp
   csrc/ops/frequency_split.cpp csrc/ops/heat_conduction.cpp csrc/ops/layer_norm.cpp
-  csrc/ops/spatial_correction.cpp csrc/ops/spectral_l1.cpp)
+  csrc/ops/linear.cpp csrc/ops/spatial_correction.cpp csrc/ops/spectral_l1.cpp)
 target_link_libraries(rsvheat_ops PRIVATE rsvheat_flags rsvheat_core rsvheat_torch)
 set(RSVHEAT_LIBRARIES rsvheat_core rsvheat_ops)
 
@@ -78,8 +81,26 @@ if(RSVHEAT_NO_CUDA)
   set(RSVHEAT_CUDA_ARCHS "")
 else()
   # Machine code for A100-class and Hopper GPUs. PTX runs on its own compute capability and above,
-  # so sm_90's reaches every later GPU; newer PTX would leave out those between it and sm_90.
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual CACHE STRING "GPUs to compile for")
+  # so sm_90's reaches every later GPU; newer PTX would leave out those between it and sm_90. The
+  # driver of such a GPU compiles at a kernel's first use, which takes seconds a file: releases have
+  # machine code for Blackwell, too, at twice the time of a build.
+  set(RSVHEAT_GPUS 80-real 90-real 90-virtual)
+  if(RSVHEAT_ALL_GPUS)
+    list(APPEND RSVHEAT_GPUS 100-real 120-real)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${RSVHEAT_GPUS} CACHE STRING "GPUs to compile for")
+  # enable_language would stop at a page of compiler output.
+  execute_process(COMMAND ${RSVHEAT_NVCC} --version OUTPUT_VARIABLE RSVHEAT_NVCC_SAYS
+                  ERROR_VARIABLE RSVHEAT_NVCC_SAYS RESULT_VARIABLE RSVHEAT_NVCC_RESULT)
+  if(NOT RSVHEAT_NVCC_RESULT EQUAL 0)
+    message(FATAL_ERROR "${RSVHEAT_NVCC} does not run (${RSVHEAT_NVCC_RESULT}): "
+                        "${RSVHEAT_NVCC_SAYS} Mend it or choose another by CUDACXX; "
+                        "RSVHEAT_CUDA=OFF builds for the CPU only.")
+  elseif(RSVHEAT_NVCC_SAYS MATCHES "release ([0-9]+)\\.([0-9]+)" AND CMAKE_MATCH_1 LESS 12)
+    message(FATAL_ERROR "${RSVHEAT_NVCC} is of CUDA ${CMAKE_MATCH_1}.${CMAKE_MATCH_2}; the kernels "
+                        "are C++20, which CUDA 12 and newer know. Choose another by CUDACXX; "
+                        "RSVHEAT_CUDA=OFF builds for the CPU only.")
+  endif()
   set(CMAKE_CUDA_COMPILER ${RSVHEAT_NVCC})
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)

@@ -35,7 +35,7 @@ def pick_bands(image: Tensor | NDArray[Any], rgb: Sequence[int] | None) -> NDArr
 
     Args:
         image: Image, (bands, H, W).
-        rgb: Bands, as for :func:`display`.
+        rgb: Bands, as for ``display``.
 
     Raises:
         ValueError: If the image has no such bands.

@@ -44,7 +44,7 @@ def replacing(folder: Path, resumed: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def _living_folder(folder: Path, resumed: str | None = None) -> Iterator[Path]:
-    """Give a temporary folder that :func:`remove_unfinished` leaves to its process."""
+    """Give a temporary folder that ``remove_unfinished`` leaves to its process."""
     temporary, living = (None, None) if resumed is None else _take_over(folder, resumed)
     while temporary is None:
         new = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
@@ -97,7 +97,7 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def output_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path like :func:`complete_file`, and keep other processes from writing the file.
+    """Give a path like ``complete_file``, and keep other processes from writing the file.
 
     Args:
         path: Path of the file; its folder is created if it does not exist.
@@ -112,7 +112,7 @@ def output_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove temporary folders of :func:`replacing` that killed processes left.
+    """Remove temporary folders of ``replacing`` that killed processes left.
 
     Those of living processes stay. Without locks on the file system all stay, as nothing tells
     them apart.

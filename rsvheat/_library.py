@@ -2,7 +2,7 @@
 """Loading of the compiled libraries, and the description of them.
 
 Importing this module loads them once. A library that does not load never stops the import: the
-reason is kept for :func:`build_info`, and the operators run in pure torch.
+reason is kept for ``build_info``, and the operators run in pure torch.
 """
 
 import importlib
@@ -21,7 +21,7 @@ _CUDA_LIBRARY = "librsvheat_cuda.so"
 
 
 class BuildInfo(TypedDict):
-    """Result of :func:`build_info`."""
+    """Result of ``build_info``."""
 
     version: str
     """Version of the installed package."""
@@ -146,7 +146,7 @@ def build_info() -> BuildInfo:
     """Return the versions, libraries and kernels in use.
 
     Returns:
-        A new dictionary with the keys of :class:`BuildInfo`; only strings, numbers, booleans, None,
+        A new dictionary with the keys of ``BuildInfo``; only strings, numbers, booleans, None,
         lists and dictionaries, so it can be printed, compared and written as JSON.
     """
     info = BuildInfo(

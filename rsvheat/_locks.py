@@ -120,7 +120,7 @@ def try_lock(path: Path) -> int | None:
         path: Path of the lock file.
 
     Returns:
-        Descriptor of the locked file, for :func:`unlock`; None if the lock is held.
+        Descriptor of the locked file, for ``unlock``; None if the lock is held.
 
     Raises:
         NoLocksError: If the file system has no locks.
@@ -150,7 +150,7 @@ def unlock(descriptor: int) -> None:
     """Release a lock.
 
     Args:
-        descriptor: Result of :func:`try_lock`.
+        descriptor: Result of ``try_lock``.
     """
     if descriptor in _descriptors:
         _descriptors.remove(descriptor)

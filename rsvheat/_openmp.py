@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the threads of OpenMP, which torch runs its operators with, share a machine.
+"""Waits of OpenMP's threads, which run torch's operators, on a shared machine.
 
 Imports nothing that is slow: it has to run before torch is loaded.
 """
@@ -25,7 +25,7 @@ def shorten_waits(environ: MutableMapping[str, str] | None = None) -> bool:
     """Choose how long idle threads spin, for this process and those that it starts.
 
     OpenMP reads these variables when torch loads it. Nothing is changed after that, or where the
-    user has set one of :data:`WAIT_VARIABLES`.
+    user has set one of ``WAIT_VARIABLES``.
 
     Args:
         environ: Environment to change; by default that of this process.

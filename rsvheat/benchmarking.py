@@ -147,7 +147,7 @@ def measure_operator(
 
     The floor is ``torch.mul(x, filter, out=y)``, one streaming pass over the operands, in training
     too. ``rsvheat-prepared`` is given the filter instead of k, as in encoders in evaluation.
-    Arguments are those of :func:`benchmark`.
+    Arguments are those of ``benchmark``.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator).to(device, getattr(torch, dtype))
@@ -204,7 +204,7 @@ def measure_encoders(
 ) -> list[Measurement]:
     """Time encoders with a classifier of 1000 classes, fresh weights and images of three bands.
 
-    Arguments are those of :func:`benchmark`.
+    Arguments are those of ``benchmark``.
     """
     x = torch.randn(batch, 3, size, size, device=device)
     rows, calls = {}, {}
@@ -485,7 +485,7 @@ def write_measurements(path: Path, header: Mapping[str, str], rows: Sequence[Mea
 
     Args:
         path: Path of the file, which is overwritten.
-        header: Header from :func:`describe`.
+        header: Header from ``describe``.
         rows: Rows of any number of cases.
     """
     records = [dataclasses.asdict(row) for row in rows]

@@ -3,7 +3,7 @@
 
 A checkpoint is a file of ``torch.save`` with the weights under ``state_dict`` and, under
 ``rsvheat``, plain values that describe the network and its data (version 2, written by
-:func:`training_content`)::
+``training_content``):
 
     {"rsvheat": {"schema": 2,
                  "task": "classification",              # a name in TASK_MODELS, or "pretraining"
@@ -152,7 +152,7 @@ class Checkpoint:
 
         Args:
             path: Checkpoint of training, or any file of weights that
-                :func:`rsvheat.load_checkpoint` takes.
+                ``rsvheat.load_checkpoint`` takes.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -284,13 +284,13 @@ def load_encoder(
 
     Args:
         path: Checkpoint of any task or of pretraining, published weights, or a
-            :class:`Checkpoint` that was read.
-        variant: Name of the model, as for :func:`rsvheat.create_model`, for files that do not
+            ``Checkpoint`` that was read.
+        variant: Name of the model, as for ``rsvheat.create_model``, for files that do not
             describe their encoder; by default the description in the file.
-        stems: Stem of the file that each modality takes, as for :func:`rsvheat.load_checkpoint`.
+        stems: Stem of the file that each modality takes, as for ``rsvheat.load_checkpoint``.
         inflate_stems: Whether stems may be adapted to another number of bands, as for
-            :func:`rsvheat.load_checkpoint`.
-        **arguments: Arguments of :class:`~rsvheat.models.RSVHeat` that replace those of the file or
+            ``rsvheat.load_checkpoint``.
+        **arguments: Arguments of ``rsvheat.models.RSVHeat`` that replace those of the file or
             the variant.
 
     Returns:
@@ -362,7 +362,7 @@ class TrainedModel:
         """Load the network of a checkpoint.
 
         Args:
-            path: Path of a checkpoint of any task, or a :class:`Checkpoint` that was read. The task
+            path: Path of a checkpoint of any task, or a ``Checkpoint`` that was read. The task
                 model of a plug-in is known once its module is imported.
             device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"``
                 is a GPU if there is one.
@@ -395,7 +395,7 @@ class TrainedModel:
         """Move the network to a device, and return the model.
 
         Args:
-            device: As for :meth:`load`.
+            device: As for ``load``.
 
         Raises:
             ValueError: If the device cannot be used.
@@ -409,7 +409,7 @@ class TrainedModel:
         return self
 
     def save(self, path: _Path) -> None:
-        """Write a checkpoint that :meth:`load` reads: smaller than training's, without optimizer.
+        """Write a checkpoint that ``load`` reads: smaller than training's, without optimizer.
 
         Args:
             path: File to write; an older one is replaced when the new one is complete.
@@ -478,13 +478,13 @@ class TrainedModel:
 
         Args:
             images: Images by modality (B, bands, H, W), normalized; they are brought to
-                :meth:`input_size` first.
+                ``input_size`` first.
             precision: Floating-point type that the network computes in.
 
         Returns:
-            Predictions as :meth:`rsvheat.models.task_model.TaskModel.predict` returns them, in
+            Predictions as ``rsvheat.models.task_model.TaskModel.predict`` returns them, in
             pixels of ``images``, on the network's device. They may hold values that are not finite:
-            see :func:`finite_rows`.
+            see ``finite_rows``.
 
         Raises:
             ValueError: If the precision is unknown, or images do not fit the network.
@@ -508,7 +508,7 @@ class TrainedModel:
         """Predict one image, or several.
 
         ``rsvheat.load("runs/classes/best.ckpt").predict("image.tif")`` reads the file, normalizes
-        it as in training and returns a :class:`ClassPrediction`, whose ``label`` is the name of
+        it as in training and returns a ``ClassPrediction``, whose ``label`` is the name of
         the class. Rasters that are larger than memory are for ``rsvheat.raster.predict``.
 
         Classifiers get the same part of an image as in evaluation: the window in its middle, as
@@ -528,7 +528,7 @@ class TrainedModel:
             batch_size: Largest number of images that the network gets at once.
 
         Returns:
-            A :class:`ClassPrediction`, :class:`MaskPrediction` or :class:`BoxPrediction`, as
+            A ``ClassPrediction``, ``MaskPrediction`` or ``BoxPrediction``, as
             ``output`` says; a list of them for a list or a batch.
 
         Raises:
@@ -576,7 +576,7 @@ def finite_rows(output: Any) -> list[bool]:
     """Return for each image of a batch whether its prediction holds finite values only.
 
     Args:
-        output: Predictions of :meth:`TrainedModel.infer`.
+        output: Predictions of ``TrainedModel.infer``.
     """
     if isinstance(output, Tensor):
         found: list[bool] = output.flatten(1).isfinite().all(1).tolist()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``rsvheat``: finds its commands, runs one, and reports errors in one line.
 
-Each module of :mod:`rsvheat.commands` whose name has no leading underscore is a command. The first
+Each module of ``rsvheat.commands`` whose name has no leading underscore is a command. The first
 line of its docstring is its help, ``EXAMPLE`` an example of its use, and ``run(arguments)`` runs it
-and may return an exit code. Slow imports are inside of that function. ``EXTRA`` names the extra
-that installs the packages that it needs, if there is one.
+and may return an exit code. Slow imports are inside of that function. ``EXTRAS`` names the extras
+that install the packages that it needs, if there are any, and ``OPTION_EXTRAS`` the extra of an
+option that needs another one.
 """
 
 import importlib
@@ -131,8 +132,13 @@ def _command(name: str) -> ModuleType:
     return importlib.import_module(f"rsvheat.commands.{name}")
 
 
+def command_modules() -> dict[str, ModuleType]:
+    """Return the modules of all commands by name, in the order of a project."""
+    return {name: _command(name) for name in _commands()}
+
+
 def _overview() -> str:
-    modules = {name: _command(name) for name in _commands()}
+    modules = command_modules()
     width = max(map(len, modules))
     lines = [
         "usage: rsvheat [--debug] [--plugin MODULE_OR_FILE] COMMAND ...",
@@ -197,7 +203,9 @@ def _missing(module: str, command: str) -> str:
     bringing = [extra for extra in extras if name in extras[extra]]
     if not bringing:
         return f"{module} is not installed"
-    extra = getattr(sys.modules.get(f"rsvheat.commands.{command}"), "EXTRA", None)
-    if extra not in bringing:
-        extra = min(bringing, key=lambda extra: len(extras[extra]))
+    own = getattr(sys.modules.get(f"rsvheat.commands.{command}"), "EXTRAS", ())
+    extra = next(
+        (extra for extra in own if extra in bringing),
+        min(bringing, key=lambda extra: len(extras[extra])),
+    )
     return f"{module} is not installed; pip install 'rsvheat[{extra}]' brings it"

@@ -94,7 +94,7 @@ def export_onnx(
         img_size: Height and width of the images in pixels, or one number for both; the model's by
             default.
         task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride, W
-            / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them;
+            / stride), as ``rsvheat.models.RSVHeat.forward_intermediates`` returns them;
             several outputs are a tuple.
         modality: Modality whose stem takes the images; the model's first by default.
         gsd: Ground sampling distance in meters per pixel, fixed, for ``freq_embed="implicit"``.
@@ -132,7 +132,7 @@ def export_detector(
     The inputs are the images of each sensor by its name, ``images`` if there is one sensor. The
     outputs are ``boxes`` of every anchor, (B, A, 4) XYXY or (B, A, 5) CXCYWHR in pixels and
     degrees, and ``scores`` of each class, (B, A, classes). The file holds the settings with which
-    :class:`rsvheat.postprocess.PostProcessing` finishes them, without torch.
+    ``rsvheat.postprocess.PostProcessing`` finishes them, without torch.
 
     Args:
         model: Detector in float32, in either mode: RetinaNet, FCOS or rotated FCOS.
@@ -224,7 +224,7 @@ def export_torch(
         img_size: Height and width of the images in pixels, or one number for both; the model's by
             default.
         task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride, W
-            / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them;
+            / stride), as ``rsvheat.models.RSVHeat.forward_intermediates`` returns them;
             several outputs are a tuple.
         modality: Modality whose stem takes the images; the model's first by default.
         gsd: Ground sampling distance in meters per pixel, fixed, for ``freq_embed="implicit"``.
@@ -276,7 +276,7 @@ def export_aoti(
         img_size: Height and width of the images in pixels, or one number for both; the model's by
             default.
         task: ``"logits"``, or ``"features"``: the feature maps of all stages, (B, C, H / stride, W
-            / stride), as :meth:`~rsvheat.models.RSVHeat.forward_intermediates` returns them;
+            / stride), as ``rsvheat.models.RSVHeat.forward_intermediates`` returns them;
             several outputs are a tuple.
         modality: Modality whose stem takes the images; the model's first by default.
         gsd: Ground sampling distance in meters per pixel, fixed, for ``freq_embed="implicit"``.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Terms on features for the pretraining objective, and statistics that tell whether it collapses.
 
-The terms on images, L1 in space and in the DCT domain, are operators: see :mod:`rsvheat.ops`.
+The terms on images, L1 in space and in the DCT domain, are operators: see ``rsvheat.ops``.
 """
 
 import math
@@ -17,8 +17,8 @@ def cosine_consistency(features_a: Sequence[Tensor], features_b: Sequence[Tensor
 
     The mean of ``1 - cos(a, b)`` along the channels over samples and positions, averaged over
     levels: 0 for maps that agree up to positive factors, 2 for opposite ones. Nothing keeps
-    features of different images apart: a constant satisfies it. See :func:`variance_hinge` and
-    :func:`info_nce`.
+    features of different images apart: a constant satisfies it. See ``variance_hinge`` and
+    ``info_nce``.
 
     Args:
         features_a: Channels-last maps (N, H, W, C) or vectors (N, C), a level each.
@@ -31,7 +31,7 @@ def cosine_consistency(features_a: Sequence[Tensor], features_b: Sequence[Tensor
         ValueError: If the levels' numbers or shapes differ.
 
     Source: RS-vHeat (arXiv 2411.17984), contrastive term; 1 - cosine as in
-    :func:`rsvheat.ops.multi_domain_loss`, without its images.
+    ``rsvheat.ops.multi_domain_loss``, without its images.
     """
     if len(features_a) != len(features_b) or not features_a:
         raise ValueError(

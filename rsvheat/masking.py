@@ -22,7 +22,7 @@ class FrequencyMasking:
 
     The sector holds a fraction of the coefficients that is drawn for each sample. The *low* band
     are the coefficients inside, and always DC; the *high* band are the others; they add up to the
-    image. :meth:`split` returns both, as the paper's encoder takes them; :meth:`hide` returns one
+    image. ``split`` returns both, as the paper's encoder takes them; ``hide`` returns one
     image of the original size from which content is missing.
 
     The paper leaves the sector's radius and angles open, and how the bands are joined. The default
@@ -40,10 +40,10 @@ class FrequencyMasking:
             the ratio; ``"wedge"`` takes every radius and solves for the angles.
         angle: Range of the width in degrees of a ``"disc"`` sector, within 0 to 90; its direction
             is uniform. A sector too narrow for its ratio takes every radius and holds less.
-        join: Band that :meth:`hide` shows: ``"low"``; ``"high"`` and always DC;
+        join: Band that ``hide`` shows: ``"low"``; ``"high"`` and always DC;
             ``"either"``, drawn per sample; or ``"mosaic"``, drawn per patch.
         patch: Side in pixels of the patches of a mosaic.
-        probability: Chance of a sample to be masked by :meth:`hide`.
+        probability: Chance of a sample to be masked by ``hide``.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -94,7 +94,7 @@ class FrequencyMasking:
             device: Device of the result; the CPU for devices without float64.
 
         Returns:
-            Radii (batch,) and angles (batch, 2) as :func:`rsvheat.ops.frequency_split` takes them,
+            Radii (batch,) and angles (batch, 2) as ``rsvheat.ops.frequency_split`` takes them,
             float64.
         """
         if device is not None:
@@ -116,7 +116,7 @@ class FrequencyMasking:
         """Return the low and the high band of images, each of their size; low + high = x.
 
         Args:
-            x: Images, (B, C, H, W), as for :func:`rsvheat.ops.frequency_split`. The channels of a
+            x: Images, (B, C, H, W), as for ``rsvheat.ops.frequency_split``. The channels of a
                 sample share its sector.
             generator: Source of randomness; torch's own by default.
         """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes from the outputs of an exported detector, with NumPy alone.
 
-:func:`rsvheat.export.export_onnx` ends a detector's graph at the boxes before non-maximum
+``rsvheat.export.export_onnx`` ends a detector's graph at the boxes before non-maximum
 suppression, which ONNX does not have for oriented boxes. What follows is here, so a detector runs
-where onnxruntime and NumPy are, without torch::
+where onnxruntime and NumPy are, without torch:
 
     session = onnxruntime.InferenceSession("detector.onnx")
     finish = rsvheat.postprocess.PostProcessing.of(session)
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Pixels: boxes with a shorter side are no objects.
+_SMALLEST_SIDE = 1e-2
 # Entry of an ONNX file's metadata that holds the settings.
 METADATA = "rsvheat.postprocess"
 
@@ -62,7 +64,7 @@ class PostProcessing:
 
     @classmethod
     def from_json(cls, text: str) -> "PostProcessing":
-        """Return the settings that :meth:`to_json` wrote.
+        """Return the settings that ``to_json`` wrote.
 
         Args:
             text: Its result.
@@ -120,6 +122,9 @@ class PostProcessing:
         finite = np.isfinite(found).all(1)
         found, values, labels = found[finite], values[finite], labels[finite]
         kept = nms(found, values, labels, self.nms_threshold)[: self.max_detections]
+        if not self.oriented:
+            # What lies beyond the image was clipped to nothing.
+            kept = kept[(found[kept, 2:] - found[kept, :2] >= _SMALLEST_SIDE).all(1)]
         return {"boxes": found[kept], "scores": values[kept], "labels": labels[kept]}
 
 
@@ -129,7 +134,7 @@ def nms(
     """Select boxes by greedy non-maximum suppression within each class.
 
     Args:
-        boxes: Boxes, (N, 4) as left, top, right, bottom, or (N, 5) as for :func:`box_iou_rotated`.
+        boxes: Boxes, (N, 4) as left, top, right, bottom, or (N, 5) as for ``box_iou_rotated``.
         scores: Scores, (N,).
         labels: Classes, (N,).
         iou_threshold: Largest overlap of two boxes of a class that both stay.

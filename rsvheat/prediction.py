@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs and results of :meth:`rsvheat.checkpoint.TrainedModel.predict`."""
+"""Inputs and results of ``rsvheat.checkpoint.TrainedModel.predict``."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -167,7 +167,7 @@ class SampleReader:
         """Return samples, read one after the other, and whether it is one image without a list.
 
         Args:
-            images: One image or several, see :meth:`rsvheat.checkpoint.TrainedModel.predict`.
+            images: One image or several, see ``rsvheat.checkpoint.TrainedModel.predict``.
 
         Raises:
             ValueError: If an image has other bands or dimensions than the network takes.

@@ -70,12 +70,12 @@ def focal(
     Args:
         logits: Logits, (B, K, H, W).
         labels: Class of each pixel, int64 (B, H, W).
-        weight: Weight of each class, (K,), as for :func:`cross_entropy`; alpha in the source.
+        weight: Weight of each class, (K,), as for ``cross_entropy``; alpha in the source.
         gamma: Exponent, at least 0, that turns the loss to pixels that are not yet right.
         ignore_index: Label of pixels that do not count.
 
     Raises:
-        ValueError: As for :func:`cross_entropy`, or if ``gamma`` is negative.
+        ValueError: As for ``cross_entropy``, or if ``gamma`` is negative.
 
     Source: Lin et al. (arXiv 1708.02002), section 3.2, for several classes by the softmax, and
     with the mean over pixels in place of the sum over anchors.
@@ -113,7 +113,7 @@ def dice(
         ignore_index: Label of pixels that do not count.
 
     Raises:
-        ValueError: As for :func:`cross_entropy`, or if ``smooth`` is negative.
+        ValueError: As for ``cross_entropy``, or if ``smooth`` is negative.
 
     Source: Milletari et al. (arXiv 1606.04797), section 3, without squares; Sudre et al. (arXiv
     1707.03237), eq. 3, for several classes.
@@ -152,7 +152,7 @@ def lovasz(
         ignore_index: Label of pixels that do not count.
 
     Raises:
-        ValueError: As for :func:`cross_entropy`.
+        ValueError: As for ``cross_entropy``.
 
     Source: Berman et al. (arXiv 1705.08790), sections 2 and 3, algorithm 1.
     """
@@ -192,7 +192,7 @@ class SegmentationLoss(nn.Module):
     Args:
         terms: Factor of each loss by name: ``"cross_entropy"``, ``"focal"``, ``"dice"``,
             ``"lovasz"``; a single name has factor 1.
-        class_weights: Weight of each class; equal ones by default. See :func:`class_weights`.
+        class_weights: Weight of each class; equal ones by default. See ``class_weights``.
         gamma: Exponent of the focal loss.
         label_smoothing: Share of the cross entropy's target that is spread over all classes.
         smooth: Number of pixels added on both sides of Dice's fraction.
@@ -248,7 +248,7 @@ class SegmentationLoss(nn.Module):
             labels: Class of each pixel, int64 (B, H, W).
 
         Raises:
-            ValueError: As for :func:`cross_entropy`.
+            ValueError: As for ``cross_entropy``.
         """
         parts = self.parts(logits, labels)
         return torch.stack([self.terms[name] * part for name, part in parts.items()]).sum()
@@ -261,7 +261,7 @@ class SegmentationLoss(nn.Module):
             labels: Class of each pixel, int64 (B, H, W).
 
         Raises:
-            ValueError: As for :func:`cross_entropy`.
+            ValueError: As for ``cross_entropy``.
         """
         given = (logits, labels, self.class_weights)
         index = self.ignore_index
@@ -282,15 +282,13 @@ class SegmentationLoss(nn.Module):
 def class_weights(counts: Sequence[int], method: Weighting = "median") -> list[float]:
     """Return weights that raise rare classes, from the number of pixels of each class.
 
-    ========== ===================================================================================
-    method     weight before scaling, with n pixels of the class
-    ========== ===================================================================================
-    inverse    ``1 / n``
-    square_root ``1 / sqrt(n)``
-    median     ``median of all n / n``: Eigen and Fergus (arXiv 1411.4734), section 6.3.2
-    effective  ``(1 - b) / (1 - b**n)``, ``b = 1 - 1 / mean of all n``: Cui et al. (arXiv
-               1901.05555), eq. 12
-    ========== ===================================================================================
+    The weight before scaling, with n pixels of the class:
+
+    - ``inverse``: ``1 / n``
+    - ``square_root``: ``1 / sqrt(n)``
+    - ``median``: ``median of all n / n``: Eigen and Fergus (arXiv 1411.4734), section 6.3.2
+    - ``effective``: ``(1 - b) / (1 - b**n)``, ``b = 1 - 1 / mean of all n``: Cui et al. (arXiv
+      1901.05555), eq. 12
 
     All but the median's are scaled to a mean of 1. A class without pixels gets the largest weight
     of the others.

@@ -52,6 +52,40 @@ def truth(oriented, boxes=BOXES):
     return torch.tensor(outlines).reshape(-1, 5 if oriented else 4), labels
 
 
+def harbor(height, width, spacing=24, seed=0):
+    """Rectangles of up to 14 pixels, one in each cell of a jittered grid, and their boxes."""
+    rng = np.random.default_rng(seed)
+    values, boxes = np.zeros((3, height, width), np.uint8), []
+    for y in range(0, height - spacing, spacing):
+        for x in range(0, width - spacing, spacing):
+            h, w = rng.integers(4, 15, 2)
+            top, left = y + rng.integers(0, spacing - h - 1), x + rng.integers(0, spacing - w - 1)
+            kind = int(rng.integers(2))
+            values[0, top : top + h, left : left + w] = 250
+            values[1, top : top + h, left : left + w] = 250 * kind
+            boxes.append((left, top, left + w, top + h, kind))
+    return values, boxes
+
+
+def turned(height, width, spacing=40, seed=0):
+    """Rectangles of 20 x 8 pixels at all angles; centers and angles of the long side."""
+    rng = np.random.default_rng(seed)
+    values, boxes = np.zeros((3, height, width), np.uint8), []
+    for y in range(20, height - 20, spacing):
+        for x in range(20, width - 20, spacing):
+            cx, cy = x + rng.uniform(-6, 6), y + rng.uniform(-6, 6)
+            angle = rng.uniform(0, 180)
+            cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+            top, left = int(cy) - 12, int(cx) - 12
+            rows, columns = np.mgrid[top : top + 25, left : left + 25] + 0.5
+            along = (columns - cx) * cosine - (rows - cy) * sine
+            across = (columns - cx) * sine + (rows - cy) * cosine
+            part = values[:, top : top + 25, left : left + 25]
+            part[:, (abs(along) <= 10) & (abs(across) <= 4)] = 250
+            boxes.append((cx, cy, angle))
+    return values, boxes
+
+
 def average_precision(found, boxes, labels, threshold=0.5):
     """Return the mean over classes of the average precision (area), by brute force."""
     values = []

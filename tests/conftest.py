@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Minutes each. Where processes share the files, these come first, so that all end together.
 LONGEST = (
     "test_demo.py",
-    "test_readme.py",
+    "test_docs.py",
     "test_notebooks.py",
     "test_cli.py",
     "test_distributed.py",
@@ -59,11 +59,11 @@ def _reproducible() -> Iterator[None]:
     """Seed every test alike, keep TF32 off, and put back what tests change."""
     state = torch.random.get_rng_state()
     threads = torch.get_num_threads()
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
     torch.set_num_threads(threads)
     torch.random.set_rng_state(state)
 
@@ -98,6 +98,14 @@ def implementation(
 def native(device: torch.device) -> torch.device:
     """Every device that has native ops."""
     _require_native(device.type)
+    return device
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """A CUDA device with native ops, for tests that are marked cuda."""
+    device = _device("cuda")
+    _require_native("cuda")
     return device
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,9 @@ def _without_nvcc() -> dict[str, str]:
     }
 
 
-def _configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def _configure(
+    build: Path, *options: str, source: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     pybind11 = pytest.importorskip("pybind11")
     cmake = shutil.which("cmake", path=_without_nvcc()["PATH"])
     if cmake is None:
@@ -197,7 +200,7 @@ def _configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             cmake,
-            *("-S", str(ROOT), "-B", str(build)),
+            *("-S", str(source), "-B", str(build)),
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             *options,
@@ -205,7 +208,7 @@ def _configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env=_without_nvcc(),
+        env=_without_nvcc() | environment,
     )
 
 
@@ -229,6 +232,28 @@ def test_cuda_that_is_asked_for_and_absent_is_an_error_that_names_off(tmp_path: 
     assert result.returncode != 0
     assert "no nvcc" in result.stderr
     assert "RSVHEAT_CUDA=OFF" in result.stderr
+
+
+@pytest.mark.source_tree
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("echo no cudafe++ >&2; exit 3", "does not run (3): no cudafe++"),
+        ("echo Cuda compilation tools, release 11.8, V11.8.89", "is of CUDA 11.8; the kernels"),
+    ],
+)
+def test_nvcc_that_cannot_build_is_named(tmp_path: Path, program: str, message: str) -> None:
+    nvcc = tmp_path / "bin of it" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\n{program}\n")
+    nvcc.chmod(0o755)
+    result = _configure(tmp_path / "build", CUDACXX=str(nvcc))
+    assert result.returncode != 0
+    told = " ".join(result.stderr.split())
+    assert f"{nvcc} {message}" in told
+    assert "RSVHEAT_CUDA=OFF builds for the CPU only" in told
+    # Asked for no CUDA, it is not called.
+    assert _configure(tmp_path / "off", "-DRSVHEAT_CUDA=OFF", CUDACXX=str(nvcc)).returncode == 0
 
 
 @pytest.mark.source_tree
@@ -261,3 +286,57 @@ def test_native_off_builds_a_wheel_for_any_platform(tmp_path: Path) -> None:
     assert len(list(images.glob("eurosat/*/*/*.jpg"))) == 800
     assert len(list(images.glob("dubai/*/*/*"))) == 2 * (177 + 1)
     assert list(tmp_path.rglob("*.so")) == []
+
+
+@pytest.mark.source_tree
+def test_an_sdist_has_all_that_a_build_needs(tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core")
+    program = f"from scikit_build_core.build import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    # CMake looks for every source of the libraries.
+    result = _configure(tmp_path / "build", "-DRSVHEAT_CUDA=OFF", source=source)
+    assert result.returncode == 0, result.stderr
+    command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "-w", str(tmp_path), str(sdist)]
+    result = subprocess.run(
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=_without_nvcc() | {"RSVHEAT_NATIVE": "OFF", "RSVHEAT_DEMO_IMAGES": "OFF"},
+    )
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    expected = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+    assert expected <= set(names)
+    assert [name for name in names if name.endswith((".jpg", ".png", ".so"))] == []
+    assert wheel.stat().st_size < 12e6
+
+
+@pytest.mark.source_tree
+def test_generic_kernels_compile_for_arm(tmp_path: Path) -> None:
+    if shutil.which("aarch64-linux-gnu-g++") is None:
+        pytest.skip("no cross compiler: Debian, Ubuntu: apt install g++-aarch64-linux-gnu")
+    result = _configure(
+        tmp_path,
+        "-GNinja",
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake/aarch64.cmake'}",
+        "-DRSVHEAT_NATIVE=OFF",
+        "-DRSVHEAT_WERROR=ON",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O0",  # a third of the time
+    )
+    assert result.returncode == 0, result.stderr
+    cmake = shutil.which("cmake", path=_without_nvcc()["PATH"])
+    assert cmake is not None
+    result = subprocess.run(
+        [cmake, "--build", str(tmp_path)], capture_output=True, text=True, env=_without_nvcc()
+    )
+    assert result.returncode == 0, result.stdout
+    header = (tmp_path / "librsvheat_core.so").read_bytes()[:20]
+    assert header[:4] == b"\x7fELF"
+    assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64

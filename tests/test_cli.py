@@ -311,6 +311,33 @@ def test_info_tells_versions(run):
     assert isinstance(about["native"], bool)
 
 
+def test_info_names_what_commands_lack_and_how_to_install_it(run, monkeypatch):
+    from rsvheat.commands import info
+
+    installed = info._version
+    old = {"rasterio": None, "matplotlib": "3.9.0", "pystac": None}
+    monkeypatch.setattr(info, "_version", lambda name: old.get(name, installed(name)))
+    out = run("info")[1]
+    for line in (
+        "rsvheat demo           lacks matplotlib>=3.10, rasterio>=1.4: "
+        "pip install 'rsvheat[train,geo,explain]'",
+        "rsvheat fit            lacks matplotlib>=3.10: pip install 'rsvheat[train]'",
+        "rsvheat predict        lacks rasterio>=1.4: pip install 'rsvheat[geo]'",
+        "rsvheat predict --stac lacks pystac>=1.13, rasterio>=1.4: pip install 'rsvheat[stac]'",
+        "rsvheat explain        lacks matplotlib>=3.10: pip install 'rsvheat[explain]'",
+        "rsvheat recipes        ready",
+    ):
+        assert line in out.splitlines(), out
+    about = json.loads(run("info", "--json")[1])["commands"]
+    assert about["export"] == {"missing": [], "install": None}
+    assert about["predict"] == {
+        "missing": ["rasterio>=1.4"],
+        "install": "pip install 'rsvheat[geo]'",
+    }
+    commands = {name.partition(" ")[0] for name in about}
+    assert commands == set(cli._commands())
+
+
 def test_recipes_are_listed_and_printed(run):
     out = run("recipes")[1]
     assert len(out.splitlines()) == len(recipe_paths()) >= 5

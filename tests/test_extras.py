@@ -3,6 +3,7 @@
 
 import importlib.metadata
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,24 @@ PROGRAM = Path(__file__).with_name("run_extra.py")
 
 pytestmark = pytest.mark.source_tree
 
-# Hides modules from imports, and from those who ask whether they are there.
+# Hides modules from imports, and from those who ask whether they or their packages are there.
 HIDE = """
-import json, runpy, sys
+import importlib.metadata, json, runpy, sys
 from importlib.machinery import PathFinder
 
 hidden = set(json.loads(sys.argv[1]))
+owners = importlib.metadata.packages_distributions()
+without = {name.lower().replace("_", "-") for module in hidden for name in owners[module]}
+find = importlib.metadata.Distribution.from_name
+
+
+def from_name(name):
+    if name.lower().replace("_", "-") in without:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return find(name)
+
+
+importlib.metadata.Distribution.from_name = staticmethod(from_name)
 
 
 class Finder(PathFinder):
@@ -96,14 +109,40 @@ def test_hidden_is_what_an_extra_does_not_install():
     assert "jsonargparse" in hidden("none")
 
 
-@pytest.mark.parametrize("extra", ["none", "geo", "explain", "export"])
+def declared():
+    return tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+
+
+# Extras that take longer; `make test-extras` installs each.
+slow = [pytest.param(extra, marks=pytest.mark.slow) for extra in ("dask", "torchgeo", "test", "mm")]
+
+
+@pytest.mark.parametrize(
+    "extra", ["none", "geo", "explain", "export", "train", "parquet", "stac", *slow]
+)
 def test_an_extra_is_enough_for_its_command(extra):
-    needed = {"geo": ["rasterio"], "explain": ["matplotlib"], "export": ["onnx", "onnxruntime"]}
-    for module in needed.get(extra, ()):
+    modules = {"geo": "rasterio", "parquet": "pyarrow", "explain": "matplotlib", "mm": "mmengine"}
+    modules |= {"export": "onnxruntime", "train": "lightning", "stac": "pystac"}
+    for module in {modules.get(extra, extra)} - {"none", "test"}:
         pytest.importorskip(module)
     done = run(extra, f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')", extra)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"extra {extra}: its command runs\n"
+
+
+def test_all_is_every_extra_but_those_for_work_on_the_package():
+    (requirement,) = map(Requirement, declared()["all"])
+    assert requirement.name == "rsvheat"
+    assert requirement.extras == set(declared()) - {"all", "bench", "test"}
+
+
+def test_each_extra_is_installed_and_used_by_make():
+    text = PYPROJECT.with_name("Makefile").read_text()
+    (names,) = (
+        line.split("?=")[1].split() for line in text.splitlines() if line[:9] == "EXTRAS ?="
+    )
+    assert set(names) == set(declared())
+    assert set(names) < set(runpy.run_path(str(PROGRAM))["USES"])
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_all_steps_run_one_after_the_other(recorded) -> None:
     assert exact == set(re.findall(r"(\w+)\.cu", listed))
     tools = [call[2] for call in calls if call[0] == "compute-sanitizer"]
     assert tools == ["memcheck", "racecheck"]
-    assert sum(call[0] == "ncu" for call in calls) == 3
+    assert sum(call[0] == "ncu" for call in calls) == 5
 
 
 def test_every_command_exists_with_its_options(recorded, tmp_path: Path) -> None:

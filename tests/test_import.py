@@ -146,7 +146,7 @@ PARTS = {
     "ops": ("ops",),
     "models": ("models", "augmentation", "losses", "masking"),
     "data": ("data",),
-    "checkpoint": ("checkpoint", "prediction", "segmentation_losses"),
+    "checkpoint": ("checkpoint", "found_boxes", "prediction", "segmentation_losses"),
     "evaluation": ("evaluation",),
     "uses": ("benchmarking", "explain", "export", "integrations", "raster"),
     "training": ("training",),

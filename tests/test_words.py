@@ -13,12 +13,16 @@ import pytest
 import rsvheat
 
 FILES = sorted(Path(rsvheat.__file__).parent.rglob("*.py"))
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "benchmarks").rglob("*.md"))
 
 # What cannot be understood alone, with an example of what can.
 RIDDLES = {
     r"^\s*[\w*]+: Of ": "an argument is a noun phrase: 'Seed of the split', not 'Of the split'",
     r"\b[Ll]ikewise\b": "say what is the same",
     r"\b[Ss]ee there\b": "name what to see",
+    r":\w+:`": "a name in code has two backticks; the documentation links it",
 }
 SUMMARY = re.compile(r"(What|How|Which|Where|Who)\b")
 BRITISH = re.compile(
@@ -49,7 +53,7 @@ def texts(source: str) -> Iterator[tuple[int, str]]:
 
 def without_code(text: str) -> str:
     """Return a text without names in code, which keep their spelling."""
-    return re.sub(r"``.*?``|:\w+:`.*?`|\"[^\"\n]*\"", "", text, flags=re.DOTALL)
+    return re.sub(r"``.*?``|\"[^\"\n]*\"", "", text, flags=re.DOTALL)
 
 
 def problems(source: str) -> list[str]:
@@ -75,12 +79,20 @@ def test_words(path: Path) -> None:
     assert problems(path.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.source_tree
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_words_of_pages(path: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [match[0] for match in BRITISH.finditer(text)] == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
         '"""Make it.\n\n    Args:\n        seed: Of the split.\n    """',
         '"""Make it.\n\n    Args:\n        high: Likewise; 98.\n    """',
         "x = 1  # see there",
+        '"""Make it by :func:`make`."""',
         '"""What a step computes."""',
         "# The colours are normalised.",
         'class A:\n    x: int\n    """In metres."""',

@@ -155,11 +155,11 @@ step 30 boxes "$PYTHON" benchmarks/device.py boxes --output "$OUT/boxes.csv"
 
 sanitize racecheck 40
 
-# Time, instructions and traffic of the first kernels of three operators.
+# Time, instructions and traffic of the first kernels of some operators.
 counters() {
   local metrics=gpu__time_duration.sum,smsp__inst_executed.sum,dram__bytes_read.sum,dram__bytes_write.sum
   local name
-  for name in heat boxes roi; do
+  for name in heat boxes roi norm correction; do
     ncu --csv --metrics $metrics --launch-count 4 "$driver" "$name" || return
   done
 }

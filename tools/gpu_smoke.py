@@ -33,6 +33,16 @@ def cases(device: str, sizes: tuple[tuple[int, int, int], ...]) -> Iterator[Case
         k = torch.rand(*size, dtype=torch.float64, device=device)
         yield f"heat_conduction {size}", ops.heat_conduction, (x, k), everything
         yield f"dct2d {size}", lambda x: ops.idct2d(ops.dct2d(x, "nhwc"), "nhwc"), (x,), wide
+    # Rows of whole 16-byte accesses, of long ones, of single elements.
+    for size in ((9, 7, 128), (5, 6, 1024), (7, 5, 37)):
+        x, other = torch.randn(2, 2, *size, dtype=torch.float64, device=device)
+        weight, bias = torch.randn(2, size[2], dtype=torch.float64, device=device)
+        yield f"gated_layer_norm {size}", ops.gated_layer_norm, (x, other, weight, bias), everything
+        yield f"add_layer_norm {size}", ops.add_layer_norm, (other, x, weight, bias), everything
+        embed = torch.randn(*size, dtype=torch.float64, device=device)
+        taps = torch.randn(size[2], 1, 3, 3, dtype=torch.float64, device=device)
+        operands = (x, embed, weight, bias, taps, bias)
+        yield f"spatial_correction {size}", ops.spatial_correction_conv, operands, everything
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64, device=device)
     yield "frequency_split", lambda x: ops.frequency_split(x, 0.3, (10, 60)), (images,), everything
     yield "spectral_l1_loss", ops.spectral_l1_loss, (images, images.flip(0)), everything

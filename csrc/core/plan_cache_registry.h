@@ -11,7 +11,7 @@ namespace rsvheat {
 
 struct CudaPlanCache {
   size_t (*size)();      // plans held now, over all devices
-  size_t (*capacity)();  // plans held at most
+  size_t (*capacity)();  // plans held at most, beside those of captured graphs
   void (*clear)();       // safe at any time; a plan in use goes when its call has been enqueued
 };
 

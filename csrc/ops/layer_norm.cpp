@@ -1,43 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/layer_norm.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
-#include "checks.h"
+#include "fused_operands.h"
 #include "stable_compat.h"
 
 namespace rsvheat {
 namespace {
-
-constexpr const char* op_name(NormStep step) {
-  return step == NormStep::kGate ? "gated_layer_norm" : "add_layer_norm";
-}
-
-constexpr const char* other_name(NormStep step) {
-  return step == NormStep::kGate ? "gate" : "residual";
-}
-
-// x, dense, and the norm's parameters, checked to fit it.
-struct Operands {
-  Tensor x, weight, bias;
-  double eps;
-  DType dtype;
-  int64_t channels, rows;
-
-  Operands(const char* op, const Tensor& x_any_strides, const Tensor& weight, const Tensor& bias,
-           double eps)
-      : x(dense(x_any_strides)),
-        weight(channel_parameter(op, "weight", weight, x)),
-        bias(channel_parameter(op, "bias", bias, x)),
-        eps(eps),
-        dtype(dtype_of(op, "x", x)),
-        channels(x.size(-1)),
-        rows(channels == 0 ? 0 : x.numel() / channels) {}
-
-  NormParameters norm() const { return {weight.const_data_ptr(), bias.const_data_ptr(), eps}; }
-};
 
 Tensor like_x(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
   check_same_shape(op, name, tensor, "x", x);
@@ -48,7 +18,7 @@ Tensor like_x(const char* op, const char* name, const Tensor& tensor, const Tens
 
 Tensor forward(NormStep step, const Tensor& x, const Tensor& other, const Tensor& weight,
                const Tensor& bias, double eps) {
-  const Operands operands(op_name(step), x, weight, bias, eps);
+  const NormOperands operands(op_name(step), x, weight, bias, eps);
   const Tensor second = like_x(op_name(step), other_name(step), other, x);
   Tensor y = empty_like_dense(operands.x);
   run_kernel(op_name(step), [&](const ParallelFor& parallel) {
@@ -66,7 +36,7 @@ struct Gradients {
 Gradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, const Tensor& other,
                    const Tensor& weight, const Tensor& bias, double eps) {
   const char* op = op_name(step);
-  const Operands operands(op, x, weight, bias, eps);
+  const NormOperands operands(op, x, weight, bias, eps);
   const Tensor grad = like_x(op, "grad_y", grad_y, x);
   const Tensor second = like_x(op, other_name(step), other, x);
   Gradients gradients{empty_like_dense(operands.x),

@@ -44,4 +44,6 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
       "_roi_align_rotated_backward(Tensor grad_y, Tensor boxes, SymInt batch, SymInt height,"
       " SymInt width, float spatial_scale, int sampling_ratio, bool channels_last) -> Tensor");
   m.def("_fingerprint(Tensor x) -> int");
+  m.def("_lowered_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu) -> Tensor");
+  m.def("_lowered_linear_available() -> bool");
 }

@@ -14,6 +14,7 @@ has
 - ``dubai/train/images`` and ``masks``: crops of 256 pixels that cover two tiles, without those of
   one class only, as JPEG and as PNG whose palette has the colors of the classes. ``dubai/test``:
   four parts of the third tile, joined.
+- ``sentinel1_harbor.jpg``, ``sentinel1_sea.jpg``: two parts of a radar scene, which do not overlap.
 """
 
 import argparse
@@ -28,6 +29,8 @@ TILE = 256
 QUALITY = {"optical": 85, "sar": 80}
 EUROSAT = {"train": 60, "test": 20}
 SOURCES = ("s1s2_volkov", "eurosat_rgb", "seg_dubai")
+# Scene, and left, top, right and bottom in it.
+HARBOR = {"harbor": ("101", (100, 520, 1012, 968)), "sea": ("101", (780, 300, 964, 428))}
 TEST_TILE = "Tile 1"
 TEST_PARTS = (5, 6, 8, 9)  # of the tile's nine: two rows of two
 SAME = 0.9  # share of one class above which a crop is left out
@@ -61,6 +64,13 @@ def save(image: PIL.Image.Image, path: Path, modality: str) -> None:
     """Write a JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=QUALITY[modality], optimize=True)
+
+
+def cut_harbor(source: Path, out: Path) -> None:
+    """Cut parts of a radar scene."""
+    for name, (scene, box) in HARBOR.items():
+        image = PIL.Image.open(source / "sar" / f"{scene}.png").convert("L").crop(box)
+        save(image, out / f"sentinel1_{name}.jpg", "sar")
 
 
 def choose_images(source: Path, out: Path, seed: int) -> None:
@@ -150,6 +160,7 @@ def main() -> None:
     if missing:
         parser.error(f"there is no folder {arguments.source / missing[0]}")
     make_pairs(arguments.source / "s1s2_volkov", arguments.out / "s1s2")
+    cut_harbor(arguments.source / "s1s2_volkov", arguments.out)
     choose_images(arguments.source / "eurosat_rgb", arguments.out / "eurosat", arguments.seed)
     cut_tiles(arguments.source / "seg_dubai", arguments.out / "dubai")
 

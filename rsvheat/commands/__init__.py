@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, a module each; see :mod:`rsvheat.cli` for what makes one."""
+"""The commands, a module each; see ``rsvheat.cli`` for what makes one."""

@@ -4,6 +4,7 @@
 from rsvheat.commands._parser import PlainParser
 
 EXAMPLE = "rsvheat demo"
+EXTRAS = ("train", "geo", "explain")
 
 
 def run(arguments: list[str]) -> None:

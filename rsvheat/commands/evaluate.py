@@ -5,6 +5,7 @@ from rsvheat.commands._parser import flags, one_line, texts
 from rsvheat.commands._recipes import with_recipes
 
 EXAMPLE = "rsvheat evaluate --checkpoint runs/mine/last.ckpt --data.dataset.root images"
+EXTRAS = ("train",)
 
 
 def run(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rsvheat.data import Normalizer
 
 EXAMPLE = "rsvheat explain image.tif --checkpoint runs/mine/last.ckpt --point 512,300"
-EXTRA = "explain"
+EXTRAS = ("explain",)
 
 _LISTS = ("--point", "--window", "--bands", "--rgb", "--mean", "--std", "--stages")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rsvheat.commands._parser import run_function
 
 EXAMPLE = "rsvheat export runs/classes/best.ckpt classes.onnx"
-EXTRA = "export"
+EXTRAS = ("export",)
 
 
 def run(arguments: list[str]) -> None:

@@ -5,6 +5,7 @@ EXAMPLE = (
     "rsvheat finetune --config finetune_eurosat --data.dataset.root images "
     "--model.checkpoint runs/mine/last.ckpt --output runs/classes"
 )
+EXTRAS = ("train",)
 
 
 def run(arguments: list[str]) -> int:

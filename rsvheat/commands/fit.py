@@ -2,6 +2,7 @@
 """Train any task from a recipe, and score it."""
 
 EXAMPLE = "rsvheat fit --config finetune_eurosat --data.dataset.root images --output runs/mine"
+EXTRAS = ("train",)
 
 
 def run(arguments: list[str]) -> int:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rsvheat.checkpoint import TrainedModel
 
 EXAMPLE = "rsvheat predict scene.tif --checkpoint runs/classes/best.ckpt --output map.tif"
-EXTRA = "geo"
+EXTRAS = ("geo",)
+OPTION_EXTRAS = {"--dask": "dask", "--polygons parquet": "parquet", "--stac": "stac"}
 
 
 def run(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ EXAMPLE = (
     "rsvheat pretrain --config pretrain_nano_cpu --data.dataset.folders.optical images/optical "
     "--data.dataset.folders.sar images/sar --output runs/mine"
 )
+EXTRAS = ("train",)
 
 
 def run(arguments: list[str]) -> int:

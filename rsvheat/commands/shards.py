@@ -10,6 +10,7 @@ EXAMPLE = (
     "rsvheat shards packed --folders.optical images/optical --folders.sar images/sar "
     "--samples_per_shard 1000"
 )
+EXTRAS = ("train",)
 
 
 def run(arguments: list[str]) -> None:

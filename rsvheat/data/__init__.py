@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and annotations from folders, GeoTIFF, shards and TorchGeo, for training.
 
-A :class:`Source` lists samples, a :class:`DatasetReader` finds and splits those of a data set, an
-:class:`ImageDataset` makes tensors of them, :func:`collate` makes batches; a :class:`DataModule`
+A ``Source`` lists samples, a ``DatasetReader`` finds and splits those of a data set, an
+``ImageDataset`` makes tensors of them, ``collate`` makes batches; a ``DataModule``
 puts these together for Lightning. Files that cannot be used are left out, named and counted
-(:class:`SkipReport`), or an error, as the user chooses.
+(``SkipReport``), or an error, as the user chooses.
 """
 
 from typing import TYPE_CHECKING, Any

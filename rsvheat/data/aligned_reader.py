@@ -74,11 +74,11 @@ class AlignedReader(GdalReader):
 
     @property
     def stored(self) -> int:
-        """See :attr:`ImageReader.stored`."""
+        """See ``ImageReader.stored``."""
         return super().stored - self._added
 
     def close(self) -> None:
-        """See :meth:`ImageReader.close`."""
+        """See ``ImageReader.close``."""
         super().close()
         # The base class closes what it opened first if opening fails.
         if hasattr(self, "_original"):

@@ -30,7 +30,7 @@ BOX_TARGETS: tuple[Target, ...] = ("boxes", "oriented_boxes")
 class Boxes(NamedTuple):
     """Boxes of a window with their classes, as sources return them.
 
-    Samples hold those that are within the window, see :class:`~rsvheat.data.Crop`; so a source may
+    Samples hold those that are within the window, see ``rsvheat.data.Crop``; so a source may
     return boxes that are partly or wholly outside.
 
     Attributes:

@@ -2,6 +2,8 @@
 """Data for Lightning: loaders of any data set, normalization, and resuming within an epoch."""
 
 import logging
+import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,10 +92,25 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def _check_pickling(dataset: ImageDataset, start_method: StartMethod | None) -> None:
+    """Raise ValueError if workers are to be sent a data set that cannot be pickled."""
+    method = multiprocessing.get_context(start_method).get_start_method()
+    if method == "fork":
+        return
+    try:
+        pickle.dumps(dataset)
+    except Exception as error:  # objects of users raise what they like
+        raise ValueError(
+            f"the data set cannot be sent to workers that start by {method}: {error}. Functions "
+            "and classes of transforms and readers must be defined at the top of a module, not be "
+            'lambdas or within a function; or choose start_method="fork" or num_workers=0'
+        ) from error
+
+
 class DataModule(LightningDataModule):
     """Loads batches of a data set for training, validation and testing.
 
-    Batches are described in :mod:`rsvheat.data.sample`. The loaders ``"train_plain"`` (training
+    Batches are described in ``rsvheat.data.sample``. The loaders ``"train_plain"`` (training
     samples in order, without augmentation), ``"val"`` and ``"test"`` evaluate.
 
     Args:
@@ -103,7 +120,7 @@ class DataModule(LightningDataModule):
             ``decibels``.
         crop: Window of the images that becomes a sample, and its augmentation.
         transforms: Further transforms of ``torchvision.transforms.v2`` for training, see
-            :class:`~rsvheat.data.ImageDataset`.
+            ``rsvheat.data.ImageDataset``.
         loader: Options of the data loaders.
         seed: Seed of order, augmentation and splits.
         on_error: ``"raise"`` an error at the first image that cannot be used, or ``"skip"`` it.
@@ -120,9 +137,9 @@ class DataModule(LightningDataModule):
     Attributes:
         report: Report of the samples left out so far.
         datasets: Datasets by ``"train"``, ``"train_plain"``, ``"val"`` and ``"test"``, those that
-            there are; after :meth:`setup`.
-        statistics: Statistics by modality, where normalization needs them; after :meth:`setup`.
-        normalizers: Normalizers by modality; after :meth:`setup`.
+            there are; after ``setup``.
+        statistics: Statistics by modality, where normalization needs them; after ``setup``.
+        normalizers: Normalizers by modality; after ``setup``.
     """
 
     def __init__(
@@ -332,6 +349,8 @@ class DataModule(LightningDataModule):
             self._sampler = sampler
             if self._resume is not None:
                 sampler.load_state_dict(self._resume)
+        if options.num_workers:
+            _check_pickling(dataset, options.start_method)
         pin_memory = options.pin_memory
         loader = _Loader(
             dataset,
@@ -411,7 +430,7 @@ class DataModule(LightningDataModule):
         """Resume the run of a checkpoint.
 
         Args:
-            state_dict: Result of :meth:`state_dict`.
+            state_dict: Result of ``state_dict``.
 
         Raises:
             DataError: If the run was within an epoch of another number of samples.
@@ -433,7 +452,7 @@ class DataModule(LightningDataModule):
         self.report.load_state_dict(state_dict["report"])
 
     def use_normalizers(self, normalizers: Mapping[str, Normalizer]) -> None:
-        """Normalize as in another run; before :meth:`setup` that saves the statistics.
+        """Normalize as in another run; before ``setup`` that saves the statistics.
 
         Args:
             normalizers: Normalizers by modality; others stay as they are.

@@ -41,7 +41,7 @@ class GdalReader(ImageReader):
         file: Path, name that GDAL knows, or content.
         name: Name of the image in errors.
         driver: The only driver that may open the file; None for any.
-        raw: See :func:`open_image`.
+        raw: See ``open_image``.
 
     Attributes:
         palette: Colors (n, 4) of the only band's values, with alpha; None without a palette.
@@ -187,12 +187,12 @@ class GdalReader(ImageReader):
 
     @property
     def stored(self) -> int:
-        """See :attr:`ImageReader.stored`."""
+        """See ``ImageReader.stored``."""
         return len(self._stored)
 
     @property
     def data_bands(self) -> tuple[int, ...]:
-        """See :attr:`ImageReader.data_bands`."""
+        """See ``ImageReader.data_bands``."""
         return self._data
 
     def _read(self, window: Window, bands: tuple[int, ...]) -> Pixels:

@@ -213,12 +213,12 @@ class ReaderOfReader(ImageReader):
 
     @property
     def stored(self) -> int:
-        """See :attr:`ImageReader.stored`."""
+        """See ``ImageReader.stored``."""
         return self._reader.stored
 
     @property
     def data_bands(self) -> tuple[int, ...]:
-        """See :attr:`ImageReader.data_bands`."""
+        """See ``ImageReader.data_bands``."""
         return self._reader.data_bands
 
     def close(self) -> None:

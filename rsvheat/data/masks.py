@@ -324,7 +324,7 @@ class MaskSource(FileSource):
         return readers
 
     def read_target(self, index: int, window: Window) -> NDArray[np.int64]:
-        """See :meth:`Source.read_target`."""
+        """See ``Source.read_target``."""
         if self._kept is not None and self._kept[0] == index:
             return self.codes.read(self._kept[1], window)
         if self._kept is not None:

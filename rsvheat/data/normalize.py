@@ -39,19 +39,15 @@ class Normalize:
 
     First decibels, if asked for, then ``(value - center) / scale`` for each band:
 
-    ==============  =================================  ===============================
-    ``method``      center and scale                   with ``clip``
-    ==============  =================================  ===============================
-    ``fixed``       ``low`` becomes -1, ``high`` 1      to [-1, 1]
-    ``percentile``  the same, at two percentiles       to [-1, 1]
-    ``mean_std``    mean and standard deviation        to 5 deviations on either side
-    ==============  =================================  ===============================
+    - ``fixed``: ``low`` becomes -1 and ``high`` 1; ``clip`` limits to [-1, 1]
+    - ``percentile``: the same, at two percentiles
+    - ``mean_std``: mean and standard deviation; ``clip`` limits to 5 deviations on either side
 
     Pixels without data (nodata, masked, NaN, infinite, and not above 0 where decibels are taken)
     become ``fill``; the default 0 is the center of each method.
 
     Args:
-        method: Method, see the table.
+        method: Method, one of those above.
         low: Value that becomes -1: for ``fixed`` one for all bands or one for each, for
             ``percentile`` a percentile, 2 by default.
         high: Value that becomes 1, in the same form; for ``percentile`` 98 by default.
@@ -60,7 +56,7 @@ class Normalize:
         decibels: Conversion before that: ``"power"`` takes 10 log10 of the file's values,
             ``"amplitude"`` 20 log10, ``"none"`` nothing: for optical images, and for SAR that is in
             decibels already. All other arguments and statistics refer to the result.
-        clip: Whether values are clipped, see the table.
+        clip: Whether values are clipped, as said above.
         fill: Value of pixels without data, in normalized units.
 
     Raises:
@@ -109,7 +105,7 @@ class Normalize:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether :meth:`resolve` takes statistics."""
+        """Whether ``resolve`` takes statistics."""
         return self.method == "percentile" or (self.method == "mean_std" and self.mean is None)
 
     def resolve(self, bands: int, statistics: "Statistics | None" = None) -> "Normalizer":
@@ -181,7 +177,7 @@ class Normalizer:
         center: Value of each band that becomes 0.
         scale: Difference in each band that becomes 1.
         limit: Bound of clipping in normalized units; infinite for none.
-        decibels: Conversion before that, see :class:`Normalize`.
+        decibels: Conversion before that, see ``Normalize``.
         fill: Value of pixels without data, in normalized units.
     """
 
@@ -242,10 +238,10 @@ class Normalizer:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Normalizer":
-        """Return the normalizer of :meth:`to_dict`.
+        """Return the normalizer of ``to_dict``.
 
         Args:
-            content: Result of :meth:`to_dict`.
+            content: Result of ``to_dict``.
 
         Raises:
             ValueError: If it is something else.
@@ -268,7 +264,7 @@ def to_decibels(pixels: Pixels, decibels: Decibels) -> Pixels:
 
     Args:
         pixels: Values (C, H, W), and the mask of valid pixels.
-        decibels: Conversion, see :class:`Normalize`; ``"none"`` returns the image as it is.
+        decibels: Conversion, see ``Normalize``; ``"none"`` returns the image as it is.
 
     Returns:
         Values in decibels, and the mask of valid pixels: values must be above 0.
@@ -350,7 +346,7 @@ class Statistics:
         mean: Mean of each band.
         std: Standard deviation of each band.
         percentiles: Values (bands, 25) at the percentiles ``PERCENTILES``.
-        decibels: Unit of the values, see :class:`Normalize`.
+        decibels: Unit of the values, see ``Normalize``.
         images: Number of images that were sampled.
         pixels: Number of valid pixels of each band.
     """
@@ -383,10 +379,10 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Statistics":
-        """Return the statistics of :meth:`to_dict`.
+        """Return the statistics of ``to_dict``.
 
         Args:
-            content: Result of :meth:`to_dict`.
+            content: Result of ``to_dict``.
 
         Raises:
             ValueError: If it is something else.
@@ -560,7 +556,7 @@ def save_statistics(
 
 
 def load_statistics(path: str | os.PathLike[str]) -> dict[str, Statistics]:
-    """Read statistics that :func:`save_statistics` wrote.
+    """Read statistics that ``save_statistics`` wrote.
 
     Args:
         path: Path of the file.

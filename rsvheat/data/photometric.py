@@ -16,7 +16,7 @@ class Photometric:
     Changes are gains and shifts of normalized values, so that they fit radar in decibels and
     twelve bands as well as red, green and blue; nothing is turned to gray or to another hue, since
     the colors of land cover are what tells it. Masks, boxes and pixels without data stay as they
-    are. A data module takes it among its ``transforms``; in a recipe::
+    are. A data module takes it among its ``transforms``; in a recipe:
 
         data:
           transforms:
@@ -53,7 +53,7 @@ class Photometric:
         """Return a sample with changed images; torch's generator is the source of randomness.
 
         Args:
-            entries: Entries of a sample by name, see :class:`~rsvheat.data.ImageDataset`.
+            entries: Entries of a sample by name, see ``rsvheat.data.ImageDataset``.
         """
         changed = dict(entries)
         for name, entry in entries.items():

@@ -64,7 +64,7 @@ class PillowReader(ArrayReader):
         file: Path or content.
         name: Name of the image in errors.
         start: First bytes of the file.
-        raw: See :func:`open_image`.
+        raw: See ``open_image``.
         masked: Whether GDAL knows a mask that Pillow does not.
 
     Raises:

@@ -41,7 +41,7 @@ def bounds_corners(boxes: Points) -> Points:
 
 
 def box_corners(left: float, top: float, right: float, bottom: float) -> Points:
-    """Return the corners (4, 2) of one horizontal box, in the order of :func:`bounds_corners`.
+    """Return the corners (4, 2) of one horizontal box, in the order of ``bounds_corners``.
 
     Args:
         left: Left side.
@@ -59,7 +59,7 @@ def rectangles(corners: Points) -> Points:
         corners: Corners (N, 4, 2).
 
     Returns:
-        Boxes (N, 5), see :func:`rsvheat.ops.box_convert.corners_to_boxes`.
+        Boxes (N, 5), see ``rsvheat.ops.box_convert.corners_to_boxes``.
     """
     boxes: Points = corners_to_boxes(torch.from_numpy(np.ascontiguousarray(corners))).numpy()
     return boxes

@@ -124,7 +124,7 @@ def read_image(
         bands: Numbers of the bands in the order wanted, counted from 1; None for all but alpha.
 
     Returns:
-        The values and where they are valid, see :meth:`ImageReader.read`.
+        The values and where they are valid, see ``ImageReader.read``.
 
     Raises:
         SampleError: If the file is damaged, or lacks one of ``bands``.

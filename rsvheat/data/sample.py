@@ -3,23 +3,22 @@
 
 A batch is a dictionary:
 
-============  ====================================================================================
-``images``    by modality, float32 (n, C, H, W), normalized, of the n samples that have it
-``valid``     by modality, bool (n, 1, H, W), False where the file holds no data
-``index``     by modality, int64 (n,), positions of these n samples in the batch, ascending
-``label``     target ``"label"``: int64 (B,); ``IGNORE_LABEL`` for samples that are repeated
-``mask``      target ``"mask"``: int64 (B, H, W); ``IGNORE_INDEX`` for pixels without a class, for
-              pixels without data in every modality, and for samples that are repeated
-``boxes``     targets ``"boxes"`` and ``"oriented_boxes"``: a list of B ``tv_tensors.BoundingBoxes``
-              (XYXY or CXCYWHR) in pixels of the sample, float32; an image may have none
-``labels``    beside ``boxes``: a list of B int64 (number of boxes,)
-``difficult`` beside ``boxes``: a list of B bool (number of boxes,), True for boxes that scores
-              neither count as found nor as missed
-``repeated``  bool (B,): samples that another process or batch has, too; not to be scored
-``size``      B
-``keys``      a list of B names
-``skipped``   a list of :class:`Skip`, only where samples were left out
-============  ====================================================================================
+- ``images``: by modality, float32 (n, C, H, W), normalized, of the n samples that have it
+- ``valid``: by modality, bool (n, 1, H, W), False where the file holds no data
+- ``index``: by modality, int64 (n,), positions of these n samples in the batch, ascending
+- ``label``, of target ``"label"``: int64 (B,); ``IGNORE_LABEL`` for samples that are repeated
+- ``mask``, of target ``"mask"``: int64 (B, H, W); ``IGNORE_INDEX`` for pixels without a class, for
+  pixels without data in every modality, and for samples that are repeated
+- ``boxes``, of targets ``"boxes"`` and ``"oriented_boxes"``: a list of B
+  ``tv_tensors.BoundingBoxes`` (XYXY or CXCYWHR) in pixels of the sample, float32; an image may have
+  none
+- ``labels``, beside ``boxes``: a list of B int64 (number of boxes,)
+- ``difficult``, beside ``boxes``: a list of B bool (number of boxes,), True for boxes that scores
+  neither count as found nor as missed
+- ``repeated``: bool (B,): samples that another process or batch has, too; not to be scored
+- ``size``: B
+- ``keys``: a list of B names
+- ``skipped``: a list of ``Skip``, only where samples were left out
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +53,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     epoch and index, takes the place: batches keep their size. With ``replace=False``, for
     evaluation, batches become smaller instead, except that one sample takes the place of a batch of
     which nothing is left. Both record it in the entry ``"skipped"`` of a sample, which
-    :class:`SkipReport` collects.
+    ``SkipReport`` collects.
 
     Args:
         source: Scanned source of the images and targets.
@@ -366,7 +365,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make a batch of samples, see the top of this module.
 
     Args:
-        samples: Samples of an :class:`ImageDataset`.
+        samples: Samples of an ``ImageDataset``.
 
     Returns:
         The batch.

@@ -30,12 +30,12 @@ class ResumableSampler(DistributedSampler[Any]):
     steps: training leaves out samples that do not fill a step, evaluation repeats the first samples
     and marks them as repeated.
 
-    It yields :class:`SampleIndex`; give it to a ``DataLoader`` as ``sampler`` with the same
+    It yields ``SampleIndex``; give it to a ``DataLoader`` as ``sampler`` with the same
     ``batch_size`` and ``drop_last``. Being a ``DistributedSampler`` it is left in place by
-    Lightning, which calls :meth:`set_epoch`.
+    Lightning, which calls ``set_epoch``.
 
     Only the training loop knows how many batches of an epoch were used, since workers read ahead.
-    So it passes that number when it asks for the state::
+    So it passes that number when it asks for the state:
 
         torch.save(sampler.state_dict(batches_done), ...)
 
@@ -47,7 +47,7 @@ class ResumableSampler(DistributedSampler[Any]):
             process.
         seed: Seed of the order.
         blocks: Numbers of consecutive samples that lie together in storage, see
-            :attr:`Source.blocks`. Shuffling then draws the order of blocks and mixes
+            ``Source.blocks``. Shuffling then draws the order of blocks and mixes
             ``mix_blocks`` of them at a time, so that reading stays near.
         mix_blocks: Number of blocks that are mixed, see ``blocks``.
         num_replicas: Number of processes; by default ``torch.distributed``'s, or 1.
@@ -147,7 +147,7 @@ class ResumableSampler(DistributedSampler[Any]):
         """Start at a place in an epoch; those after it begin at their first sample.
 
         Args:
-            state_dict: Result of :meth:`state_dict`, of any number of processes.
+            state_dict: Result of ``state_dict``, of any number of processes.
 
         Raises:
             ValueError: If no batch of these processes begins there.

@@ -44,7 +44,7 @@ _Entry: TypeAlias = tuple[str, dict[str, tuple[str, int, int]]]
 class ShardSource(Source):
     """Samples in WebDataset shards on a local or mounted file system.
 
-    Shards of :func:`write_shards` have an index. For others, :meth:`scan` reads the headers once
+    Shards of ``write_shards`` have an index. For others, ``scan`` reads the headers once
     and keeps the index in memory.
 
     Args:
@@ -79,7 +79,7 @@ class ShardSource(Source):
         return str(self._folder)
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         if not self._folder.is_dir():
             raise DataError(f"{self._folder}, for shards, is not a folder")
         known = _read_manifest(self._folder)
@@ -188,11 +188,11 @@ class ShardSource(Source):
 
     @property
     def blocks(self) -> Sequence[int]:
-        """See :attr:`Source.blocks`: the shards."""
+        """See ``Source.blocks``: the shards."""
         return np.diff(self._ends, prepend=0).tolist()  # type: ignore[no-any-return]
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def _entry(self, index: int) -> tuple[str, _Entry]:
@@ -224,15 +224,15 @@ class ShardSource(Source):
         return entries
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return self._entry(index)[1][0]
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return tuple(self._entry(index)[1][1])
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         shard, (key, files) = self._entry(index)
         suffix, offset, size = files[modality]
         path = self._folder / shard

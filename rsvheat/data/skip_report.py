@@ -59,7 +59,7 @@ class SampleError(DataError):
     """One sample that cannot be used, while others may.
 
     Args:
-        kind: Kind of the problem, as in :class:`Skip`.
+        kind: Kind of the problem, as in ``Skip``.
         reason: One line that names the file. Line breaks, other control characters and bytes that
             are not UTF-8, which file names and messages of libraries may hold, are escaped.
     """
@@ -184,7 +184,7 @@ class SkipReport:
         """Replace the counts by those of a report that was saved.
 
         Args:
-            state: Result of :meth:`state_dict`.
+            state: Result of ``state_dict``.
         """
         self._times = Counter(
             {Skip(kind, key, reason): times for kind, key, reason, times in state["skipped"]}

@@ -28,6 +28,8 @@ from rsvheat.data.spec import Target
 
 Unmatched: TypeAlias = Literal["skip", "keep"]
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
+# Suffixes of the files to search for, the preferred one first: for all folders, or by folder.
+Extensions: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 
 _TILE = "#"  # stands between the key of an image and that of a tile in it
 _TILE_PART = re.compile(_TILE + r"\d+(_\d+)?$")
@@ -52,8 +54,8 @@ class Source(ABC):
 
     Attributes:
         modalities: Names of the modalities that samples may have.
-        target: Kind of the annotation, see :class:`~rsvheat.data.DataSpec`.
-        classes: Class names by label; known after :meth:`scan`.
+        target: Kind of the annotation, see ``rsvheat.data.DataSpec``.
+        classes: Class names by label; known after ``scan``.
     """
 
     modalities: tuple[str, ...]
@@ -73,7 +75,7 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of samples; 0 before :meth:`scan`."""
+        """Return the number of samples; 0 before ``scan``."""
 
     @abstractmethod
     def key(self, index: int) -> str:
@@ -108,7 +110,7 @@ class Source(ABC):
         Returns:
             For target ``"label"`` the class number; for ``"mask"`` class numbers as an integer
             array (H, W) of the window, ``IGNORE_INDEX`` where there is none; for boxes a
-            :class:`~rsvheat.data.Boxes`.
+            ``rsvheat.data.Boxes``.
 
         Raises:
             SampleError: If a file is missing or damaged.
@@ -182,35 +184,35 @@ class FileSource(Source):
         return f"{len(self)} named samples"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         return []
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._samples)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return self._samples[index][0]
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return tuple(self._samples[index][1])
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         return _open(self._samples[index][1][modality])
 
     def read_target(self, index: int, window: Window) -> Any:
-        """See :meth:`Source.read_target`."""
+        """See ``Source.read_target``."""
         return super().read_target(index, window) if self.labels is None else self.labels[index]
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         return self._samples[index][1][modality]
 
     def group(self, index: int, pattern: str | None = None) -> str:
-        """See :meth:`Source.group`."""
+        """See ``Source.group``."""
         if pattern is not None:
             return super().group(index, pattern)
         key, _, window = self._samples[index]
@@ -234,11 +236,11 @@ class FolderSource(FileSource):
         tile: Side of tiles in pixels, each of which becomes a sample of an image that is larger;
             those at the right and lower edge overlap their neighbors. Only the tile is read of
             GeoTIFF, but all of PNG and JPEG; for many of them, let
-            :func:`~rsvheat.data.write_shards` cut the tiles once.
+            ``rsvheat.data.write_shards`` cut the tiles once.
         cache: MiB of decoded PNG and JPEG that each process keeps for their next tile.
-        extensions: Suffixes of the files to search for. Of files that differ in suffix alone, such
-            as a scene and its preview, the one whose suffix comes first is used; the others are
-            reported.
+        extensions: Suffixes of the files to search for, or such suffixes by modality; others then
+            have the default ones. Of files that differ in suffix alone, such as a scene and its
+            preview, the one whose suffix comes first is used; the others are reported.
         compare_places: Whether georeferenced pairs are compared, as above.
 
     Raises:
@@ -254,14 +256,11 @@ class FolderSource(FileSource):
         unmatched: Unmatched = "skip",
         tile: int | None = None,
         cache: int = 128,
-        extensions: Sequence[str] = EXTENSIONS,
+        extensions: Extensions = EXTENSIONS,
         compare_places: bool = True,
     ) -> None:
         check_modalities(folders)
-        if isinstance(extensions, str) or not all(
-            suffix.startswith(".") for suffix in extensions or [""]
-        ):
-            raise ValueError(f'extensions must be suffixes such as [".tif"], got {extensions!r}')
+        self._extensions = extensions_by_name(extensions, tuple(folders))
         unknown = set(stem_map or ()) - set(folders)
         if unknown:
             raise ValueError(f"stem_map has {sorted(unknown)}, folders only {sorted(folders)}")
@@ -285,7 +284,6 @@ class FolderSource(FileSource):
         self._unmatched, self._tile = unmatched, tile
         self._samples = []
         self._limit = cache * 2**20
-        self._extensions = tuple(suffix.lower() for suffix in extensions)
         self._compare_places = compare_places
         self._decoded: OrderedDict[str, ArrayReader] = OrderedDict()
 
@@ -298,7 +296,7 @@ class FolderSource(FileSource):
         return ", ".join(str(folder) for folder in self._folders.values())
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         skips: list[Skip] = []
         found = {name: self._files(name, skips) for name in self.modalities}
         images = self._pairs(found, skips) if self._paired else self._singles(found)
@@ -346,12 +344,12 @@ class FolderSource(FileSource):
 
     def _files(self, modality: str, skips: list[Skip]) -> dict[str, str]:
         """Return the files of a folder by key; append those that cannot be used to ``skips``."""
-        folder = self._folders[modality]
+        folder, extensions = self._folders[modality], self._extensions[modality]
         if not folder.is_dir():
             raise DataError(f"{folder}, for the {modality} images, is not a folder")
         found: dict[str, list[str]] = {}
         skipped: list[Skip] = []
-        for path, problem in _walk(str(folder), self._extensions):
+        for path, problem in _walk(str(folder), extensions):
             stem = os.path.splitext(path)[0]
             key = Path(os.path.relpath(stem, folder)).as_posix()
             if modality in self._stem_map:
@@ -367,7 +365,9 @@ class FolderSource(FileSource):
         for key, paths in found.items():
             if len({os.path.splitext(path)[0] for path in paths}) > 1:
                 raise DataError(f"stem_map gives {paths[0]} and {paths[1]} one name, {key!r}")
-            files[key], *others = sorted(paths, key=self._rank)
+            files[key], *others = sorted(
+                paths, key=lambda path: (extensions.index(_suffix(path)), path)
+            )
             skipped += [
                 Skip("name", key, f"{path}: {files[key]} has the same name, and is used")
                 for path in others
@@ -375,13 +375,10 @@ class FolderSource(FileSource):
         if not files:
             raise DataError(
                 f"{folder}, for the {modality} images, holds no file that ends in "
-                f"{', '.join(self._extensions)}" + (f"; {skipped[0].reason}" if skipped else "")
+                f"{', '.join(extensions)}" + (f"; {skipped[0].reason}" if skipped else "")
             )
         skips += skipped
         return files
-
-    def _rank(self, path: str) -> tuple[int, str]:
-        return self._extensions.index(os.path.splitext(path)[1].lower()), path
 
     def _tiles(self, paths: Mapping[str, str]) -> list[tuple[str, Window | None]]:
         if self._tile is None:
@@ -397,7 +394,7 @@ class FolderSource(FileSource):
         return [(f"{_TILE}{window.top}_{window.left}", window) for window in tiles]
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         _, paths, window = self._samples[index]
         path = paths[modality]
         if window is None:
@@ -419,8 +416,35 @@ class FolderSource(FileSource):
         return image
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         return None if self._samples[index][2] else super().file(index, modality)
+
+
+def extensions_by_name(extensions: Extensions, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return suffixes of files in lower case by the name of their folder.
+
+    Args:
+        extensions: Suffixes for all folders, or by name for some; others have ``EXTENSIONS``.
+        names: Names of the folders.
+
+    Raises:
+        ValueError: If ``extensions`` has another name, or what is no suffix.
+    """
+    if isinstance(extensions, Mapping):
+        unknown = sorted(set(extensions) - set(names))
+        if unknown:
+            raise ValueError(f"extensions must be for {', '.join(names)}, got {unknown}")
+        given = {name: extensions.get(name, EXTENSIONS) for name in names}
+    else:
+        given = dict.fromkeys(names, extensions)
+    for some in given.values():
+        if isinstance(some, str) or not all(suffix.startswith(".") for suffix in some or [""]):
+            raise ValueError(f'extensions must be suffixes such as [".tif"], got {some!r}')
+    return {name: tuple(suffix.lower() for suffix in some) for name, some in given.items()}
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _open(path: str) -> ImageReader:
@@ -457,7 +481,7 @@ def _walk(folder: str, extensions: Sequence[str]) -> Iterator[tuple[str, str | N
         for entry in entries:
             if entry.name.startswith(".") or entry.name in NO_IMAGES:
                 continue
-            suffix = os.path.splitext(entry.name)[1].lower()
+            suffix = _suffix(entry.name)
             wanted = suffix in extensions
             try:
                 if entry.is_dir():
@@ -568,23 +592,23 @@ class ArraySource(Source):
         return f"{len(self)} samples in memory"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         return []
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._samples)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return self._keys[index]
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return tuple(self._samples[index])
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         name = f"{self.key(index)} ({modality})"
         return ArrayReader(self._samples[index][modality], name=name)
 
@@ -619,7 +643,7 @@ class ConcatSource(Source):
         self._ends = list(itertools.accumulate(len(source) for source in self._sources))
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         skips = [skip for source in self._sources for skip in source.scan()]
         self._add_up()
         return skips
@@ -630,43 +654,43 @@ class ConcatSource(Source):
 
     @property
     def blocks(self) -> Sequence[int]:
-        """See :attr:`Source.blocks`."""
+        """See ``Source.blocks``."""
         if not any(source.blocks for source in self._sources):
             return ()
         return [size for source in self._sources for size in source.blocks or [len(source)]]
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return self._ends[-1]
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         number, index = self._find(index)
         key = self._sources[number].key(index)
         return f"{number}/{key}" if len(self._sources) > 1 else key
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         number, index = self._find(index)
         return self._sources[number].present(index)
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         number, index = self._find(index)
         return self._sources[number].open(index, modality)
 
     def read_target(self, index: int, window: Window) -> Any:
-        """See :meth:`Source.read_target`."""
+        """See ``Source.read_target``."""
         number, index = self._find(index)
         return self._sources[number].read_target(index, window)
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         number, index = self._find(index)
         return self._sources[number].file(index, modality)
 
     def group(self, index: int, pattern: str | None = None) -> str:
-        """See :meth:`Source.group`."""
+        """See ``Source.group``."""
         if pattern is not None:
             return super().group(index, pattern)
         number, index = self._find(index)

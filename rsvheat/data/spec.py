@@ -70,7 +70,7 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "DataSpec":
-        """Return the specification of :meth:`to_dict`.
+        """Return the specification of ``to_dict``.
 
         Args:
             content: Its result.

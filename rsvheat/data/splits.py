@@ -157,7 +157,7 @@ def save_split(
 
 
 def load_split(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a split that :func:`save_split` wrote.
+    """Read a split that ``save_split`` wrote.
 
     Args:
         path: Path of the file.

@@ -126,7 +126,7 @@ def _parcels(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 class SyntheticSource(Source):
-    """Scenes of :func:`make_scene`, made when they are read.
+    """Scenes of ``make_scene``, made when they are read.
 
     Modality ``"optical"`` is reflectance; ``"sar"`` is linear power, for which
     ``Normalize(decibels="power")`` is made.
@@ -152,23 +152,23 @@ class SyntheticSource(Source):
         return f"{self._count} synthetic scenes"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         return []
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return self._count
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return f"scene_{index:06}"
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return self.modalities
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         if self._last is None or self._last[0] != index:
             self._last = (index, make_scene(self._size, (self._seed, index)))
         values = self._last[1].optical if modality == "optical" else self._last[1].sar

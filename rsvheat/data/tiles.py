@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,39 @@ def starts(length: int, side: int, step: int) -> list[int]:
     return [*range(0, length - side, step), length - side]
 
 
+class Tile(NamedTuple):
+    """Place of a tile.
+
+    Attributes:
+        sample: Index of the sample whose images it is cut from.
+        size: Height and width of these images in pixels.
+        window: Pixels of the images that the tile shows; it may reach beyond them.
+        rows: Rows of the tile that no other tile is nearer to; open at the border of the images.
+        columns: Columns of that kind.
+    """
+
+    sample: int
+    size: tuple[int, int]
+    window: Window
+    rows: slice
+    columns: slice
+
+    def answers_for(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which points (N,) no other tile is nearer to.
+
+        Args:
+            points: Points (N, 2) as x and y in pixels of the tile; they may lie beyond the border
+                of the images.
+        """
+        inside = np.ones(len(points), bool)
+        for along, part in zip(points.T, (self.columns, self.rows), strict=True):
+            if part.start is not None:
+                inside &= along >= part.start
+            if part.stop is not None:
+                inside &= along < part.stop
+        return inside
+
+
 class Tiles(Source):
     """Cuts the images of a source with masks or boxes into overlapping tiles, for evaluation.
 
@@ -150,15 +183,14 @@ class Tiles(Source):
         )
         self._indices = range(len(source)) if indices is None else [int(i) for i in indices]
         self._side, self._overlap = side, overlap
-        # Sample, size of the image, upper left corner, and rows and columns that count.
-        self._tiles: list[tuple[int, tuple[int, int], tuple[int, int], tuple[slice, slice]]] = []
+        self._tiles: list[Tile] = []
 
     def __str__(self) -> str:
         """Return the source."""
         return f"tiles of {self.source}"
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`; opens every image to find its size."""
+        """See ``Source.scan``; opens every image to find its size."""
         skips: list[Skip] = []
         self._tiles = []
         for index in self._indices:
@@ -170,66 +202,71 @@ class Tiles(Source):
             lines = [starts(length, self._side, self._side - self._overlap) for length in size]
             for row, top in enumerate(lines[0]):
                 for column, left in enumerate(lines[1]):
-                    core = (_core(lines[0], row, self._side), _core(lines[1], column, self._side))
-                    self._tiles.append((index, size, (top, left), core))
+                    window = Window(top, left, self._side, self._side)
+                    rows = _core(lines[0], row, self._side)
+                    columns = _core(lines[1], column, self._side)
+                    self._tiles.append(Tile(index, size, window, rows, columns))
         return skips
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._tiles)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
-        sample, _, (top, left), _ = self._tiles[index]
-        return f"{self.source.key(sample)}@{top}_{left}"
+        """See ``Source.key``."""
+        tile = self._tiles[index]
+        return f"{self.source.key(tile.sample)}@{tile.window.top}_{tile.window.left}"
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
-        return self.source.present(self._tiles[index][0])
+        """See ``Source.present``."""
+        return self.source.present(self._tiles[index].sample)
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
-        sample, size, (top, left), _ = self._tiles[index]
-        reader = self.source.open(sample, modality)
-        if (reader.height, reader.width) != size:
+        """See ``Source.open``."""
+        tile = self._tiles[index]
+        reader = self.source.open(tile.sample, modality)
+        if (reader.height, reader.width) != tile.size:
             reader.close()
             raise SampleError(
                 "size",
                 f"{reader.name} has {reader.height} x {reader.width} pixels, expected "
-                f"{size[0]} x {size[1]}",
+                f"{tile.size[0]} x {tile.size[1]}",
             )
-        padded = PaddedReader(reader, top + self._side, left + self._side)
-        return WindowReader(padded, Window(top, left, self._side, self._side))
+        padded = PaddedReader(reader, tile.window.top + self._side, tile.window.left + self._side)
+        return WindowReader(padded, tile.window)
+
+    def tile(self, index: int) -> Tile:
+        """Return where a tile is.
+
+        Args:
+            index: Index of the tile.
+        """
+        return self._tiles[index]
 
     def read_target(self, index: int, window: Window) -> Any:
-        """See :meth:`Source.read_target`."""
-        sample, size, (top, left), core = self._tiles[index]
-        whole = Window(top, left, self._side, self._side)
+        """See ``Source.read_target``."""
+        tile = self._tiles[index]
         if self.target != "mask":
-            return self._read_boxes(self.source.read_target(sample, whole), window, core)
-        mask = read_padded_mask(self.source, sample, whole, *size)
+            found: Boxes = self.source.read_target(tile.sample, tile.window)
+            corners = found.corners
+            counts = tile.answers_for((corners.min(1) + corners.max(1)) / 2)
+            corners = corners - np.array((window.left, window.top), np.float64)
+            return Boxes(corners, found.labels, found.is_difficult | ~counts)
+        mask = read_padded_mask(self.source, tile.sample, tile.window, *tile.size)
         counted = np.full_like(mask, IGNORE_INDEX)
+        core = tile.rows, tile.columns
         counted[core] = mask[core]
         rows = slice(window.top, window.top + window.height)
         return counted[rows, window.left : window.left + window.width]
 
-    def _read_boxes(self, found: Boxes, window: Window, core: tuple[slice, slice]) -> Boxes:
-        """Return a tile's boxes in pixels of a window in it."""
-        corners = found.corners
-        counts = np.ones(len(corners), bool)
-        for axis, part in zip((1, 0), core, strict=True):
-            center = (corners[..., axis].min(1) + corners[..., axis].max(1)) / 2
-            # Centers may lie beyond the border of the image.
-            counts &= (center >= part.start) | (part.start == 0)
-            counts &= (center < part.stop) | (part.stop == self._side)
-        corners = corners - np.array((window.left, window.top), np.float64)
-        return Boxes(corners, found.labels, found.is_difficult | ~counts)
-
 
 def _core(begins: Sequence[int], number: int, side: int) -> slice:
-    """Return the part of a window, of several in a line, that no other one is nearer to."""
+    """Return the part of a window, of several in a line, that no other one is nearer to.
+
+    It is open at the ends of the line.
+    """
     # Neighbors share their overlap in the middle.
     middles = [(one + side + next_) // 2 for one, next_ in pairwise(begins)]
-    first = middles[number - 1] - begins[number] if number else 0
-    last = middles[number] - begins[number] if number < len(middles) else side
+    first = middles[number - 1] - begins[number] if number else None
+    last = middles[number] - begins[number] if number < len(middles) else None
     return slice(first, last)

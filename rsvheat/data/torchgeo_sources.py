@@ -32,11 +32,11 @@ class _TorchGeoSource(Source):
         return f"{type(self).__name__} in {self._root}"
 
     def present(self, index: int) -> tuple[str, ...]:
-        """See :meth:`Source.present`."""
+        """See ``Source.present``."""
         return self.modalities
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         if self._last is None or self._last[0] != index:
             # TorchGeo passes on rasterio's errors about damaged or missing files: OSErrors.
             try:
@@ -76,7 +76,7 @@ class SEN12MSSource(_TorchGeoSource):
         self._dataset: Any = None
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         datasets = load_datasets()
         try:
             self._dataset = datasets.SEN12MS(
@@ -87,11 +87,11 @@ class SEN12MSSource(_TorchGeoSource):
         return []
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return 0 if self._dataset is None else len(self._dataset)
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         return str(self._dataset.ids[index])
 
     def _load(self, index: int) -> dict[str, NDArray[Any]]:
@@ -104,7 +104,7 @@ class SSL4EOS12Source(_TorchGeoSource):
 
     Each location and season is a sample; both sensors are of the same season. TorchGeo reads a
     location's four seasons and all bands at once, 60 files; for training at scale write them with
-    :func:`~rsvheat.data.write_shards` once. A part of the dataset's locations will do.
+    ``rsvheat.data.write_shards`` once. A part of the dataset's locations will do.
 
     Args:
         root: Folder of the dataset, laid out as ``torchgeo.datasets.SSL4EOS12`` says.
@@ -133,7 +133,7 @@ class SSL4EOS12Source(_TorchGeoSource):
         return {**super().__getstate__(), "_location": None}
 
     def scan(self) -> list[Skip]:
-        """See :meth:`Source.scan`."""
+        """See ``Source.scan``."""
         datasets = load_datasets()
         try:
             self._datasets = {
@@ -160,11 +160,11 @@ class SSL4EOS12Source(_TorchGeoSource):
         ]
 
     def __len__(self) -> int:
-        """See :meth:`Source.__len__`."""
+        """See ``Source.__len__``."""
         return len(self._locations) * self.seasons
 
     def key(self, index: int) -> str:
-        """See :meth:`Source.key`."""
+        """See ``Source.key``."""
         location, season = divmod(index, self.seasons)
         return f"{self._locations[location]:07}#{season}"
 

@@ -5,7 +5,6 @@ from rsvheat.evaluation.box_panels import (
     BoxPanel,
     WorstBoxPanels,
     box_panels_figure,
-    save_box_panels,
 )
 from rsvheat.evaluation.calibration import (
     Calibration,
@@ -17,11 +16,12 @@ from rsvheat.evaluation.calibration import (
 from rsvheat.evaluation.classification_scores import Scores, classification_metrics
 from rsvheat.evaluation.confusion import ConfusionMatrix, count_confusion
 from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
-from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_panels
+from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_figure
 from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.evaluation.score_files import Measure
 from rsvheat.evaluation.segmentation_scores import SegmentationScores
 from rsvheat.evaluation.submissions import merge_windows, write_dota, write_fair1m
+from rsvheat.evaluation.whole_images import WholeImages
 
 __all__ = [
     "BoxPanel",
@@ -36,6 +36,7 @@ __all__ = [
     "Panel",
     "Scores",
     "SegmentationScores",
+    "WholeImages",
     "WorstBoxPanels",
     "WorstPanels",
     "box_panels_figure",
@@ -48,8 +49,7 @@ __all__ = [
     "merge_windows",
     "panels_figure",
     "sample_pixels",
-    "save_box_panels",
-    "save_panels",
+    "save_figure",
     "standardize",
     "write_dota",
     "write_fair1m",

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsvheat._colors import class_colors
-from rsvheat._files import complete_file
 from rsvheat.evaluation.box_matching import RIGHT, match_boxes
 from rsvheat.evaluation.panels import WorstFirst, picture
 from rsvheat.ops.box_convert import boxes_to_corners
@@ -64,7 +62,7 @@ class WorstBoxPanels(WorstFirst[BoxPanel]):
         min_score: Lowest score of boxes that are counted and drawn.
         side: Largest side of a kept picture in pixels; larger ones lose rows and columns.
         rgb: Bands shown as red, green and blue, or as gray, as for
-            :func:`rsvheat.explain.display`.
+            ``rsvheat.explain.display``.
 
     Raises:
         ValueError: If a number is below 1.
@@ -157,7 +155,7 @@ def box_panels_figure(
     Args:
         panels: Panels, at least one.
         classes: Class names by label.
-        colors: Colors by class name, as for :func:`rsvheat.raster.class_colors`.
+        colors: Colors by class name, as for ``rsvheat.raster.class_colors``.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -171,7 +169,7 @@ def box_panels_figure(
     if not panels:
         raise ValueError("there is no panel to draw")
     table = class_colors(classes, colors) / 255
-    figure = Figure(figsize=(10, 5.2 * len(panels) + 0.6), layout="constrained")
+    figure = Figure((10, 5.2 * len(panels) + 0.6), dpi=200, layout="constrained")
     grid = figure.subplots(len(panels), 2, squeeze=False)
     for (left, right), panel in zip(grid, panels, strict=True):
         found, correct = int(panel.found.sum()), int(panel.right.sum())
@@ -218,30 +216,3 @@ def _draw(
         ),
         autolim=False,
     )
-
-
-def save_box_panels(
-    path: str | os.PathLike[str],
-    panels: Sequence[BoxPanel],
-    classes: Sequence[str],
-    colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
-) -> Path:
-    """Write panels as a PNG file, whole or not at all.
-
-    Args:
-        path: Path of the file; its folder is made if need be.
-        panels: Panels, at least one.
-        classes: Class names by label.
-        colors: Colors by class name, as for :func:`box_panels_figure`.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: As for :func:`box_panels_figure`.
-    """
-    path = Path(path)
-    figure = box_panels_figure(panels, classes, colors)
-    with complete_file(path) as temporary:
-        figure.savefig(temporary, dpi=200)
-    return path

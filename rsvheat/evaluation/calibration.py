@@ -199,7 +199,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_I
 
     It minimizes the mean negative log likelihood, which is convex in 1 / T, and changes no
     prediction. Fit it on images that were not trained on; a sample of their pixels is enough, see
-    :func:`sample_pixels`.
+    ``sample_pixels``.
 
     Args:
         logits: Logits, (B, K, ...).
@@ -316,7 +316,7 @@ class LogitSample:
         """Return the temperature for the pixels of all processes, each of which has to call it.
 
         Returns:
-            The temperature, see :func:`fit_temperature`; None if nothing was labeled, or a logit is
+            The temperature, see ``fit_temperature``; None if nothing was labeled, or a logit is
             not finite.
         """
         parts: list[Any] = [(self._rows, self._truth)]

@@ -23,7 +23,7 @@ from rsvheat.evaluation.score_files import ScoreFiles
 
 
 def classification_metrics(classes: int) -> MetricCollection:
-    """Return the metrics that :meth:`Scores.of` takes, to be fed with predictions and labels."""
+    """Return the metrics that ``Scores.of`` takes, to be fed with predictions and labels."""
     by_class: dict[str, Any] = {"average": None, "ignore_index": IGNORE_LABEL}
     return MetricCollection(
         {
@@ -58,7 +58,7 @@ class Scores(ScoreFiles):
 
     @classmethod
     def of(cls, metrics: MetricCollection, classes: Sequence[str]) -> "Scores":
-        """Return the scores that metrics of :func:`classification_metrics` have found."""
+        """Return the scores that metrics of ``classification_metrics`` have found."""
         values: dict[str, Tensor] = metrics.compute()
         by_class = {name: tuple(values[name].tolist()) for name in ("precision", "recall", "f1")}
         confusion = tuple(tuple(int(n) for n in row) for row in values["confusion"].tolist())

@@ -177,7 +177,7 @@ class DetectionMetric(Metric):
         """Gather the state of all processes, also of those that got no image.
 
         Args:
-            *arguments: Arguments of :meth:`torchmetrics.Metric.sync`.
+            *arguments: Arguments of ``torchmetrics.Metric.sync``.
             **options: Further arguments of it.
         """
         # What torchmetrics sends for an empty list has another shape and type.
@@ -196,12 +196,12 @@ class DetectionMetric(Metric):
         }
 
     def compute(self) -> dict[str, Any]:
-        """Return the outcomes of all images and processes, for :meth:`DetectionScores.of`.
+        """Return the outcomes of all images and processes, for ``DetectionScores.of``.
 
         Returns:
             Tensors on the CPU, of all predicted boxes: ``scores`` (N,), ``rows`` (N, 3) of image,
             class and corrected class, ``outcomes`` (N, 11 or 12) as in
-            :class:`~rsvheat.evaluation.box_matching.Matches` with the type of the error behind
+            ``rsvheat.evaluation.box_matching.Matches`` with the type of the error behind
             them; of all true boxes ``truths`` (M, 3): class, whether difficult, whether missed; and
             the numbers ``images`` and ``num_classes``, and whether ``oriented``.
         """
@@ -263,7 +263,7 @@ class DetectionScores(MeasuredScores):
 
         Args:
             state: The metric, of which every process has to ask for the scores, or the result of
-                its :meth:`~DetectionMetric.compute`.
+                its ``DetectionMetric.compute``.
             classes: Class names by label.
 
         Raises:

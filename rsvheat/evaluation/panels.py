@@ -119,7 +119,7 @@ class WorstPanels(WorstFirst[Panel]):
         count: Number of panels that are kept, at least 1.
         side: Largest side of a kept panel in pixels; larger ones lose rows and columns.
         rgb: Bands shown as red, green and blue, or as gray, by name of the image, as for
-            :func:`rsvheat.explain.display`.
+            ``rsvheat.explain.display``.
 
     Raises:
         ValueError: If a number is below 1.
@@ -178,7 +178,7 @@ def panels_figure(
     Args:
         panels: Panels, at least one.
         classes: Class names by label.
-        colors: Colors by class name, as for :func:`rsvheat.raster.class_colors`.
+        colors: Colors by class name, as for ``rsvheat.raster.class_colors``.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -194,9 +194,8 @@ def panels_figure(
     table = np.concatenate((class_colors(classes, colors), [NOT_COUNTED])).astype(np.uint8)
     names = list(dict.fromkeys(name for panel in panels for name in panel.images))
     columns = [*names, "truth", "prediction"]
-    figure = Figure(
-        figsize=(2.4 * len(columns), 2.6 * len(panels) + 0.25 * len(classes)), layout="constrained"
-    )
+    size = (2.4 * len(columns), 2.6 * len(panels) + 0.25 * len(classes))
+    figure = Figure(size, dpi=120, layout="constrained")
     grid = figure.subplots(len(panels), len(columns), squeeze=False)
     for row, panel in zip(grid, panels, strict=True):
         maps = {
@@ -223,30 +222,19 @@ def panels_figure(
     return figure
 
 
-def save_panels(
-    path: str | os.PathLike[str],
-    panels: Sequence[Panel],
-    classes: Sequence[str],
-    colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
-) -> Path:
-    """Write panels as a PNG file, whole or not at all.
+def save_figure(path: str | os.PathLike[str], figure: Any) -> Path:
+    """Write a Matplotlib figure as a PNG file, whole or not at all.
 
     Args:
         path: Path of the file; its folder is made if need be.
-        panels: Panels, at least one.
-        classes: Class names by label.
-        colors: Colors by class name, as for :func:`panels_figure`.
+        figure: The figure, such as ``panels_figure`` returns.
 
     Returns:
         The path.
-
-    Raises:
-        ValueError: As for :func:`panels_figure`.
     """
     path = Path(path)
-    figure = panels_figure(panels, classes, colors)
     with complete_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary)
     return path
 
 
@@ -262,7 +250,7 @@ def picture(
     Args:
         image: Image, (bands, H, W); its values are stretched.
         step: Distance of the rows and columns that are kept.
-        rgb: Bands shown as red, green and blue, or as gray, as for :func:`rsvheat.explain.display`.
+        rgb: Bands shown as red, green and blue, or as gray, as for ``rsvheat.explain.display``.
         valid: Pixels that hold data, bool (1, H, W).
     """
     shown = image.detach()[:, ::step, ::step].float().cpu()

@@ -41,10 +41,10 @@ def extract_features(
 
     Args:
         encoder: Encoder with random or trained weights; it is in evaluation mode afterwards.
-        batches: Batches with ``images`` and ``label``, see :mod:`rsvheat.data.sample`.
+        batches: Batches with ``images`` and ``label``, see ``rsvheat.data.sample``.
         modality: Modality of the images; the encoder's first by default.
         stages: Stages of which features are pooled, as for
-            :meth:`~rsvheat.models.RSVHeat.forward_intermediates`; None for all.
+            ``rsvheat.models.RSVHeat.forward_intermediates``; None for all.
         deviation: Whether the channels' standard deviations over space follow their means.
 
     Returns:
@@ -88,7 +88,7 @@ def standardize(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def knn(train: Features, test: Tensor, k: int = 5, *, chunk: int = 1024) -> Tensor:
     """Predict by the majority of the k nearest training samples.
 
-    The nearest samples have the largest cosine similarity after :func:`standardize`. Of labels with
+    The nearest samples have the largest cosine similarity after ``standardize``. Of labels with
     the same number of votes, that of the larger sum of similarities wins.
 
     Args:

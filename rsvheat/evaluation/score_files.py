@@ -69,7 +69,7 @@ class ScoreFiles(ABC):
 
         Args:
             folder: Folder of the files, which is made if it does not exist.
-            name: Name of the files without suffix; :attr:`file_name` by default.
+            name: Name of the files without suffix; ``file_name`` by default.
             about: Further entries of the JSON file.
 
         Returns:
@@ -93,7 +93,7 @@ class MeasuredScores(ScoreFiles):
         """Return the measures by name."""
 
     def __getitem__(self, name: str) -> float:
-        """Return the value of one of :meth:`measures`.
+        """Return the value of one of ``measures``.
 
         Args:
             name: Name of the measure, such as ``"mean_iou"`` or ``"map50"``.

@@ -93,10 +93,10 @@ class SegmentationScores(MeasuredScores):
             predicted: Predicted classes, integers (B, H, W), or logits (B, K, H, W).
             labels: True classes, integers (B, H, W); 255 for pixels that do not count.
             classes: Class names by label.
-            **options: Further arguments of :meth:`of`.
+            **options: Further arguments of ``of``.
 
         Raises:
-            ValueError: As for :meth:`of`.
+            ValueError: As for ``of``.
         """
         return cls.of(count_confusion(predicted, labels, len(classes)), classes, **options)
 
@@ -251,10 +251,10 @@ class SegmentationScores(MeasuredScores):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "SegmentationScores":
-        """Return the scores that :meth:`to_dict` described.
+        """Return the scores that ``to_dict`` described.
 
         Args:
-            content: Result of :meth:`to_dict`, also from a JSON file of :meth:`save`.
+            content: Result of ``to_dict``, also from a JSON file of ``save``.
         """
         return cls(
             tuple(content["classes"]),

@@ -27,7 +27,7 @@ class TemperatureField:
         before: Temperature before conduction (H, W) over the stage's grid, float64, in the
             features' own unit.
         after: Temperature after conduction, in the same form.
-        quantity: Quantity that was made of the channels, see :func:`temperature_fields`.
+        quantity: Quantity that was made of the channels, see ``temperature_fields``.
     """
 
     place: Place
@@ -67,7 +67,7 @@ def temperature_fields(
         gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
-        One entry for each block, from first to last; see :func:`over_image` for their pixels.
+        One entry for each block, from first to last; see ``over_image`` for their pixels.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -198,7 +198,7 @@ def over_image(
     Args:
         field: Field (H, W) over the grid of a stage.
         size: Height and width of the image in pixels.
-        stride: Pixels of the image from one position of the grid to the next, see :class:`Place`.
+        stride: Pixels of the image from one position of the grid to the next, see ``Place``.
         smooth: Whether values are interpolated linearly; if not, each pixel has that of the nearest
             position.
 

@@ -55,7 +55,7 @@ def draw_temperature(
     quantity: Quantity = "contrast",
     gsd: float | None = None,
 ) -> "Figure":
-    """Draw :func:`temperature_fields` over the image: a row for each block.
+    """Draw ``temperature_fields`` over the image: a row for each block.
 
     Each row is in units of its own root mean square before conduction, so that all share one
     scale, and 1 is what a position has in the mean.
@@ -65,12 +65,12 @@ def draw_temperature(
         image: Image (bands, H, W), normalized as in the model's training.
         modality: Modality whose stem takes the image; the model's first by default.
         background: Picture of the image (H, W, 3), in [0, 1] or of 8 bits; by default
-            :func:`display` of the image.
+            ``display`` of the image.
         stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
         block: Number of the block of each stage, from 0 on, or negative from the end; ``"all"`` for
             all.
         quantity: Quantity made of the channels, ``"contrast"`` or ``"mean"``, as for
-            :func:`temperature_fields`.
+            ``temperature_fields``.
         gsd: Ground sampling distance in meters per pixel, for models that take one.
 
     Returns:
@@ -83,10 +83,10 @@ def draw_temperature(
 
 
 def plot_temperature(fields: Sequence[TemperatureField], background: NDArray[Any]) -> "Figure":
-    """Draw temperature fields over an image, see :func:`draw_temperature`.
+    """Draw temperature fields over an image, see ``draw_temperature``.
 
     Args:
-        fields: Fields that :func:`temperature_fields` returned.
+        fields: Fields that ``temperature_fields`` returned.
         background: Picture of the image (H, W, 3).
     """
     from matplotlib.colors import Normalize
@@ -137,7 +137,7 @@ def draw_diffusivity(
     block: Block = -1,
     gsd: float | None = None,
 ) -> "Figure":
-    """Draw :func:`diffusivity`: a row for each block.
+    """Draw ``diffusivity``: a row for each block.
 
     From left to right: the mean over channels of k and of the factor ``exp(-k * |omega|**2)``, on
     the plane of frequencies; then both by channel, those that conduct most on top, against |omega|.
@@ -157,10 +157,10 @@ def draw_diffusivity(
 
 
 def plot_diffusivity(found: Sequence[Diffusivity]) -> "Figure":
-    """Draw diffusivities, see :func:`draw_diffusivity`.
+    """Draw diffusivities, see ``draw_diffusivity``.
 
     Args:
-        found: Diffusivities that :func:`diffusivity` returned.
+        found: Diffusivities that ``diffusivity`` returned.
     """
     from matplotlib.colors import Normalize, PowerNorm
 
@@ -226,7 +226,7 @@ def draw_heat_spread(
     channels: Sequence[int] | int | None = None,
     gsd: float | None = None,
 ) -> "Figure":
-    """Draw :func:`heat_spread`: a row for each block, a column for each time.
+    """Draw ``heat_spread``: a row for each block, a column for each time.
 
     Args:
         encoder: Encoder that is looked at; its mode stays as it was.
@@ -253,10 +253,10 @@ def draw_heat_spread(
 def plot_heat_spread(
     spreads: Sequence[HeatSpread], size: tuple[int, int], background: NDArray[Any] | None = None
 ) -> "Figure":
-    """Draw heat from a point, see :func:`draw_heat_spread`.
+    """Draw heat from a point, see ``draw_heat_spread``.
 
     Args:
-        spreads: Temperatures that :func:`heat_spread` returned.
+        spreads: Temperatures that ``heat_spread`` returned.
         size: Height and width of the image in pixels.
         background: Picture of the image (H, W, 3); None for none.
     """
@@ -299,7 +299,7 @@ def draw_spectra(
     block: Block = -1,
     gsd: float | None = None,
 ) -> "Figure":
-    """Draw :func:`spectra`: the image's, and each block's before and after heat conduction.
+    """Draw ``spectra``: the image's, and each block's before and after heat conduction.
 
     Args:
         encoder: Encoder that is looked at; its mode stays as it was.
@@ -317,10 +317,10 @@ def draw_spectra(
 
 
 def plot_spectra(found: Sequence[Spectrum]) -> "Figure":
-    """Draw spectra, see :func:`draw_spectra`.
+    """Draw spectra, see ``draw_spectra``.
 
     Args:
-        found: Spectra that :func:`spectra` returned.
+        found: Spectra that ``spectra`` returned.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -369,12 +369,12 @@ def plot_spectra(found: Sequence[Spectrum]) -> "Figure":
 
 
 def draw_bands(image: Tensor, ratio: float = 0.25, *, rgb: Sequence[int] | None = None) -> "Figure":
-    """Draw :func:`split_bands`: image, low band, high band, and the spectrum with the border.
+    """Draw ``split_bands``: image, low band, high band, and the spectrum with the border.
 
     Args:
         image: Image (bands, H, W), normalized as in the model's training.
         ratio: Share of the coefficients in the low band, above 0 and below 1.
-        rgb: Bands that are shown, as for :func:`display`.
+        rgb: Bands that are shown, as for ``display``.
 
     Returns:
         The figure.
@@ -383,12 +383,12 @@ def draw_bands(image: Tensor, ratio: float = 0.25, *, rgb: Sequence[int] | None 
 
 
 def plot_bands(image: Tensor, bands: Bands, rgb: Sequence[int] | None = None) -> "Figure":
-    """Draw an image and its bands, see :func:`draw_bands`.
+    """Draw an image and its bands, see ``draw_bands``.
 
     Args:
         image: Image (bands, H, W), normalized as in the model's training.
-        bands: Bands that :func:`split_bands` returned.
-        rgb: Bands that are shown, as for :func:`display`.
+        bands: Bands that ``split_bands`` returned.
+        rgb: Bands that are shown, as for ``display``.
     """
     from matplotlib.colors import LogNorm
 
@@ -453,7 +453,7 @@ def draw_receptive_field(
     gsd: float | None = None,
     seed: int = 0,
 ) -> "Figure":
-    """Draw :func:`effective_receptive_field`, a column for each stage.
+    """Draw ``effective_receptive_field``, a column for each stage.
 
     Args:
         encoder: Encoder that is looked at; its mode stays as it was.
@@ -479,10 +479,10 @@ def draw_receptive_field(
 
 
 def plot_receptive_field(rows: dict[str, list[ReceptiveField]]) -> "Figure":
-    """Draw receptive fields, see :func:`draw_receptive_field`.
+    """Draw receptive fields, see ``draw_receptive_field``.
 
     Args:
-        rows: Receptive fields that :func:`effective_receptive_field` returned, by the name of the
+        rows: Receptive fields that ``effective_receptive_field`` returned, by the name of the
             model.
     """
     from matplotlib.colors import LogNorm
@@ -522,7 +522,7 @@ def as_background(
         image: Image (bands, H, W), normalized as in the model's training.
         background: Picture (H, W, 3), or (H, W, 4) with an alpha channel that is left out; None
             makes one of the image.
-        rgb: Bands that are shown if ``background`` is None, as for :func:`display`.
+        rgb: Bands that are shown if ``background`` is None, as for ``display``.
 
     Raises:
         ValueError: If the background is of another size.

@@ -216,7 +216,7 @@ def split_bands(image: Tensor, ratio: float = 0.25) -> Bands:
     Args:
         image: Image (bands, H, W), normalized as in the model's training.
         ratio: Fraction of the spectrum's coefficients in the low band, above 0 and below 1; by
-            default one that :class:`rsvheat.masking.FrequencyMasking` draws by default.
+            default one that ``rsvheat.masking.FrequencyMasking`` draws by default.
 
     Returns:
         The bands.

@@ -120,7 +120,7 @@ def write_report(
         encoder: Encoder that is looked at; its mode stays as it was.
         image: Image (bands, H, W), normalized as in the model's training.
         modality: Modality whose stem takes the image; the model's first by default.
-        background: Picture (H, W, 3) that fields are drawn over; :func:`display` of the image by
+        background: Picture (H, W, 3) that fields are drawn over; ``display`` of the image by
             default.
         point: Row and column of the image that heat spreads from; its center by default.
         stages: Numbers of the stages, from 0 on, or negative from the end; all by default.
@@ -128,7 +128,7 @@ def write_report(
             all.
         baseline: The same model with random weights, for comparison of receptive fields; None for
             none.
-        rgb: Bands that are shown, as for :func:`display`.
+        rgb: Bands that are shown, as for ``display``.
         gsd: Ground sampling distance in meters per pixel, for models that take one.
         seed: Seed of the random probes of the receptive fields.
         title: Title of the page.

@@ -18,24 +18,24 @@ class FeatureMaps(nn.Module):
     Parts that no map needs are removed: DDP fails on parameters without a gradient.
 
     Args:
-        arch: Name of the variant, as for :func:`rsvheat.create_model`.
+        arch: Name of the variant, as for ``rsvheat.create_model``.
         img_size: Side in pixels, or (height, width), of the images that the frequency tables are
             made for: the size of training crops.
         in_chans: Number of bands of the images.
         out_indices: Stages whose maps are returned, in the stages' order.
-        checkpoint: Path of a file for :func:`rsvheat.load_checkpoint`, or of a folder of
+        checkpoint: Path of a file for ``rsvheat.load_checkpoint``, or of a folder of
             ``save_pretrained``.
-        stems: Name of the checkpoint's stem by modality, as for :func:`rsvheat.load_checkpoint`.
+        stems: Name of the checkpoint's stem by modality, as for ``rsvheat.load_checkpoint``.
         inflate_stems: Whether a stem may be adapted to another number of bands.
         prefix: Beginning of the encoder's keys, where a checkpoint holds several encoders.
         modality: Name of the stem: ``"sar"`` to start from a checkpoint's SAR stem.
         gsd: Ground sampling distance of all images in meters per pixel, for
             ``freq_embed="implicit"``.
         output_norms: Whether every map is normed, as decoders for dense tasks expect.
-        **encoder: Further arguments of :class:`rsvheat.models.RSVHeat`.
+        **encoder: Further arguments of ``rsvheat.models.RSVHeat``.
 
     Attributes:
-        encoder: The :class:`rsvheat.models.RSVHeat`.
+        encoder: The ``rsvheat.models.RSVHeat``.
         channels: Number of channels of each map.
         load_report: Report of loading the checkpoint; None without one.
     """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoder as a backbone for OpenMMLab: importing this module registers it with mmengine.
 
-Registered once, in mmengine's root registry, it resolves in mmsegmentation, mmdetection, mmrotate::
+Registered once, in mmengine's root registry, it resolves in mmsegmentation, mmdetection, mmrotate:
 
     custom_imports = dict(imports=["rsvheat.integrations.mm"])
     model = dict(backbone=dict(type="RSVHeat", arch="rsvheat_base", img_size=512, ...), ...)
 
 ``type="rsvheat.integrations.mm.RSVHeat"`` needs no ``custom_imports``. Complete models are in
-:mod:`rsvheat.integrations.mm_configs`.
+``rsvheat.integrations.mm_configs``.
 
 mmengine 0.10.7 cannot read its own checkpoints under torch 2.6 and later, to test or to resume:
 beside weights they hold its log buffers, and torch reads plain weights only. Importing this module
@@ -40,7 +40,7 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
     Images may have any height and width, different ones at each call, without padding.
 
     Args:
-        arch: Name of the variant, as for :func:`rsvheat.create_model`.
+        arch: Name of the variant, as for ``rsvheat.create_model``.
         img_size: Side in pixels, or (height, width), of the images that the frequency tables are
             made for: the size of training crops. Checkpoints for another one are resampled.
         in_chans: Number of bands of the images.
@@ -52,15 +52,15 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
         with_cp: Whether each block's activations are recomputed in the backward pass instead of
             kept.
         freq_resize: Resampling of the tables to other sizes, as for
-            :class:`rsvheat.models.RSVHeat`.
+            ``rsvheat.models.RSVHeat``.
         output_norms: Whether every stage's features are normed, as heads for dense tasks expect.
         init_cfg: None, or ``dict(type="Pretrained", checkpoint=path)``, where further keys
             ``prefix``, ``stems`` and ``inflate_stems`` are arguments of
-            :func:`rsvheat.load_checkpoint`, which reads the file.
+            ``rsvheat.load_checkpoint``, which reads the file.
         modality: Name of the stem: ``"sar"`` to start from a published checkpoint's SAR stem.
         gsd: Ground sampling distance of all images in meters per pixel, for
             ``freq_embed="implicit"``.
-        **encoder: Further arguments of :class:`rsvheat.models.RSVHeat`, such as ``freq_embed``.
+        **encoder: Further arguments of ``rsvheat.models.RSVHeat``, such as ``freq_embed``.
 
     Raises:
         ValueError: If an argument is not as above.
@@ -122,7 +122,7 @@ class RSVHeat(BaseModule):  # type: ignore[misc]
         Raises:
             FileNotFoundError: If there is no such file.
             rsvheat.models.CheckpointError: If the file does not fit, as
-                :func:`rsvheat.load_checkpoint` says.
+                ``rsvheat.load_checkpoint`` says.
             ValueError: If the file lacks weights that ``frozen_stages`` freezes.
         """
         if self.init_cfg is None or self.is_init:
@@ -190,7 +190,7 @@ class RSVHeatOptimWrapperConstructor(DefaultOptimWrapperConstructor):  # type: i
 
     In a config: ``optim_wrapper = dict(optimizer=..., constructor="RSVHeatOptimWrapperConstructor",
     paramwise_cfg=dict(layer_decay=0.9))``. The encoder's parameters are grouped by
-    :meth:`rsvheat.models.RSVHeat.get_parameter_groups`; all others by mmengine's rules, and
+    ``rsvheat.models.RSVHeat.get_parameter_groups``; all others by mmengine's rules, and
     mmengine's keys of ``paramwise_cfg`` apply to those others only.
 
     Args:

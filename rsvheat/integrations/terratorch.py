@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The variants as backbones of TerraTorch: importing this module registers them.
 
-``backbone_*`` arguments of a model factory arrive without their prefix::
+``backbone_*`` arguments of a model factory arrive without their prefix:
 
     model_args = {
         "backbone": "rsvheat_tiny",
@@ -32,11 +32,11 @@ class Backbone(FeatureMaps):
     """An encoder that returns a list of feature maps.
 
     Args:
-        arch: Name of the variant, as for :func:`rsvheat.create_model`.
+        arch: Name of the variant, as for ``rsvheat.create_model``.
         pretrained: Whether ``ckpt_path`` has to be given; there are no weights to download.
         ckpt_path: A checkpoint: ``checkpoint`` of the next.
         **features: ``in_chans``, ``img_size``, ``out_indices`` and others of
-            :class:`~rsvheat.integrations._features.FeatureMaps`.
+            ``rsvheat.integrations._features.FeatureMaps``.
 
     Raises:
         ValueError: If ``pretrained`` is set without a checkpoint, or an argument is not as above.

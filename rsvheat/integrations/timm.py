@@ -111,7 +111,7 @@ def _register(variant: str) -> None:
         return _build(variant, pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = variant
-    entry_point.__doc__ = f"{variant}, see :class:`rsvheat.models.RSVHeat`."
+    entry_point.__doc__ = f"{variant}, see ``rsvheat.models.RSVHeat``."
     globals()[variant] = register_model(entry_point)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoder with a feature pyramid, as torchvision's detection models take it.
 
-An example for twelve bands; torchvision's own normalization would stop at three::
+An example for twelve bands; torchvision's own normalization would stop at three:
 
     from torchvision.models.detection import MaskRCNN
 
@@ -31,12 +31,12 @@ class FPNBackbone(FeatureMaps):
     ``extra_blocks=LastLevelP6P7(256, 256)``.
 
     Args:
-        arch: Name of the variant, as for :func:`rsvheat.create_model`.
+        arch: Name of the variant, as for ``rsvheat.create_model``.
         out_channels: Channels of every level.
         extra_blocks: torchvision's block that adds coarser levels; max pooling by default.
         norm_layer: Norm of the pyramid's convolutions, a function of the channels; None for none.
         **features: ``in_chans``, ``img_size``, ``out_indices``, ``checkpoint`` and others of
-            :class:`~rsvheat.integrations._features.FeatureMaps`.
+            ``rsvheat.integrations._features.FeatureMaps``.
 
     Raises:
         ValueError: If an argument is not as above.

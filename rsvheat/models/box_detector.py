@@ -31,7 +31,7 @@ BINS = 7
 # Channels of the layers on regions, for each channel of the pyramid.
 HIDDEN = 4
 # Boxes with a shorter side, in pixels, are no objects: their logarithms would be of no use.
-_SMALLEST_SIDE = 1e-2
+SMALLEST_SIDE = 1e-2
 
 
 class DetectorOutput(NamedTuple):
@@ -84,7 +84,7 @@ class BoxHead(nn.Module, ABC):
         """Return the losses, each of which counts once, by name.
 
         Args:
-            output: Levels, and the result of :meth:`forward` for them.
+            output: Levels, and the result of ``forward`` for them.
             targets: Annotation of each image; images may have no boxes.
         """
 
@@ -93,7 +93,7 @@ class BoxHead(nn.Module, ABC):
         """Return the boxes of each image by decreasing score.
 
         Args:
-            output: Levels, and the result of :meth:`forward` for them.
+            output: Levels, and the result of ``forward`` for them.
         """
 
 
@@ -125,19 +125,19 @@ class BoxDetector(TaskModel):
 
     Images are normalized before they come here and may be of any size and number of bands. Sensors
     may be left out, or have images of some samples, as for
-    :class:`~rsvheat.models.segmentation.SegmentationModel`.
+    ``rsvheat.models.segmentation.SegmentationModel``.
 
     Args:
         encoder: Encoder, of which the parts that its maps do not need are removed.
         num_classes: Number of classes, 1 at least.
-        detector: Name of the detector, a key of :attr:`heads`.
+        detector: Name of the detector, a key of ``heads``.
         channels: Number of channels of the pyramid and of the convolutions on it.
         finest: Stride of the pyramid's finest level, 4 or 8; that of the detector by default. 4
             finds smaller objects, at the cost of four times as many anchors.
         fusion: How the maps of several sensors become one, see
-            :class:`~rsvheat.models.features.FeaturePyramid`.
+            ``rsvheat.models.features.FeaturePyramid``.
         modality_dropout: Probability with which a sample of several sensors loses some of them in
-            training, see :class:`~rsvheat.models.features.FeaturePyramid`.
+            training, see ``rsvheat.models.features.FeaturePyramid``.
         **options: Further arguments of the detector, plain values.
 
     Attributes:
@@ -200,7 +200,7 @@ class BoxDetector(TaskModel):
         """Build the network with fresh weights.
 
         Args:
-            config: Value of :attr:`config`.
+            config: Value of ``config``.
         """
         encoder = build_encoder(config["encoder"])
         return cls(cast(RSVHeat, encoder), config["num_classes"], **config["options"])
@@ -211,7 +211,7 @@ class BoxDetector(TaskModel):
         index: Mapping[str, Tensor] | None = None,
         size: int | None = None,
     ) -> DetectorOutput:
-        """Return what :meth:`losses` and :meth:`detect` take.
+        """Return what ``losses`` and ``detect`` take.
 
         Args:
             images: Images by modality, (n, bands, H, W), normalized, of any H and W.
@@ -268,11 +268,11 @@ class BoxDetector(TaskModel):
             raise ValueError("boxes must be finite, got NaN or infinity")
         boxes = boxes.float()
         sides = boxes[:, 2:4] - boxes[:, :2] if self.numbers == 4 else boxes[:, 2:4]
-        kept = (sides >= _SMALLEST_SIDE).all(1)
+        kept = (sides >= SMALLEST_SIDE).all(1)
         return Target(boxes[kept], labels[kept])
 
     def detect(self, output: DetectorOutput) -> list[Found]:
-        """Return the boxes of each image, as :meth:`predict` does.
+        """Return the boxes of each image, as ``predict`` does.
 
         Args:
             output: Result of the network, in either mode.
@@ -289,9 +289,9 @@ class BoxDetector(TaskModel):
         """Return a dictionary of each image, with its boxes by decreasing score.
 
         Args:
-            images: Images as for :meth:`forward`.
-            index: Samples as for :meth:`forward`.
-            size: Number of samples as for :meth:`forward`.
+            images: Images as for ``forward``.
+            index: Samples as for ``forward``.
+            size: Number of samples as for ``forward``.
 
         Returns:
             ``boxes`` (N, 4) XYXY or (N, 5) CXCYWHR in pixels and degrees, ``scores`` (N,) within 0

@@ -24,7 +24,7 @@ class ChangeDetectionModel(DenseModel):
     through. Dates of one sensor share a stem and are compared by the absolute difference of their
     maps. Dates of different sensors, an optical image before and a radar image after for example,
     have a stem each and share the stages; since equal ground looks different to them, a learned
-    layer compares their concatenated maps::
+    layer compares their concatenated maps:
 
         ChangeDetectionModel(create_model("rsvheat_tiny", modalities={"optical": 3}), 2)
         ChangeDetectionModel(create_model("rsvheat_tiny", modalities={"optical": 3, "sar": 1}), 2,
@@ -41,8 +41,8 @@ class ChangeDetectionModel(DenseModel):
         exchange: Whether the two dates swap every other column after the second stage and every
             other channel after later ones, which mixes what both see without any parameter. For
             dates that share a stem, and RS-vHeat and vHeat encoders.
-        decoder_norm: Kind of the norms, as for :class:`~rsvheat.models.dense.DenseModel`.
-        **options: Further arguments of :class:`~rsvheat.models.dense.DenseModel`: ``decoder``,
+        decoder_norm: Kind of the norms, as for ``rsvheat.models.dense.DenseModel``.
+        **options: Further arguments of ``rsvheat.models.dense.DenseModel``: ``decoder``,
             ``channels``, ``auxiliary``, ``dropout``.
 
     Raises:

@@ -54,12 +54,12 @@ def load_checkpoint(
             only one of a vHeat file is ``"optical"``) that each of the model's modalities takes.
             By default the one of the same name; a lone stem goes to a lone modality.
         inflate_stems: Whether a stem's first convolution is adapted to another number of bands by
-            :func:`inflate_stem`, instead of being refused.
+            ``inflate_stem``, instead of being refused.
         prefix: Beginning of the encoder's keys, where a file holds several encoders (a student and
             a teacher, say).
         key: Entry of the file that holds the weights, such as ``"teacher"`` or
-            ``"state_dict_ema"``; see :func:`weights_of` for the default.
-        content: Result of :func:`read_checkpoint`, where the file has been read already.
+            ``"state_dict_ema"``; see ``weights_of`` for the default.
+        content: Result of ``read_checkpoint``, where the file has been read already.
 
     Returns:
         Report of what was loaded, resized, inflated, skipped and left as initialized.
@@ -154,13 +154,13 @@ def adapt_weights(
     inflate_stems: bool = False,
     prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Return weights under an encoder's names and in its sizes, as :func:`load_checkpoint` does.
+    """Return weights under an encoder's names and in its sizes, as ``load_checkpoint`` does.
 
     Args:
         model: Encoder, which is left as it is.
         tensors: Weights by the keys of a file.
         source: Name of the file, for messages.
-        stems: Name of the file's stem by modality of the model, as for :func:`load_checkpoint`.
+        stems: Name of the file's stem by modality of the model, as for ``load_checkpoint``.
         inflate_stems: Whether stems may be adapted to other numbers of bands.
         prefix: Beginning of the encoder's keys, where ``tensors`` hold several encoders.
 
@@ -236,7 +236,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
 
     Tensors of torch's files are mapped into memory and read when they are used. The checksums of
     torch's files, which torch itself does not compare, are. Python objects are refused, except for
-    those of :mod:`rsvheat.models.inert`, of which the data are read: NumPy's numbers and arrays,
+    those of ``rsvheat.models.inert``, of which the data are read: NumPy's numbers and arrays,
     configurations and log buffers.
 
     Args:
@@ -370,7 +370,7 @@ def weights_of(
     """Return the named weights in a checkpoint's content, without DDP's and compile's prefixes.
 
     Args:
-        content: Result of :func:`read_checkpoint`.
+        content: Result of ``read_checkpoint``.
         path: Path of the file, for messages.
         key: Entry of the file that holds the weights. By default ``model`` or ``state_dict``, else
             the only entry with a usual name such as ``model_state_dict``, ``net`` or ``teacher``,

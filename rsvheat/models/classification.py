@@ -43,7 +43,7 @@ class Classifier(TaskModel):
 
     @classmethod
     def encoder_arguments(cls, num_classes: int) -> dict[str, Any]:
-        """See :meth:`TaskModel.encoder_arguments`: the encoder's own head classifies."""
+        """See ``TaskModel.encoder_arguments``: the encoder's own head classifies."""
         return {"num_classes": num_classes}
 
     def forward(
@@ -77,13 +77,13 @@ class Classifier(TaskModel):
         """Return probabilities.
 
         Args:
-            images: As for :meth:`forward`.
+            images: As for ``forward``.
 
         Returns:
             Probabilities (B, num_classes), float32.
 
         Raises:
-            ValueError: As for :meth:`forward`.
+            ValueError: As for ``forward``.
         """
         logits: Tensor = self(images)
         return logits.float().softmax(1)

@@ -66,7 +66,7 @@ class FCNHead(nn.Module):
         in_dim: Number of channels of the map.
         num_classes: Number of classes.
         channels: Number of channels between.
-        norm: Kind of the norm, as for :class:`ConvBlock`.
+        norm: Kind of the norm, as for ``ConvBlock``.
         dropout: Rate of channel dropout before the classifier.
 
     Source: Long et al. (arXiv 1411.4038); as an auxiliary head, Zhao et al. (arXiv 1612.01105),
@@ -101,7 +101,7 @@ def build_norm(kind: DecoderNorm, dim: int) -> nn.Module:
     """Return a norm of maps (B, dim, h, w).
 
     Args:
-        kind: Kind of the norm, as for :class:`ConvBlock`.
+        kind: Kind of the norm, as for ``ConvBlock``.
         dim: Number of channels.
 
     Raises:

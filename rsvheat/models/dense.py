@@ -100,7 +100,7 @@ class DenseModel(TaskModel):
         """Build the network with fresh weights.
 
         Args:
-            config: Value of :attr:`config`.
+            config: Value of ``config``.
         """
         encoder = build_encoder(config["encoder"])
         return cls(encoder, config["num_classes"], **config["options"])
@@ -136,7 +136,7 @@ class DenseModel(TaskModel):
 
         Returns:
             In evaluation mode logits (B, num_classes, H, W); in training mode
-            :class:`DenseLogits`, which are those and the auxiliary head's.
+            ``DenseLogits``, which are those and the auxiliary head's.
 
         Raises:
             ValueError: If the images do not fit the model.
@@ -160,9 +160,9 @@ class DenseModel(TaskModel):
         """Return probabilities (B, num_classes, H, W), float32 or float64.
 
         Args:
-            images: Images as for :meth:`forward`.
-            index: Samples as for :meth:`forward`.
-            size: Number of samples as for :meth:`forward`.
+            images: Images as for ``forward``.
+            index: Samples as for ``forward``.
+            size: Number of samples as for ``forward``.
         """
         result = self(images, index, size)
         logits: Tensor = result.logits if isinstance(result, DenseLogits) else result

@@ -19,9 +19,9 @@ class DetectionModel(BoxDetector):
         encoder: Encoder, of which the parts that its maps do not need are removed.
         num_classes: Number of classes, 1 at least.
         detector: ``"faster_rcnn"``, ``"retinanet"`` or ``"fcos"``.
-        **options: Further arguments of :class:`~rsvheat.models.box_detector.BoxDetector`:
+        **options: Further arguments of ``rsvheat.models.box_detector.BoxDetector``:
             ``channels``, ``finest``, ``fusion``, ``modality_dropout``; and of the detector, see
-            :mod:`rsvheat.models.horizontal_heads`: ``score_threshold``, ``nms_threshold``,
+            ``rsvheat.models.horizontal_heads``: ``score_threshold``, ``nms_threshold``,
             ``max_detections``, ``anchor_scale``, ``proposals``, ``regions``.
 
     Raises:

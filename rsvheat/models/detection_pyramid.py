@@ -131,7 +131,7 @@ def flatten_levels(levels: Sequence[Tensor], numbers: int) -> Tensor:
         numbers: Numbers of an anchor.
 
     Returns:
-        (B, anchors, numbers) in the order of :class:`GridAnchors`, float32, or float64 if that is
+        (B, anchors, numbers) in the order of ``GridAnchors``, float32, or float64 if that is
         what came: coordinates in 16 bits would be off by pixels.
     """
     rows = [

@@ -37,11 +37,11 @@ class Stage(nn.Module):
         dim: Channels.
         size: (H, W) of the tables.
         drop_path: Rate of stochastic depth of each block.
-        norm_position: Position of the norms, as for :class:`RSVHeat`.
-        layer_scale: First value of the layer scales, as for :class:`RSVHeat`.
-        spatial_correction: Whether positions have embeddings, as for :class:`RSVHeat`.
-        freq_embed: Kind of the frequency embedding, as for :class:`RSVHeat`.
-        freq_resize: Resampling of the tables, as for :class:`RSVHeat`.
+        norm_position: Position of the norms, as for ``RSVHeat``.
+        layer_scale: First value of the layer scales, as for ``RSVHeat``.
+        spatial_correction: Whether positions have embeddings, as for ``RSVHeat``.
+        freq_embed: Kind of the frequency embedding, as for ``RSVHeat``.
+        freq_resize: Resampling of the tables, as for ``RSVHeat``.
         mlp_ratio: Ratio of hidden channels to channels of the MLPs.
         cache: Cache of the filters that evaluation keeps.
     """
@@ -92,11 +92,15 @@ class Stage(nn.Module):
         if correction is not None:
             correction = resize_map(correction, x.shape[1], x.shape[2], self.freq_resize)
         for block in self.blocks:
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            if self.recomputes():
                 x = checkpoint(block, x, self.freq_embed, correction, scale, use_reentrant=False)
             else:
                 x = block(x, self.freq_embed, correction, scale)
         return x
+
+    def recomputes(self) -> bool:
+        """Return whether activations of a call now are recomputed in the backward pass."""
+        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
 
 
 class Head(nn.Module):
@@ -105,7 +109,7 @@ class Head(nn.Module):
     Args:
         dims: Number of channels of each stage's features.
         num_classes: Number of classes; 0 for no classifier, which returns the pooled features.
-        global_pool: Pooling, as for :class:`RSVHeat`.
+        global_pool: Pooling, as for ``RSVHeat``.
         drop_rate: Rate of dropout before the classifier.
     """
 
@@ -130,7 +134,7 @@ class Head(nn.Module):
 
         Args:
             num_classes: Number of classes; 0 for no classifier.
-            global_pool: Pooling, as for :class:`RSVHeat`; None to leave it as it is.
+            global_pool: Pooling, as for ``RSVHeat``; None to leave it as it is.
 
         Raises:
             ValueError: If either is out of range.
@@ -199,9 +203,9 @@ class RSVHeat(nn.Module):
         freq_embed: k from a ``"table"`` of frequency value embeddings per stage, or ``"implicit"``
             from a small network over frequency and ground sampling distance.
         freq_resize: How tables follow another size: see
-            :func:`~rsvheat.models.freq_embed.resize_frequencies` and
-            :func:`~rsvheat.models.freq_embed.resize_map`.
-        output_norms: Whether each stage's features from :meth:`forward_intermediates` are normed,
+            ``rsvheat.models.freq_embed.resize_frequencies`` and
+            ``rsvheat.models.freq_embed.resize_map``.
+        output_norms: Whether each stage's features from ``forward_intermediates`` are normed,
             as published backbones for dense tasks do.
         drop_path: Largest rate of stochastic depth; it grows linearly over the blocks.
         in_chans: Bands of the only stem; instead of ``modalities``.
@@ -211,7 +215,7 @@ class RSVHeat(nn.Module):
         drop_rate: Rate of dropout before the classifier.
         global_pool: What the head sees. ``"avg"``: the mean of the last stage's normed features;
             ``"moments"``: mean and deviation over space of every stage's channels, standardized
-            by the batch in training, see :func:`~rsvheat.models.pool_features`, which tells small
+            by the batch in training, see ``rsvheat.models.pool_features``, which tells small
             images of textures apart much sooner; ``""``: every position of the last stage by
             itself, for logits at each.
 
@@ -374,7 +378,7 @@ class RSVHeat(nn.Module):
         Args:
             x: Images, (B, bands, H, W).
             modality: Name of the stem; the first one by default.
-            gsd: Ground sampling distance in meters per pixel, as for :meth:`forward`.
+            gsd: Ground sampling distance in meters per pixel, as for ``forward``.
 
         Returns:
             (B, C, ceil(H / 32), ceil(W / 32)) for four stages.
@@ -391,7 +395,7 @@ class RSVHeat(nn.Module):
         """Return logits, or with ``pre_logits`` pooled features, of the last stage's features.
 
         Args:
-            x: Features of :meth:`forward_features`, (B, C, H, W).
+            x: Features of ``forward_features``, (B, C, H, W).
             pre_logits: Whether to leave out the classifier.
 
         Raises:
@@ -428,12 +432,12 @@ class RSVHeat(nn.Module):
             output_fmt: Layout of the features, ``"NCHW"`` or ``"NHWC"``.
             intermediates_only: Whether to return only the list.
             modality: Name of the stem; the first one by default.
-            gsd: Ground sampling distance in meters per pixel, as for :meth:`forward`.
+            gsd: Ground sampling distance in meters per pixel, as for ``forward``.
 
         Returns:
             Feature maps at strides 4, 8, 16, 32, (B, C, ceil(H / stride), ceil(W / stride));
             unless ``intermediates_only``, in a pair after the last stage's features, as
-            :meth:`forward_features` returns them (with ``stop_early``, of the last stage that ran).
+            ``forward_features`` returns them (with ``stop_early``, of the last stage that ran).
 
         Raises:
             ValueError: If the modality is unknown, the shape or ``gsd`` does not fit, or an index
@@ -468,7 +472,7 @@ class RSVHeat(nn.Module):
         """Remove the parts that the features of some stages do not need; the signature is timm's.
 
         Args:
-            indices: Stages whose features are needed, as for :meth:`forward_intermediates`.
+            indices: Stages whose features are needed, as for ``forward_intermediates``.
             prune_norm: Whether to remove the head's norm.
             prune_head: Whether to remove the classifier.
 
@@ -507,6 +511,8 @@ class RSVHeat(nn.Module):
         self, enable: bool = True, stages: Iterable[int] | None = None
     ) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them.
+
+        With the first stage, those of the stem too, which at high resolutions are as large.
 
         Args:
             enable: Whether activations are recomputed.
@@ -554,14 +560,14 @@ class RSVHeat(nn.Module):
 
         Args:
             lr: Learning rate of the head, as for
-                :func:`~rsvheat.models.parameter_groups.parameter_groups`.
+                ``rsvheat.models.parameter_groups.parameter_groups``.
             weight_decay: Weight decay of parameters of two dimensions or more that
-                :meth:`no_weight_decay` does not name; 0 for the others.
+                ``no_weight_decay`` does not name; 0 for the others.
             layer_decay: Factor on the learning rate for each block between a parameter and the
                 head, above 0 and at most 1.
 
         Returns:
-            Groups of :func:`~rsvheat.models.parameter_groups.parameter_groups`, each with
+            Groups of ``rsvheat.models.parameter_groups.parameter_groups``, each with
             ``param_names``, too.
 
         Raises:
@@ -606,7 +612,11 @@ class RSVHeat(nn.Module):
             scale = gsd / self.reference_gsd
         if not torch.compiler.is_compiling():
             self.filter_cache.next_pass()
-        return self.stems[name](x.permute(0, 2, 3, 1)), scale
+        x = x.permute(0, 2, 3, 1)
+        stem, first = self.stems[name], self.stages[0]
+        recomputed = isinstance(first, Stage) and first.recomputes()
+        y = checkpoint(stem, x, use_reentrant=False) if recomputed else stem(x)
+        return y, scale
 
 
 def _init_linear(layer: nn.Linear) -> None:

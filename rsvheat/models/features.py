@@ -26,14 +26,14 @@ Between: TypeAlias = Callable[[int, Tensor], Tensor]
 class FeaturePyramid(nn.Module):
     """Norms and fusion of an encoder's feature maps.
 
-    The encoder is an argument of :meth:`forward`, not a part of this module, so that it appears
+    The encoder is an argument of ``forward``, not a part of this module, so that it appears
     once among a network's parameters.
 
     Args:
         encoder: Encoder that the maps come from.
         fusion: How maps of several sensors become one, at each stage: ``"gate"``, ``"attention"``
-            or ``"mean"``, see :class:`GateFusion`, :class:`AttentionFusion` and
-            :class:`MeanFusion`. Without effect for an encoder of one modality.
+            or ``"mean"``, see ``GateFusion``, ``AttentionFusion`` and
+            ``MeanFusion``. Without effect for an encoder of one modality.
         modality_dropout: Probability with which, in training, a sample that has several sensors
             loses some of them: any subset that is neither empty nor all is equally likely. It is
             drawn from torch's default CPU generator.
@@ -111,7 +111,7 @@ class FeaturePyramid(nn.Module):
         ]
 
     def fuse_complete(self, encoder: Encoder, images: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the maps of images of which every sample has all, as :meth:`forward` does.
+        """Return the maps of images of which every sample has all, as ``forward`` does.
 
         Nothing depends on the number of samples, so a traced program takes any.
 
@@ -344,7 +344,7 @@ class GateFusion(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, maps: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """Return the fused map, as :meth:`MeanFusion.forward` does.
+        """Return the fused map, as ``MeanFusion.forward`` does.
 
         Args:
             maps: Maps by sensor, (B, C, h, w).
@@ -386,7 +386,7 @@ class AttentionFusion(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, maps: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """Return the fused map, as :meth:`MeanFusion.forward` does.
+        """Return the fused map, as ``MeanFusion.forward`` does.
 
         Args:
             maps: Maps by sensor, (B, C, h, w).

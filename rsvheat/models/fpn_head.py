@@ -18,7 +18,7 @@ class FPNHead(nn.Module):
         dims: Number of channels of each map, the finest first.
         num_classes: Number of classes.
         channels: Number of channels of the decoder.
-        norm: Kind of the norms, as for :class:`~rsvheat.models.decoding.ConvBlock`.
+        norm: Kind of the norms, as for ``rsvheat.models.decoding.ConvBlock``.
         dropout: Rate of channel dropout before the classifier.
 
     Source: Kirillov et al. (arXiv 1901.02446), section 3, figure 3; pyramid of Lin et al. (arXiv

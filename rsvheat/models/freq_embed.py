@@ -61,7 +61,7 @@ def resize_map(table: Tensor, height: int, width: int, mode: str = "frequency") 
         table: (H, W, C), floating point.
         height: H of the result.
         width: W of the result.
-        mode: As for :func:`resize_frequencies`, except that ``"frequency"``, which has no meaning
+        mode: As for ``resize_frequencies``, except that ``"frequency"``, which has no meaning
             in space, is ``"bicubic"`` here.
 
     Returns:
@@ -142,7 +142,7 @@ class FrequencyTable(nn.Module):
         height: H of the table.
         width: W of the table.
         channels: C.
-        resize: How the table follows another size, see :func:`resize_frequencies`.
+        resize: How the table follows another size, see ``resize_frequencies``.
     """
 
     def __init__(self, height: int, width: int, channels: int, resize: str = "frequency") -> None:

@@ -26,6 +26,7 @@ from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
     RATIOS,
+    SMALLEST_SIDE,
     BoxHead,
     DetectorOutput,
     Found,
@@ -120,7 +121,7 @@ class FasterRCNNHead(BoxHead):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.forward`."""
+        """See ``rsvheat.models.box_detector.BoxHead.forward``."""
         objectness, deltas = self.rpn.head(list(maps))
         return {"objectness": flatten_levels(objectness, 1), "deltas": flatten_levels(deltas, 4)}
 
@@ -142,7 +143,7 @@ class FasterRCNNHead(BoxHead):
         return precise(logits), precise(deltas)
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.losses`."""
+        """See ``rsvheat.models.box_detector.BoxHead.losses``."""
         levels = self.rpn.anchor_generator(output.maps)
         anchors = [torch.cat(levels)] * len(targets)
         given = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in targets]
@@ -165,7 +166,7 @@ class FasterRCNNHead(BoxHead):
         }
 
     def detect(self, output: DetectorOutput) -> list[Found]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
+        """See ``rsvheat.models.box_detector.BoxHead.detect``."""
         proposals = self._proposals(output, self.rpn.anchor_generator(output.maps))
         logits, deltas = self._classify(output, proposals)
         rows = self.regions.postprocess_detections(
@@ -193,17 +194,25 @@ class _DenseHead(BoxHead):
         self.detector = detector
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.forward`."""
+        """See ``rsvheat.models.box_detector.BoxHead.forward``."""
         return {name: precise(x) for name, x in self.detector.head(list(maps)).items()}
 
     def detect(self, output: DetectorOutput) -> list[Found]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
+        """See ``rsvheat.models.box_detector.BoxHead.detect``."""
         levels = self.anchors(output.maps)
         batch, counts = len(output.maps[0]), [len(x) for x in levels]
         split = {name: list(torch.split(x, counts, 1)) for name, x in output.dense.items()}
         found = self.detector.postprocess_detections(
             split, [levels] * batch, [output.shape] * batch
         )
+        # What lies beyond the image is clipped to nothing.
+        filled = [
+            (one["boxes"][:, 2:] - one["boxes"][:, :2] >= SMALLEST_SIDE).all(1) for one in found
+        ]
+        found = [
+            {name: x[chosen] for name, x in one.items()}
+            for one, chosen in zip(found, filled, strict=True)
+        ]
         return mark_not_finite(found, *output.dense.values())
 
     @property
@@ -227,7 +236,7 @@ class _DenseHead(BoxHead):
         return int(self.detector.topk_candidates)
 
     def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.DenseCandidates.candidates`."""
+        """See ``rsvheat.models.box_detector.DenseCandidates.candidates``."""
         anchors = torch.cat(self.anchors(output.maps))
         boxes = self._decode(output.dense["bbox_regression"], anchors)
         return clip_boxes_to_image(boxes, output.shape), self._scores(output.dense)
@@ -292,7 +301,7 @@ class AnchorHead(_DenseHead):
         super().__init__(detector, anchors)
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.losses`."""
+        """See ``rsvheat.models.box_detector.BoxHead.losses``."""
         anchors = [torch.cat(self.anchors(output.maps))] * len(targets)
         losses = self.detector.compute_loss(self._targets(targets), output.dense, anchors)
         return {"classes": losses["classification"], "boxes": losses["bbox_regression"]}
@@ -356,7 +365,7 @@ class PointHead(_DenseHead):
         super().__init__(detector, anchors)
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.losses`."""
+        """See ``rsvheat.models.box_detector.BoxHead.losses``."""
         levels = self.anchors(output.maps)
         anchors, counts = [torch.cat(levels)] * len(targets), [len(x) for x in levels]
         losses = self.detector.compute_loss(self._targets(targets), output.dense, anchors, counts)

@@ -6,7 +6,7 @@ uploads them. It is not a base class of the encoder: it would make ``import rsvh
 an HTTP client, it reads other bands or classes only as errors, and its saving begins with deleting
 what is there.
 
-Importing this module makes its functions methods of :class:`~rsvheat.models.RSVHeat`.
+Importing this module makes its functions methods of ``rsvheat.models.RSVHeat``.
 """
 
 import functools
@@ -69,9 +69,9 @@ def save_pretrained(
         save_directory: Path of the folder, which is made if it does not exist.
         repo_id: Name of the repository, ``"owner/name"``, for ``push_to_hub``; the folder's name by
             default.
-        push_to_hub: Whether to call :meth:`push_to_hub` as well.
+        push_to_hub: Whether to call ``push_to_hub`` as well.
         model_card_kwargs: Values for the template of the README.
-        **push_to_hub_kwargs: Further arguments of :meth:`push_to_hub`.
+        **push_to_hub_kwargs: Further arguments of ``push_to_hub``.
 
     Returns:
         Address of the commit on the hub, with ``push_to_hub``.
@@ -92,7 +92,7 @@ def save_pretrained(
 
 
 def push_to_hub(model: RSVHeat, /, repo_id: str, **kwargs: Any) -> str:
-    """Upload the files of :meth:`save_pretrained` to the Hugging Face hub in one commit.
+    """Upload the files of ``save_pretrained`` to the Hugging Face hub in one commit.
 
     Args:
         model: Encoder to upload.
@@ -125,21 +125,21 @@ def from_pretrained(
     revision: str | None = None,
     **overrides: Any,
 ) -> RSVHeat:
-    """Build an encoder from a folder of :meth:`save_pretrained` or a repository on the hub.
+    """Build an encoder from a folder of ``save_pretrained`` or a repository on the hub.
 
     Args:
         cls: Class to build: the encoder, or a subclass.
         pretrained_model_name_or_path: Path of the folder, or name of the repository,
             ``"owner/name"``.
-        stems: Name of the file's stem by modality, as for :func:`~rsvheat.load_checkpoint`.
+        stems: Name of the file's stem by modality, as for ``rsvheat.load_checkpoint``.
         inflate_stems: Whether a stem may be adapted to another number of bands by
-            :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
+            ``rsvheat.models.inflate_stem``; else other bands are an error.
         force_download: Whether to download files that are cached, too.
         token: Access token for private repositories.
         cache_dir: Folder of downloaded files.
         local_files_only: Whether to use cached files only.
         revision: Branch, tag or commit of the repository.
-        **overrides: Arguments of :class:`~rsvheat.models.RSVHeat` that replace the saved ones.
+        **overrides: Arguments of ``rsvheat.models.RSVHeat`` that replace the saved ones.
             Tables are resized to another ``img_size``, another ``num_classes`` gets a new
             head, ``in_chans`` or ``modalities`` get the saved stems of the same names (see
             ``stems`` and ``inflate_stems``).

@@ -2,7 +2,7 @@
 """Stand-ins for objects that training scripts save beside weights: their data, none of their code.
 
 torch reads plain weights only. Configurations of yacs and argparse and the log buffers of mmengine
-become dictionaries, NumPy's numbers numbers, and its arrays :class:`Array`. NumPy's own unpickling
+become dictionaries, NumPy's numbers numbers, and its arrays ``Array``. NumPy's own unpickling
 is not called: it trusts the bytes that it is given.
 """
 

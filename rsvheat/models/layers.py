@@ -28,9 +28,12 @@ from rsvheat.ops.reference import standardize
 STEM_NORM_EPS = 1e-6
 NORM_EPS = 1e-5
 
-# Size of an MLP's hidden features in evaluation on the CPU: a part of the last-level cache that is
-# still large enough for products at full speed.
-HIDDEN_BYTES = 4 * 2**20
+# Size of an MLP's hidden features in evaluation: a part of the last-level cache that is still large
+# enough for products at full speed.
+HIDDEN_BYTES = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
+
+# Size of the largest features that the stem takes at once in evaluation on CUDA, in float32.
+STEM_BYTES = 64 * 2**20
 
 
 def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -140,9 +143,40 @@ class Stem(nn.Module):
         self.norm2 = LayerNorm(dim, eps=STEM_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features, (B, ceil(H / 4), ceil(W / 4), C), of images (B, H, W, bands)."""
-        y: Tensor = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
-        return y
+        """Return features, (B, ceil(H / 4), ceil(W / 4), C), of images (B, H, W, bands).
+
+        Under autocast they are of its type, as all features that blocks add to.
+        """
+        images = self._images_at_once(x)
+        if images >= x.shape[0]:
+            return self._embed(x)
+        return torch.cat([self._embed(part) for part in torch.split(x, images)])
+
+    def _embed(self, x: Tensor) -> Tensor:
+        x = self.act(_autocast.lowered(self.norm1(self.conv1(x))))
+        return _autocast.lowered(self.norm2(self.conv2(x)))
+
+    def _images_at_once(self, x: Tensor) -> int:
+        """Return how many images are taken at a time; modules with hooks get all at once."""
+        if (
+            not x.is_cuda
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or is_jit_tracing()
+            or not all(
+                is_unchanged(module, kind)
+                for module, kind in (
+                    (self.conv1, Conv2dNHWC),
+                    (self.norm1, LayerNorm),
+                    (self.act, nn.GELU),
+                    (self.conv2, Conv2dNHWC),
+                    (self.norm2, LayerNorm),
+                )
+            )
+        ):
+            return x.shape[0]
+        image = x.shape[1] * x.shape[2] // 4 * self.conv1.out_channels * 4
+        return max(1, STEM_BYTES // max(image, 1))
 
 
 class Downsample(nn.Module):
@@ -159,9 +193,8 @@ class Downsample(nn.Module):
         self.norm = LayerNorm(out_dim, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features, (B, ceil(H / 2), ceil(W / 2), C')."""
-        y: Tensor = self.norm(self.conv(x))
-        return y
+        """Return features, (B, ceil(H / 2), ceil(W / 2), C'); under autocast of its type."""
+        return _autocast.lowered(self.norm(self.conv(x)))
 
 
 class Mlp(nn.Module):
@@ -331,7 +364,7 @@ class HeatOperator(nn.Module):
     def diffusivity(
         self, freq_embed: Embedding, height: int, width: int, scale: float = 1.0
     ) -> Tensor:
-        """Return k as :func:`predict_diffusivity` does.
+        """Return k as ``predict_diffusivity`` does.
 
         Args:
             freq_embed: Frequency embedding of the stage.
@@ -425,7 +458,7 @@ class HeatBlock(nn.Module):
         spatial_correction_embed: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """Return features of the shape of ``x``; arguments as for :class:`HeatOperator`."""
+        """Return features of the shape of ``x``; arguments as for ``HeatOperator``."""
         context = (freq_embed, spatial_correction_embed, scale)
         if self.norm_position == "pre":
             x = self._add(x, self.op(self.norm1(x), *context), self.gamma1)
@@ -448,12 +481,13 @@ class HeatBlock(nn.Module):
     def _mlp_rows(self, x: Tensor) -> int | None:
         """Return the number of pixels that the MLP takes at a time; None for all at once.
 
-        In evaluation on the CPU the hidden features of a part, which are the largest tensor, fit
-        the CPU's cache, and ``x`` is overwritten part by part. Modules that a user has replaced or
-        hooked get all pixels at once.
+        In evaluation on the CPU and on CUDA the hidden features of a part, which are the largest
+        tensor, fit the cache, and ``x`` is overwritten part by part. Modules that a user has
+        replaced or hooked get all pixels at once.
         """
+        hidden_bytes = HIDDEN_BYTES.get(x.device.type)
         if (
-            x.device.type != "cpu"
+            hidden_bytes is None
             or torch.is_grad_enabled()
             or self.drop_path.drops()
             or torch.compiler.is_compiling()
@@ -471,9 +505,9 @@ class HeatBlock(nn.Module):
         ):
             return None
         pixel = mlp.fc1.out_features * x.element_size()
-        return (
-            None if x.numel() // x.shape[-1] * pixel <= 2 * HIDDEN_BYTES else HIDDEN_BYTES // pixel
-        )
+        if x.numel() // x.shape[-1] * pixel <= 2 * hidden_bytes:
+            return None
+        return hidden_bytes // pixel
 
     def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
         branch = self.drop_path(branch)

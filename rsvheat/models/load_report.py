@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Result of :func:`rsvheat.load_checkpoint`. Names are the model's, those of ``skipped`` aside.
+    """Result of ``rsvheat.load_checkpoint``. Names are the model's, those of ``skipped`` aside.
 
     Attributes:
         source: Path of the file.

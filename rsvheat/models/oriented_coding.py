@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codings of oriented boxes: the numbers that layers predict, and the boxes they stand for.
 
-Boxes are CXCYWHR in the convention of :mod:`rsvheat.ops.boxes`. A rectangle has many such values:
+Boxes are CXCYWHR in the convention of ``rsvheat.ops.boxes``. A rectangle has many such values:
 its angle plus 180 degrees, or plus 90 with its sides exchanged. Each coding chooses one, so
 decoding gives the same rectangle, not the same numbers.
 """
@@ -76,7 +76,7 @@ def encode_midpoints(
 def decode_midpoints(
     anchors: Tensor, codes: Tensor, deviations: Sequence[float] = (1, 1, 1, 1, 0.5, 0.5)
 ) -> Tensor:
-    """Return the oriented boxes of midpoint offsets, the inverse of :func:`encode_midpoints`.
+    """Return the oriented boxes of midpoint offsets, the inverse of ``encode_midpoints``.
 
     Offsets that are no rectangle's give a parallelogram, whose shorter diagonal is stretched to the
     length of the longer one.
@@ -137,7 +137,7 @@ def encode_relative(
 def decode_relative(
     references: Tensor, codes: Tensor, deviations: Sequence[float] = (0.1, 0.1, 0.2, 0.2, 0.1)
 ) -> Tensor:
-    """Return the boxes of numbers relative to other boxes, the inverse of :func:`encode_relative`.
+    """Return the boxes of numbers relative to other boxes, the inverse of ``encode_relative``.
 
     Args:
         references: Boxes (N, 5) to which the numbers are relative.
@@ -176,7 +176,7 @@ def encode_distances(points: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_distances(points: Tensor, distances: Tensor, angle: Tensor) -> Tensor:
-    """Return the boxes of distances and angles, the inverse of :func:`encode_distances`.
+    """Return the boxes of distances and angles, the inverse of ``encode_distances``.
 
     Args:
         points: Points, (N, 2).
@@ -211,11 +211,11 @@ def encode_angle(angle: Tensor, coding: AngleCoding) -> Tensor:
 
 
 def decode_angle(codes: Tensor, coding: AngleCoding) -> Tensor:
-    """Return the angles (N,) in degrees, the inverse of :func:`encode_angle`.
+    """Return the angles (N,) in degrees, the inverse of ``encode_angle``.
 
     Args:
         codes: Numbers of the angles, (N, 1) or (N, 2), of any length in the case of vectors.
-        coding: As for :func:`encode_angle`.
+        coding: As for ``encode_angle``.
     """
     if coding == "direct":
         return codes[:, 0].rad2deg()
@@ -226,7 +226,7 @@ def angle_numbers(coding: AngleCoding) -> int:
     """Return how many numbers stand for an angle.
 
     Args:
-        coding: As for :func:`encode_angle`.
+        coding: As for ``encode_angle``.
 
     Raises:
         ValueError: If there is no such coding.

@@ -20,10 +20,10 @@ class OrientedDetectionModel(BoxDetector):
         encoder: Encoder, of which the parts that its maps do not need are removed.
         num_classes: Number of classes, 1 at least.
         detector: ``"oriented_rcnn"``, or ``"rotated_fcos"`` of one stage, without RoIAlign.
-        **options: Further arguments of :class:`~rsvheat.models.box_detector.BoxDetector`:
+        **options: Further arguments of ``rsvheat.models.box_detector.BoxDetector``:
             ``channels``, ``finest``, ``fusion``, ``modality_dropout``; and of the detector, see
-            :class:`~rsvheat.models.oriented_rcnn.OrientedRCNNHead` and
-            :class:`~rsvheat.models.rotated_fcos.RotatedFCOSHead`: ``box_loss``,
+            ``rsvheat.models.oriented_rcnn.OrientedRCNNHead`` and
+            ``rsvheat.models.rotated_fcos.RotatedFCOSHead``: ``box_loss``,
             ``score_threshold``, ``nms_threshold``, ``max_detections``, ``anchor_scale``,
             ``proposals``, ``regions``, ``angle_coding``.
 

@@ -20,6 +20,7 @@ from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
     RATIOS,
+    SMALLEST_SIDE,
     BoxHead,
     DetectorOutput,
     Found,
@@ -57,8 +58,6 @@ _PROPOSAL_NMS = 0.8
 # Side of a region, in strides of the level that it is taken from: 14 to 28, one level finer than
 # the canonical 224 pixels at stride 16.
 _REGION_SIDE = 14
-# Pixels: shorter sides are no proposals.
-_SMALLEST_SIDE = 1e-2
 
 
 class OrientedRCNNHead(BoxHead):
@@ -127,12 +126,12 @@ class OrientedRCNNHead(BoxHead):
         self._sample_regions = BalancedPositiveNegativeSampler(regions, 0.25)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.forward`."""
+        """See ``rsvheat.models.box_detector.BoxHead.forward``."""
         objectness, codes = self.dense(list(maps))
         return {"objectness": flatten_levels(objectness, 1), "codes": flatten_levels(codes, 6)}
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.losses`."""
+        """See ``rsvheat.models.box_detector.BoxHead.losses``."""
         levels = self.anchors(output.maps)
         proposals = self._propose(output, levels)
         classes, boxes = self._region_losses(output, proposals, targets)
@@ -187,7 +186,7 @@ class OrientedRCNNHead(BoxHead):
                 numbers.append(torch.full_like(rows, number))
                 begin += len(part)
             all_boxes, all_scores, level = (torch.cat(x) for x in (boxes, scores, numbers))
-            good = all_boxes.isfinite().all(1) & (all_boxes[:, 2:4] >= _SMALLEST_SIDE).all(1)
+            good = all_boxes.isfinite().all(1) & (all_boxes[:, 2:4] >= SMALLEST_SIDE).all(1)
             all_boxes, all_scores, level = all_boxes[good], all_scores[good], level[good]
             kept = batched_nms(boxes_to_bounds(all_boxes), all_scores, level, _PROPOSAL_NMS)
             found.append(all_boxes[kept[: self.proposals]])
@@ -240,7 +239,7 @@ class OrientedRCNNHead(BoxHead):
         return precise(self.classes(features)), precise(self.boxes(features))
 
     def detect(self, output: DetectorOutput) -> list[Found]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
+        """See ``rsvheat.models.box_detector.BoxHead.detect``."""
         proposals = self._propose(output, self.anchors(output.maps))
         logits, codes = self._classify(output, proposals)
         counts = [len(x) for x in proposals]

@@ -45,7 +45,7 @@ class PretrainingOutput:
             for, ``variance``. Parts of weight 0 are left out. In several processes spatial and
             frequency are those of the local images, and their mean over the processes that of all.
         statistics: Signs of collapse in the pooled features of all processes: ``feature_std``
-            and ``effective_rank``, see :mod:`rsvheat.losses`.
+            and ``effective_rank``, see ``rsvheat.losses``.
         target: Images to be reconstructed, (N, C, H, W), by modality: the input, or its views.
         low: Images that the encoder saw, by modality; with the paper's objective the low bands.
         high: Remainders ``target - low``, by modality; with the paper's objective the encoder sees
@@ -148,7 +148,7 @@ class RSVHeatPretraining(nn.Module):
     gradients, so that processes with different modalities train together.
 
     ``objective="paper"``: each image is split into a low and a high band
-    (:meth:`FrequencyMasking.split <rsvheat.masking.FrequencyMasking.split>`). Both pass the shared
+    (``rsvheat.masking.FrequencyMasking.split``). Both pass the shared
     encoder, their features are fused stage by stage, and a spatial and a frequency decoder on the
     last two fused stages reconstruct the image: L1 in space, L1 between DCT coefficients. For
     samples seen in two modalities the contrastive term is one minus the cosine similarity of their
@@ -173,9 +173,9 @@ class RSVHeatPretraining(nn.Module):
         weights: Weights of the spatial, frequency and contrastive terms, at least 0. Terms of
             weight 0 are not computed.
         variance_weight: Weight of a hinge on the deviation of the pooled features over the batch,
-            :func:`rsvheat.losses.variance_hinge`.
+            ``rsvheat.losses.variance_hinge``.
         temperature: Temperature of InfoNCE.
-        heads: Groups of stages. Each group's features, pooled as :func:`pool_features` does, have
+        heads: Groups of stages. Each group's features, pooled as ``pool_features`` does, have
             a projector and an InfoNCE of their own, whose mean is the contrastive term. By default
             all stages together, the last two together, and the last. With one head over all
             stages the early ones, which see textures and colors, solve the task, and the last
@@ -188,7 +188,7 @@ class RSVHeatPretraining(nn.Module):
     Raises:
         ValueError: If an argument is not as above.
 
-    Source: RS-vHeat (arXiv 2411.17984), pretraining; InfoNCE as in :func:`rsvheat.losses.info_nce`.
+    Source: RS-vHeat (arXiv 2411.17984), pretraining; InfoNCE as in ``rsvheat.losses.info_nce``.
     """
 
     def __init__(
@@ -517,11 +517,11 @@ def create_pretraining_model(
     """Build a pretraining model around a new encoder, with random weights.
 
     Args:
-        variant: Name of the encoder, as for :func:`rsvheat.create_model`.
+        variant: Name of the encoder, as for ``rsvheat.create_model``.
         modalities: Numbers of bands by modality; by default ``{"optical": 3, "sar": 1}``.
         img_size: Side in pixels, or (height, width), of the images.
-        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
-        **options: Arguments of :class:`RSVHeatPretraining`.
+        encoder_options: Further arguments of ``rsvheat.models.RSVHeat``.
+        **options: Arguments of ``RSVHeatPretraining``.
 
     Returns:
         The model, in training mode.

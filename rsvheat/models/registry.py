@@ -58,13 +58,13 @@ def create_model(
             one for ``rsvheat_nano``. The card beside it says what it was trained on and how images
             are normalized. By default the encoder then has the file's stems and size, and no
             classifier; with other arguments the file is loaded as by
-            :func:`rsvheat.load_checkpoint`, and parameters that it lacks, such as a classifier's,
+            ``rsvheat.load_checkpoint``, and parameters that it lacks, such as a classifier's,
             are fresh; ``load_report`` of the encoder says which.
         stems: Name of the pretrained stem, ``"optical"`` or ``"sar"``, by modality, as for
-            :func:`rsvheat.load_checkpoint`.
+            ``rsvheat.load_checkpoint``.
         inflate_stems: Whether a pretrained stem may be adapted to another number of bands by
-            :func:`~rsvheat.models.inflate_stem`; else other bands are an error.
-        **options: Arguments of :class:`~rsvheat.models.RSVHeat`, which replace the variant's, and
+            ``rsvheat.models.inflate_stem``; else other bands are an error.
+        **options: Arguments of ``rsvheat.models.RSVHeat``, which replace the variant's, and
             with ``task`` those of the task's network.
 
     Returns:

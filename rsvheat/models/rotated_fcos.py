@@ -107,7 +107,7 @@ class RotatedFCOSHead(BoxHead):
         self.scales = nn.Parameter(torch.ones(len(strides)))
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.forward`."""
+        """See ``rsvheat.models.box_detector.BoxHead.forward``."""
         shared = [self.sides.conv(x) for x in maps]
         sides = [
             self.sides.bbox_reg(x) * scale for x, scale in zip(shared, self.scales, strict=True)
@@ -120,7 +120,7 @@ class RotatedFCOSHead(BoxHead):
         }
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.losses`."""
+        """See ``rsvheat.models.box_detector.BoxHead.losses``."""
         points, strides, lowest, highest = self._points(output.maps)
         logits = output.dense["logits"]
         wanted_logits = torch.zeros_like(logits)
@@ -199,7 +199,7 @@ class RotatedFCOSHead(BoxHead):
         return _CANDIDATES
 
     def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """See :meth:`~rsvheat.models.box_detector.DenseCandidates.candidates`."""
+        """See ``rsvheat.models.box_detector.DenseCandidates.candidates``."""
         points, strides, _, _ = self._points(output.maps)
         sides, codes = output.dense["sides"], output.dense["angle"]
         batch = sides.shape[0]
@@ -210,7 +210,7 @@ class RotatedFCOSHead(BoxHead):
         return boxes, (logits.sigmoid() * centerness.sigmoid()).sqrt()
 
     def detect(self, output: DetectorOutput) -> list[Found]:
-        """See :meth:`~rsvheat.models.box_detector.BoxHead.detect`."""
+        """See ``rsvheat.models.box_detector.BoxHead.detect``."""
         points, strides, _, _ = self._points(output.maps)
         counts = [x.shape[2] * x.shape[3] for x in output.maps]
         found = []

@@ -22,13 +22,13 @@ class SegmentationModel(DenseModel):
         encoder: Encoder, of which the parts that its maps do not need are removed.
         num_classes: Number of classes, 2 at least.
         fusion: How the maps of several sensors become one: ``"gate"``, ``"attention"`` or
-            ``"mean"``, as for :class:`~rsvheat.models.features.FeaturePyramid`. Floods seen by
+            ``"mean"``, as for ``rsvheat.models.features.FeaturePyramid``. Floods seen by
             Sentinel-1 and 2, IoU with both sensors, optical and radar alone: attention 55.5, 44.1
             and 41.2, gate 53.8, 42.3 and 41.2 (three seeds), mean 50.6, 44.9 and 40.4 (one seed),
             trained with ``modality_dropout=0.5`` (``benchmarks/results/dense.md``).
         modality_dropout: Probability with which a sample of several sensors loses some of them in
-            training, as for :class:`~rsvheat.models.features.FeaturePyramid`.
-        **options: Further arguments of :class:`~rsvheat.models.dense.DenseModel`: ``decoder``,
+            training, as for ``rsvheat.models.features.FeaturePyramid``.
+        **options: Further arguments of ``rsvheat.models.dense.DenseModel``: ``decoder``,
             ``channels``, ``auxiliary``, ``decoder_norm``, ``dropout``.
 
     Raises:

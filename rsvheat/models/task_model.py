@@ -55,9 +55,9 @@ def find_task_model(task: str) -> type["TaskModel"]:
 class TaskModel(nn.Module, ABC):
     """A network for one task: an encoder, a decoder and the meaning of its output.
 
-    A subclass that sets :attr:`task` is registered under that name, also one of a plug-in outside
-    of this package. Checkpoints hold the task's name and :attr:`config`, from which
-    :func:`rsvheat.load` builds the network again.
+    A subclass that sets ``task`` is registered under that name, also one of a plug-in outside
+    of this package. Checkpoints hold the task's name and ``config``, from which
+    ``rsvheat.load`` builds the network again.
 
     Args:
         encoder: Encoder with a stem for each modality.
@@ -66,7 +66,7 @@ class TaskModel(nn.Module, ABC):
 
     Attributes:
         task: Name of the task.
-        output: What :meth:`predict` returns per image: probabilities of a ``"class"``, of a
+        output: What ``predict`` returns per image: probabilities of a ``"class"``, of a
             ``"mask"``, or ``"boxes"`` and ``"oriented_boxes"`` with scores and labels.
         encoder: The encoder.
         num_classes: Number of classes.
@@ -89,7 +89,7 @@ class TaskModel(nn.Module, ABC):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain values from which :meth:`from_config` builds the same architecture."""
+        """Plain values from which ``from_config`` builds the same architecture."""
         return {
             "encoder": self.encoder.config,
             "num_classes": self.num_classes,
@@ -101,7 +101,7 @@ class TaskModel(nn.Module, ABC):
         """Build the network with fresh weights.
 
         Args:
-            config: Value of :attr:`config`.
+            config: Value of ``config``.
         """
         encoder = RSVHeat(**config["encoder"])
         return cls(encoder, config["num_classes"], **config["options"])

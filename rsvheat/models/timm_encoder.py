@@ -15,7 +15,7 @@ class TimmEncoder(nn.Module):
 
     Images of any size are padded with zeros, below and on the right, to multiples of the largest
     stride, and the maps are cut to ``ceil(H / stride)`` rows, as those of
-    :class:`~rsvheat.models.RSVHeat`. Each further sensor gets a first convolution of its own, as
+    ``rsvheat.models.RSVHeat``. Each further sensor gets a first convolution of its own, as
     RS-vHeat has a stem per sensor.
 
     Args:
@@ -75,7 +75,7 @@ class TimmEncoder(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain values from which :func:`build_encoder` builds the same architecture."""
+        """Plain values from which ``build_encoder`` builds the same architecture."""
         return {"timm": self.name, "modalities": dict(self.modalities), **self.options}
 
     @property

@@ -18,7 +18,7 @@ class UPerNet(nn.Module):
         num_classes: Number of classes.
         channels: Number of channels of the decoder.
         pool_scales: Sides of the grids to which the coarsest map is averaged.
-        norm: Kind of the norms, as for :class:`~rsvheat.models.decoding.ConvBlock`.
+        norm: Kind of the norms, as for ``rsvheat.models.decoding.ConvBlock``.
         dropout: Rate of channel dropout before the classifier.
 
     Source: Xiao et al. (arXiv 1807.10221), section 3.1; pyramid pooling of Zhao et al. (arXiv

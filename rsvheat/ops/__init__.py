@@ -2,8 +2,8 @@
 """Operators of RS-vHeat: DCTs, heat conduction, frequency masking, losses, rotated boxes.
 
 Each function runs a native kernel where one is loaded for the tensor's device. Elsewhere, and
-within :func:`use_reference`, it runs the reference implementation of the same signature in
-:mod:`rsvheat.ops.reference`, in pure torch.
+within ``use_reference``, it runs the reference implementation of the same signature in
+``rsvheat.ops.reference``, in pure torch.
 """
 
 from rsvheat.ops import _registration  # noqa: F401  (attaches autograd, fakes, autocast, FLOPs)

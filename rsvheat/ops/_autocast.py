@@ -44,6 +44,14 @@ def enabled(x: Tensor) -> bool:
     return _available(device_type) and torch.is_autocast_enabled(device_type)
 
 
+def lowered(x: Tensor) -> Tensor:
+    """Return float32 features in the autocast type where autocast is on for their device.
+
+    On CUDA autocast's layer norms return float32, on the CPU they keep to their input's type.
+    """
+    return to_lower(x, x.device.type) if enabled(x) else x
+
+
 def disabled(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context that turns autocast off for the device of ``x``."""
     return torch.autocast(x.device.type, enabled=False) if enabled(x) else nullcontext()

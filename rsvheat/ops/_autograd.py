@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaches the formulas of :mod:`rsvheat.ops._derivatives` to the native ops.
+"""Attaches the formulas of ``rsvheat.ops._derivatives`` to the native ops.
 
 ``torch.library.register_autograd`` knows reverse mode alone: it gives zero for forward-mode
 derivatives, and an error under ``torch.func.grad``. Each op therefore has a kernel of its own for

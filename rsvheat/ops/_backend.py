@@ -68,7 +68,7 @@ def use_reference() -> Iterator[None]:
     it. It cannot be entered inside of compiled code. ``RSVHEAT_REQUIRE_NATIVE`` concerns fallbacks
     and does not forbid it.
 
-    Example:
+    Examples:
         >>> with rsvheat.ops.use_reference():
         ...     program = torch.export.export(model.eval(), (images,))
     """

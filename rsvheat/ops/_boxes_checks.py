@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the arguments of the operators on rotated boxes.
 
-Like :mod:`rsvheat.ops._checks`, these look at metadata only, except where it is said.
+Like ``rsvheat.ops._checks``, these look at metadata only, except where it is said.
 """
 
 import math

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference implementation of the operators on rotated boxes, in pure torch.
 
-Each function has the signature of its public function in :mod:`rsvheat.ops`, whose docstring
+Each function has the signature of its public function in ``rsvheat.ops``, whose docstring
 applies here. The intersection over union follows csrc/core/boxes_math.inl operation by operation,
 so both give the same bits; the derivation is in that file.
 """
@@ -90,7 +90,7 @@ class _Boxes(NamedTuple):
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Tensor:
-    """Reference of :func:`rsvheat.ops.box_iou_rotated`."""
+    """Reference of ``rsvheat.ops.box_iou_rotated``."""
     boxes1, boxes2 = _boxes_checks.pair(boxes1, boxes2, aligned)
     first, second = prepare(boxes1), prepare(boxes2)
     if aligned:
@@ -106,21 +106,21 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Te
 
 
 def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Reference of :func:`rsvheat.ops.nms_rotated`."""
+    """Reference of ``rsvheat.ops.nms_rotated``."""
     return suppress(*_boxes_checks.suppression(boxes, scores, None, iou_threshold))
 
 
 def batched_nms_rotated(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float
 ) -> Tensor:
-    """Reference of :func:`rsvheat.ops.batched_nms_rotated`."""
+    """Reference of ``rsvheat.ops.batched_nms_rotated``."""
     if labels is None:
         raise TypeError("labels must be a torch.Tensor, got NoneType")
     return suppress(*_boxes_checks.suppression(boxes, scores, labels, iou_threshold))
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
-    """Select boxes; the arguments are as :func:`_boxes_checks.suppression` returns them."""
+    """Select boxes; the arguments are as ``_boxes_checks.suppression`` returns them."""
     rest = torch.sort(scores, stable=True, descending=True).indices
     kept = []
     while rest.numel() > 0:
@@ -142,7 +142,7 @@ def roi_align_rotated(
     spatial_scale: float = 1.0,
     sampling_ratio: int = 0,
 ) -> Tensor:
-    """Reference of :func:`rsvheat.ops.roi_align_rotated`."""
+    """Reference of ``rsvheat.ops.roi_align_rotated``."""
     return align(
         *_boxes_checks.regions(features, boxes, output_size, spatial_scale, sampling_ratio)
     )
@@ -151,7 +151,7 @@ def roi_align_rotated(
 def align(
     features: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, sampling_ratio: int
 ) -> Tensor:
-    """Resample features; the arguments are as :func:`_boxes_checks.regions` returns them."""
+    """Resample features; the arguments are as ``_boxes_checks.regions`` returns them."""
     y = _align(features, boxes, size, scale, sampling_ratio)
     if _boxes_checks.is_channels_last(features):
         # torch.vmap cannot call contiguous(memory_format=torch.channels_last).

@@ -342,11 +342,24 @@ def _gated_layer_norm_backward(ctx: Any, grad: Tensor) -> tuple[_Optional, ...]:
     return *grads, None
 
 
+def _save_added(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    # The sum does not depend on the residual's value: under autocast it is the widest tensor.
+    _, *tensors, ctx.eps = inputs
+    ctx.dtype = inputs[0].dtype
+    _save(ctx, *tensors)
+
+
 def _add_layer_norm_backward(ctx: Any, grad: Tensor) -> tuple[_Optional, ...]:
     if not _native_backward():
-        return _through_reference(ctx, grad, reference.add_layer_norm)
-    _, x, weight, bias = ctx.saved_tensors
-    grads = torch.ops.rsvheat._add_layer_norm_backward(grad, x, weight, bias, ctx.eps)
+        # residual + norm(x) with a residual of zeros, whose gradient is that of the result.
+        def function(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+            zeros = torch.zeros_like(x, dtype=ctx.dtype)
+            return reference.add_layer_norm(zeros, x, weight, bias, eps)
+
+        needs = ctx.needs_input_grad[1:4]
+        grads = _pulled_back(ctx, grad, function, needs)
+        return grad if ctx.needs_input_grad[0] else None, *grads, None
+    grads = torch.ops.rsvheat._add_layer_norm_backward(grad, *ctx.saved_tensors, ctx.eps)
     return grad, *grads, None
 
 
@@ -361,13 +374,19 @@ def _through_reference(
     ctx: Any, grad: Tensor, function: Callable[..., Tensor]
 ) -> tuple[_Optional, ...]:
     """Return the gradients of the reference implementation, which have derivatives themselves."""
+    needs = ctx.needs_input_grad[: len(ctx.saved_tensors)]
+    return *_pulled_back(ctx, grad, function, needs), None
+
+
+def _pulled_back(
+    ctx: Any, grad: Tensor, function: Callable[..., Tensor], needs: tuple[bool, ...]
+) -> tuple[_Optional, ...]:
     # torch.autograd.grad would follow the dependence of one input on another, as of x on residual.
     pullback = torch.func.vjp(lambda *x: function(*x, ctx.eps), *ctx.saved_tensors)[1]
     # Some of torch's formulas, as that of silu, are differentiable in this mode alone.
     with torch.enable_grad():
         grads = pullback(grad)
-    needs = ctx.needs_input_grad[: len(grads)]
-    return *(g if need else None for g, need in zip(grads, needs, strict=True)), None
+    return tuple(g if need else None for g, need in zip(grads, needs, strict=True))
 
 
 class _Dual(NamedTuple):
@@ -413,10 +432,11 @@ def _gated_layer_norm_jvp(ctx: Any, saved: list[Tensor], *tangents: _Optional) -
 
 
 def _add_layer_norm_jvp(ctx: Any, saved: list[Tensor], *tangents: _Optional) -> Tensor:
-    residual, x, weight, bias = _duals(saved, tangents)
-    total = _sum(residual.tangent, _norm_dual(x, weight, bias, ctx.eps).tangent)
+    residual = None if tangents[0] is None else _autocast.to_float32(tangents[0])
+    x, weight, bias = _duals(saved, tangents[1:])
+    total = _sum(residual, _norm_dual(x, weight, bias, ctx.eps).tangent)
     assert total is not None
-    return total.to(saved[0].dtype)
+    return total.to(ctx.dtype)
 
 
 def _spatial_correction_conv_jvp(ctx: Any, saved: list[Tensor], *tangents: _Optional) -> Tensor:
@@ -548,7 +568,7 @@ FORMULAS = {
     "frequency_split": Formulas(_save_sector, _frequency_split_backward, _frequency_split_jvp),
     "spectral_l1": Formulas(_save_differences, _spectral_l1_backward, _spectral_l1_jvp),
     "gated_layer_norm": Formulas(_save_inputs, _gated_layer_norm_backward, _gated_layer_norm_jvp),
-    "add_layer_norm": Formulas(_save_inputs, _add_layer_norm_backward, _add_layer_norm_jvp),
+    "add_layer_norm": Formulas(_save_added, _add_layer_norm_backward, _add_layer_norm_jvp),
     "spatial_correction_conv": Formulas(
         _save_inputs, _spatial_correction_conv_backward, _spatial_correction_conv_jvp
     ),

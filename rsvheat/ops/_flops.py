@@ -42,13 +42,14 @@ def _register() -> None:
         register_flop_formula(getattr(torch.ops.rsvheat, name))(formula)
 
 
-def _register_onednn() -> None:
-    """Attach formulas to oneDNN's fused products, for which torch has none yet."""
-    for name, formula in (
-        ("_linear_pointwise", _linear),
-        ("_convolution_pointwise", _convolution),
+def _register_products() -> None:
+    """Attach formulas to fused products, of which torch knows none yet."""
+    for library, name, formula in (
+        (torch.ops.mkldnn, "_linear_pointwise", _linear),
+        (torch.ops.mkldnn, "_convolution_pointwise", _convolution),
+        (torch.ops.rsvheat, "_lowered_linear", _linear),
     ):
-        packet = getattr(torch.ops.mkldnn, name, None)
+        packet = getattr(library, name, None)
         if packet is not None and packet not in flop_registry:
             register_flop_formula(packet)(formula)
 
@@ -159,4 +160,4 @@ def _roi_align_rotated_backward(
 
 if _library.native_available():
     _register()
-_register_onednn()
+_register_products()

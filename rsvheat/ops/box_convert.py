@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversions of rotated boxes to and from corners, bounds and mmcv's conventions.
 
-Boxes are (..., 5) in the convention of :mod:`rsvheat.ops.boxes`: center x, center y, width, height,
+Boxes are (..., 5) in the convention of ``rsvheat.ops.boxes``: center x, center y, width, height,
 angle in degrees, counter-clockwise as seen in an image, whose y points down.
 """
 
@@ -50,7 +50,7 @@ def corners_to_boxes(corners: Tensor) -> Tensor:
     """Return the smallest rotated boxes around quadrilaterals.
 
     The corners of a rectangle give that rectangle, with the width along the edge from the first to
-    the second corner; so this is the inverse of :func:`boxes_to_corners`. Other quadrilaterals,
+    the second corner; so this is the inverse of ``boxes_to_corners``. Other quadrilaterals,
     convex or not, give their rectangle of least area, or that along their first edge if it is
     larger by less than 0.1 %. Center and sides are computed from differences in float64.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regression losses for rotated boxes: by exact overlap, and by Gaussian distributions.
 
-Boxes are (N, 5) in the convention of :mod:`rsvheat.ops.boxes`: center x, center y, width, height,
+Boxes are (N, 5) in the convention of ``rsvheat.ops.boxes``: center x, center y, width, height,
 angle in degrees, counter-clockwise. All losses are computed in float32, or float64 for float64
 boxes, under autocast too, and start from the difference of the centers, so that large coordinates
 cost no precision.
@@ -33,7 +33,7 @@ def iou_loss_rotated(
     """Compare rotated boxes by their exact intersection over union.
 
     The derivative is that of the exact area. It is zero for boxes that do not overlap, so the loss
-    needs positive samples that do, or a second loss such as :func:`kld_loss_rotated`. Where sides
+    needs positive samples that do, or a second loss such as ``kld_loss_rotated``. Where sides
     of the two boxes coincide, the area has one-sided derivatives; the native kernel takes their
     mean, which makes the gradient of equal boxes zero.
 

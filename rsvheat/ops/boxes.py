@@ -4,7 +4,7 @@
 A box is (center x, center y, width, height, angle), torchvision's ``BoundingBoxFormat.CXCYWHR``:
 the angle in degrees, counter-clockwise as seen in an image. As y points down there, the axis of the
 width is ``(cos(angle), -sin(angle))`` and that of the height ``(sin(angle), cos(angle))``.
-:mod:`rsvheat.ops.box_convert` converts from and to corners and other conventions.
+``rsvheat.ops.box_convert`` converts from and to corners and other conventions.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Te
     aspect ratio, coinciding edges and corners included, and to the type's rounding for float32. The
     result does not change when the boxes are exchanged, turned by 180 degrees, or turned by 90
     degrees with their sides exchanged; equal boxes give exactly 1 and boxes without overlap exactly
-    0. Differentiable in both boxes, see :func:`rsvheat.ops.iou_loss_rotated`.
+    0. Differentiable in both boxes, see ``rsvheat.ops.iou_loss_rotated``.
 
     Args:
         boxes1: Boxes, (N, 5): center x, center y, width, height, and the angle in degrees,
@@ -56,12 +56,12 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Select rotated boxes by greedy non-maximum suppression.
 
     The boxes are taken in the order of decreasing scores, equal scores in the order of the boxes. A
-    box stays unless its :func:`box_iou_rotated` with an earlier one that stays exceeds
+    box stays unless its ``box_iou_rotated`` with an earlier one that stays exceeds
     ``iou_threshold``. Only boxes whose axis-aligned bounds touch are compared, and no (N, N) matrix
     is made.
 
     Args:
-        boxes: Boxes, (N, 5), as for :func:`box_iou_rotated`.
+        boxes: Boxes, (N, 5), as for ``box_iou_rotated``.
         scores: Scores, (N,), of any floating-point dtype.
         iou_threshold: Largest overlap of two boxes that both stay, 0 to 1.
 
@@ -81,11 +81,11 @@ def batched_nms_rotated(
 ) -> Tensor:
     """Select rotated boxes by greedy non-maximum suppression within each class.
 
-    As :func:`nms_rotated`, except that only boxes of the same label suppress each other. The boxes
+    As ``nms_rotated``, except that only boxes of the same label suppress each other. The boxes
     are not moved apart by offsets, so no precision is lost however many classes there are.
 
     Args:
-        boxes: Boxes, (N, 5), as for :func:`box_iou_rotated`.
+        boxes: Boxes, (N, 5), as for ``box_iou_rotated``.
         scores: Scores, (N,), of any floating-point dtype.
         labels: Classes, (N,), integers of any value.
         iou_threshold: Largest overlap of two boxes of a class that both stay, 0 to 1.
@@ -94,8 +94,8 @@ def batched_nms_rotated(
         Indices of the boxes that stay, int64, by decreasing score over all classes.
 
     Raises:
-        ValueError: As for :func:`nms_rotated`.
-        TypeError: As for :func:`nms_rotated`.
+        ValueError: As for ``nms_rotated``.
+        TypeError: As for ``nms_rotated``.
     """
     if labels is None:
         raise TypeError("labels must be a torch.Tensor, got NoneType")
@@ -133,7 +133,7 @@ def roi_align_rotated(
         features: Features, (B, C, H, W), contiguous or channels-last; float32, float64, bfloat16 or
             float16. Other strides are copied. With many boxes channels-last is faster: kernels
             copy contiguous features to that layout first.
-        boxes: Boxes, (K, 6): number of the image, then as for :func:`box_iou_rotated`. No
+        boxes: Boxes, (K, 6): number of the image, then as for ``box_iou_rotated``. No
             gradient reaches them. A 16-bit type cannot hold every image's number and coordinate.
         output_size: Bins, (height, width), or one number for both.
         spatial_scale: Pixels of the features per unit of the boxes, such as 0.25 at stride 4.

@@ -53,7 +53,7 @@ def fingerprint(tensor: Tensor) -> Hashable:
     differ in one element of 32 bits or fewer.
 
     Args:
-        tensor: Tensor for which :func:`has_values` is true.
+        tensor: Tensor for which ``has_values`` is true.
     """
     number: int = torch.ops.rsvheat._fingerprint.default(tensor)
     return number, tensor.dtype, tensor.shape, tensor.stride()

@@ -14,7 +14,7 @@ def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
 
     The coefficient (n, m) belongs to the frequencies ``n * pi / H`` and ``m * pi / W`` in radians
     per pixel; ``norm="ortho"`` in SciPy's terms, so the transform is an isometry and its inverse
-    and its adjoint are both :func:`idct2d` (the DCT-III).
+    and its adjoint are both ``idct2d`` (the DCT-III).
 
     Args:
         x: Images or features, (B, C, H, W) for ``layout="nchw"``, (B, H, W, C) for ``"nhwc"``;
@@ -41,7 +41,7 @@ def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
 def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
     """Transform the height and width of every channel by the orthonormal DCT-III.
 
-    The inverse, and the adjoint, of :func:`dct2d`; arguments, dtypes and errors are the same.
+    The inverse, and the adjoint, of ``dct2d``; arguments, dtypes and errors are the same.
 
     Args:
         x: Coefficients, (B, C, H, W) for ``layout="nchw"``, (B, H, W, C) for ``"nhwc"``.
@@ -51,8 +51,8 @@ def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
         Values in space, of the same shape and dtype as ``x``.
 
     Raises:
-        ValueError: As for :func:`dct2d`.
-        TypeError: As for :func:`dct2d`.
+        ValueError: As for ``dct2d``.
+        TypeError: As for ``dct2d``.
     """
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
@@ -98,12 +98,12 @@ def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
 
 
 def heat_filter(k: Tensor | float, height: int, width: int) -> Tensor:
-    """Prepare the filter of :func:`heat_conduction` for :func:`apply_heat_filter`.
+    """Prepare the filter of ``heat_conduction`` for ``apply_heat_filter``.
 
     At inference ``k`` is constant: preparing the filter once saves its exponentials on every call.
 
     Args:
-        k: Thermal diffusivity in pixel**2, not negative, infinity as for :func:`heat_conduction`:
+        k: Thermal diffusivity in pixel**2, not negative, infinity as for ``heat_conduction``:
             a number, or a tensor that broadcasts to (H, W, C). The values are read here (unless
             they are being traced), so that an error shows at construction.
         height: H of the features, 1 to 4096.
@@ -129,12 +129,12 @@ def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
     """Multiply the DCT-II coefficients of features by a prepared filter and transform back.
 
     Args:
-        x: Features, (B, H, W, C), as for :func:`heat_conduction`.
-        filter: Result of :func:`heat_filter`, or any tensor that broadcasts to (H, W, C). Used in
+        x: Features, (B, H, W, C), as for ``heat_conduction``.
+        filter: Result of ``heat_filter``, or any tensor that broadcasts to (H, W, C). Used in
             float32, in float64 if ``x`` is float64.
 
     Returns:
-        Features of the same shape and dtype as ``x``, as from :func:`heat_conduction`.
+        Features of the same shape and dtype as ``x``, as from ``heat_conduction``.
 
     Raises:
         ValueError: If rank, H, W, or the shape or device of ``filter`` is not as above.
@@ -229,11 +229,11 @@ def multi_domain_loss(
     """Compare a reconstruction in space and in frequency, and the features of two views.
 
     ``spatial`` is the mean of ``|pred - target|``, ``spectral`` the mean of their
-    :func:`spectral_l1_loss`, ``cosine`` the mean of one minus the cosine similarity of
+    ``spectral_l1_loss``, ``cosine`` the mean of one minus the cosine similarity of
     ``features_a`` and ``features_b`` along the channels, averaged over levels.
 
     Args:
-        pred: Reconstructed images, (B, C, H, W), as for :func:`spectral_l1_loss`.
+        pred: Reconstructed images, (B, C, H, W), as for ``spectral_l1_loss``.
         target: Images of the same shape and dtype.
         features_a: Features of one view, (N, C, ...), or a sequence with one such tensor a level.
         features_b: Features of the other view, of the same shapes.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from rsvheat.ops import _autocast, _checks
+from rsvheat.ops._backend import is_jit_tracing
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 
 
@@ -42,11 +43,28 @@ def _operators() -> _Operators | None:
 
 
 _OPERATORS = _operators()
+
+
+def _lowered_linear() -> Callable[..., Tensor] | None:
+    """Return the product of bfloat16 with float32 weights, or None where oneDNN's is to be used.
+
+    CPUs with matrix units (AMX) multiply bfloat16 several times as fast by oneDNN.
+    """
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if not AVAILABLE or not hasattr(torch.ops.rsvheat, "_lowered_linear") or has_tiles():
+        return None
+    return cast(Callable[..., Tensor], torch.ops.rsvheat._lowered_linear.default)
+
+
+_LOWERED_LINEAR = _lowered_linear()
+LOWERED_BLOCK = 32  # its channels are multiples of it
 _DTYPES: tuple[torch.dtype, ...] = (torch.float32,)
 
 # Rows of a product from which a weight is kept packed. To see whether the weight is still the one
 # that was packed takes as long as reading it: with more rows less than a hundredth of the product,
-# with fewer as long as oneDNN takes to rearrange the weight within the product.
+# with fewer as long as oneDNN takes to rearrange the weight within the product. Under autocast the
+# weight is rounded within the product, too, where the CPU multiplies bfloat16: to round it for
+# oneDNN, once or at each call, takes longer.
 PACKED_ROWS = 1025
 if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _DTYPES += (torch.bfloat16,)
@@ -74,8 +92,8 @@ class _PackedModule(nn.Module):
 
     The copy takes as much memory again as the weight, half of that in bfloat16. It is used while
     the weight's fingerprint is the one it was made of, so that every write to the weight counts.
-    Products of few rows use the weight as it is, unless its type has to be changed. ``train()``, a
-    move and a pass that records gradients free the copy.
+    Products of few rows use the weight as it is, where they can: see ``PACKED_ROWS``. ``train()``,
+    a move and a pass that records gradients free the copy.
     """
 
     weight: Tensor
@@ -199,12 +217,41 @@ class Linear(_PackedModule, nn.Linear):
     def _prepare(self, x: Tensor, dtype: torch.dtype, count: int = 1) -> Sequence[Tensor]:
         """Return the slices of the weight, packed where that is worth it."""
         assert _OPERATORS is not None
-        if self._worth_packing(x.numel() // self.in_features, dtype):
+        rows = x.numel() // self.in_features
+        if self._worth_packing(rows, dtype) and not self._is_lowered(rows, dtype, count):
             return self._pack(dtype, _OPERATORS.pack_linear, count)
         return self.weight.chunk(count)
 
+    def _type_on_gpu(self, x: Tensor) -> torch.dtype | None:
+        """Return the type in which torch multiplies on a GPU, None where the GELU is not redone."""
+        if (
+            not (x.is_cuda and self.weight.is_cuda)
+            or torch.compiler.is_compiling()
+            or is_jit_tracing()
+            or _checks.transforms_active()
+            or not self._fits(x)
+        ):
+            return None
+        if not _autocast.enabled(x):
+            return x.dtype if x.dtype == self.weight.dtype else None
+        lowered = torch.get_autocast_dtype(x.device.type)
+        narrow = (torch.float32, lowered)
+        return lowered if x.dtype in narrow and self.weight.dtype in narrow else None
+
+    def _is_lowered(self, rows: int, dtype: torch.dtype, count: int) -> bool:
+        """Return whether a float32 weight is rounded within the product."""
+        return (
+            _LOWERED_LINEAR is not None
+            and rows < PACKED_ROWS
+            and dtype == torch.bfloat16
+            and all(t is None or t.dtype == torch.float32 for t in (self.weight, self.bias))
+            and self.in_features % LOWERED_BLOCK == 0
+            and self.out_features % (count * LOWERED_BLOCK) == 0
+            and bool(torch.ops.rsvheat._lowered_linear_available.default())
+        )
+
     def of_gelu(self, x: Tensor) -> Tensor:
-        """Return :meth:`forward` of the GELU of ``x``.
+        """Return ``forward`` of the GELU of ``x``.
 
         Only ``x`` is saved for the backward pass, which recomputes the GELU to save memory: its
         output is as large as ``x``, the largest tensor that a block saves.
@@ -212,7 +259,9 @@ class Linear(_PackedModule, nn.Linear):
         Args:
             x: Features before the GELU, (..., in_features).
         """
-        dtype = self._type(x) if torch.is_grad_enabled() else None
+        dtype = None
+        if torch.is_grad_enabled():
+            dtype = self._type(x) or self._type_on_gpu(x)
         if dtype is None or self._records_nothing(x):
             return self.forward(gelu(x))
         (y,) = _Products.apply(x.to(dtype), self.weight, self.bias, 1, True)
@@ -222,7 +271,12 @@ class Linear(_PackedModule, nn.Linear):
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    assert _OPERATORS is not None
+    if _OPERATORS is None or x.device.type != "cpu":
+        y = linear(x, weight, None if bias is None else bias.to(x.dtype))
+        return gelu(y) if activation == "gelu" else y
+    if weight.dtype != x.dtype:
+        assert _LOWERED_LINEAR is not None
+        return _LOWERED_LINEAR(x, weight, bias, activation == "gelu")
     algorithm = "none" if activation == "gelu" else ""  # not the approximation by tanh
     bias = None if bias is None else bias.to(x.dtype)
     return _OPERATORS.linear(x, weight, bias, activation, [], algorithm)
@@ -250,19 +304,21 @@ class _Products(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
+        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        # First, so that the GELU is gone before the gradient of x, which is as large, is there.
+        if need_weight:
+            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
+            grad_weight = torch.empty_like(weight)
+            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
+                one.copy_(_transposed_product(grad, flat))
+            del flat
         if need_x:
             weights = weight.to(x.dtype).chunk(ctx.count)
             grad_x = _product(grads[0], weights[0].t())
             for grad, one in zip(grads[1:], weights[1:], strict=True):
                 grad_x += _product(grad, one.t())
             if ctx.of_gelu:
-                grad_x = torch.ops.aten.gelu_backward(grad_x, x)
-        flat_grads = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        if need_weight:
-            flat = (gelu(x) if ctx.of_gelu else x).reshape(-1, x.shape[-1])
-            grad_weight = torch.empty_like(weight)
-            for grad, one in zip(flat_grads, grad_weight.chunk(ctx.count), strict=True):
-                one.copy_(_transposed_product(grad, flat))
+                torch.ops.aten.gelu_backward.grad_input(grad_x, x, grad_input=grad_x)
         if need_bias:
             grad_bias = torch.cat([grad.sum(0) for grad in flat_grads])
         return grad_x, grad_weight, grad_bias, None, None

@@ -3,7 +3,7 @@
 
 They run on any device that torch has, are differentiated by torch's autograd any number of times,
 and the tests compare the native kernels with them. Each has the signature of its public function
-in :mod:`rsvheat.ops`, whose docstring applies here. One difference: the values of a tensor ``k``
+in ``rsvheat.ops``, whose docstring applies here. One difference: the values of a tensor ``k``
 are not checked, so negative ones pass.
 """
 
@@ -36,27 +36,27 @@ _SECTOR_TOLERANCE = 1e-9
 
 
 def dct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
-    """Compute :func:`rsvheat.ops.dct2d` in pure torch."""
+    """Compute ``rsvheat.ops.dct2d`` in pure torch."""
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
     return _transform(x, layout, inverse=False)
 
 
 def idct2d(x: Tensor, layout: Layout = "nchw") -> Tensor:
-    """Compute :func:`rsvheat.ops.idct2d` in pure torch."""
+    """Compute ``rsvheat.ops.idct2d`` in pure torch."""
     _checks.layout(layout)
     _checks.image_batch("x", x, layout)
     return _transform(x, layout, inverse=True)
 
 
 def heat_conduction(x: Tensor, k: Tensor | float) -> Tensor:
-    """Compute :func:`rsvheat.ops.heat_conduction` in pure torch."""
+    """Compute ``rsvheat.ops.heat_conduction`` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     return _apply(x, exponential_filter(_checks.coefficients("k", k, x)))
 
 
 def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
-    """Compute :func:`rsvheat.ops.apply_heat_filter` in pure torch."""
+    """Compute ``rsvheat.ops.apply_heat_filter`` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     return _apply(x, _checks.coefficients("filter", filter, x))
 
@@ -64,7 +64,7 @@ def apply_heat_filter(x: Tensor, filter: Tensor) -> Tensor:  # noqa: A002
 def frequency_split(
     x: Tensor, radius: PerSample, angles: Angles = (0, 90)
 ) -> tuple[Tensor, Tensor]:
-    """Compute :func:`rsvheat.ops.frequency_split` in pure torch."""
+    """Compute ``rsvheat.ops.frequency_split`` in pure torch."""
     _checks.image_batch("x", x, "nchw")
     height, width = _checks.sizes(x)[2:]
     mask = sector_mask(_checks.radius(radius, x), _checks.angles(angles, x), height, width)
@@ -77,7 +77,7 @@ def frequency_split(
 
 
 def spectral_l1_loss(pred: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Compute :func:`rsvheat.ops.spectral_l1_loss` in pure torch."""
+    """Compute ``rsvheat.ops.spectral_l1_loss`` in pure torch."""
     _checks.reduction(reduction)
     _checks.pair(pred, target)
     error = _transform(_difference(pred, target), "nchw", inverse=False).abs()
@@ -92,7 +92,7 @@ def multi_domain_loss(
     *,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> MultiDomainLoss:
-    """Compute :func:`rsvheat.ops.multi_domain_loss` in pure torch."""
+    """Compute ``rsvheat.ops.multi_domain_loss`` in pure torch."""
     _checks.pair(pred, target)
     spatial = _difference(pred, target).abs().mean()
     return weigh(spatial, spectral_l1_loss(pred, target), features_a, features_b, weights)
@@ -101,7 +101,7 @@ def multi_domain_loss(
 def gated_layer_norm(
     x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Compute :func:`rsvheat.ops.gated_layer_norm` in pure torch."""
+    """Compute ``rsvheat.ops.gated_layer_norm`` in pure torch."""
     _checks.like("gate", gate, "x", x)
     if _autocast.enabled(x):
         x = _autocast.to_lower(x, x.device.type)
@@ -112,7 +112,7 @@ def gated_layer_norm(
 def add_layer_norm(
     residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Compute :func:`rsvheat.ops.add_layer_norm` in pure torch."""
+    """Compute ``rsvheat.ops.add_layer_norm`` in pure torch."""
     _checks.like("residual", residual, "x", x)
     normed = _layer_norm(x.to(residual.dtype), weight, bias, eps)
     return (_autocast.to_float32(residual) + normed).to(residual.dtype)
@@ -127,7 +127,7 @@ def spatial_correction_conv(
     conv_bias: Tensor,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Compute :func:`rsvheat.ops.spatial_correction_conv` in pure torch."""
+    """Compute ``rsvheat.ops.spatial_correction_conv`` in pure torch."""
     _checks.image_batch("x", x, "nhwc")
     _checks.parameter("embed", embed, _checks.sizes(x)[1:], x)
     _checks.parameter("conv_weight", conv_weight, (_checks.sizes(x)[3], 1, 3, 3), x)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps, change and boxes of rasters of any size (``pip install 'rsvheat[geo]'``).
 
-:func:`predict` chooses a :class:`~rsvheat.raster.predictor.Predictor` by the task of a checkpoint:
-:mod:`~rsvheat.raster.windows` for a class of each window, :mod:`~rsvheat.raster.dense` for a class
-of each pixel, :mod:`~rsvheat.raster.change` for two dates, :mod:`~rsvheat.raster.boxes` for
-objects. :func:`read_map` and :func:`draw_map` read and show the maps; :func:`write_polygons` makes
+``predict`` chooses a ``rsvheat.raster.predictor.Predictor`` by the task of a checkpoint:
+``rsvheat.raster.windows`` for a class of each window, ``rsvheat.raster.dense`` for a class
+of each pixel, ``rsvheat.raster.change`` for two dates, ``rsvheat.raster.boxes`` for
+objects. ``read_map`` and ``draw_map`` read and show the maps; ``write_polygons`` makes
 polygons of them.
 """
 

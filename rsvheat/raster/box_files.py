@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.checkpoint import TrainedModel
-from rsvheat.raster.box_geometry import FoundBoxes
+from rsvheat.found_boxes import FoundBoxes
 from rsvheat.raster.map_files import CONFIDENCE_STEPS, confidence_counts
 from rsvheat.raster.predictor import Files, Scenes
 from rsvheat.raster.projection import Projection
@@ -98,7 +98,7 @@ class BoxFile:
             scenes: Scenes by modality.
 
         Yields:
-            The file, which takes :class:`~rsvheat.raster.box_geometry.FoundBoxes`.
+            The file, which takes ``rsvheat.found_boxes.FoundBoxes``.
 
         Raises:
             ValueError: If the suffix is unknown, or an option has no meaning for boxes.

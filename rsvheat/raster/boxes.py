@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import Window
+from rsvheat.found_boxes import FoundBoxes, merge
 from rsvheat.raster.box_files import BoxFile
-from rsvheat.raster.box_geometry import FoundBoxes, merge
 from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
 from rsvheat.raster.strips import Strip, strips
 from rsvheat.raster.tiling import Panel, cores, panels, window_starts
@@ -25,7 +25,7 @@ class BoxPredictor:
     Windows overlap by a quarter of their side by default. A window answers for its core, which ends
     in the middle of the overlaps: of its boxes those are kept whose center lies in there. Boxes
     that reach over a seam between cores may have been found from both sides, whole or in pieces;
-    :func:`~rsvheat.raster.box_geometry.merge` makes one of them. So objects are found once and, as
+    ``rsvheat.found_boxes.merge`` makes one of them. So objects are found once and, as
     far as the network finds their pieces, whole, also those larger than the overlap. Boxes whose
     center has no data are dropped.
 

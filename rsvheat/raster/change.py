@@ -16,7 +16,7 @@ DATES = ("before", "after")
 class ChangePredictor(DensePredictor):
     """Classifies the change of every pixel between the scenes ``before`` and ``after``.
 
-    Windows are blended as by :class:`~rsvheat.raster.dense.DensePredictor`; pixels without data in
+    Windows are blended as by ``rsvheat.raster.dense.DensePredictor``; pixels without data in
     one of the scenes have no class.
 
     Args:

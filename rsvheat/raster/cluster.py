@@ -43,7 +43,7 @@ def predict_on_cluster(
     must see the scenes, the checkpoint and the folder under the same paths.
 
     Args:
-        scenes: Scenes, from :func:`~rsvheat.raster.work_list.work_list`.
+        scenes: Scenes, from ``rsvheat.raster.work_list.work_list``.
         folder: Folder of the outputs.
         checkpoint: Path of the checkpoint.
         scheduler: Address of a Dask scheduler, such as ``"tcp://10.0.0.1:8786"``, a Dask client, or
@@ -54,7 +54,7 @@ def predict_on_cluster(
         resume: Whether scenes whose output is there are skipped.
         overwrite: Whether outputs that are there are replaced.
         report: Called with the outcome of each scene, in the order in which they end.
-        **options: Further arguments of :func:`~rsvheat.raster.many.predict_one`.
+        **options: Further arguments of ``rsvheat.raster.many.predict_one``.
 
     Returns:
         Summary, in the order of the scenes.

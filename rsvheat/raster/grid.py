@@ -17,7 +17,7 @@ class Grid:
     reach beyond the scene by less than a stride. A window has its pixel in the middle. Where it
     would reach beyond the scene it is moved inside, so that every prediction is of existing pixels
     and of a whole window. Only a scene that is smaller than a window is mirrored at its border, see
-    :meth:`rsvheat.raster.strips.Strip.cut`.
+    ``rsvheat.raster.strips.Strip.cut``.
 
     Args:
         height: Height of the scene in pixels.

@@ -118,7 +118,7 @@ def write_report(
         result: Summary of the map or of the boxes.
         sources: Path of the raster by modality.
         tags: Provenance.
-        colors: Colors of the boxes' classes, as for :func:`rsvheat.raster.class_colors`.
+        colors: Colors of the boxes' classes, as for ``rsvheat.raster.class_colors``.
 
     Raises:
         DataError: If a raster cannot be read.

@@ -145,7 +145,7 @@ def predict_many(
     Outputs appear when they are complete, so a scene whose output is there is done.
 
     Args:
-        scenes: Scenes, from :func:`~rsvheat.raster.work_list.work_list`.
+        scenes: Scenes, from ``rsvheat.raster.work_list.work_list``.
         folder: Folder of the outputs.
         model: Trained network.
         suffix: Suffix of the outputs: ``".tif"`` for maps, ``".gpkg"`` and others for boxes.
@@ -153,7 +153,7 @@ def predict_many(
         overwrite: Whether outputs that are there are replaced.
         beside: Files that lie beside each output.
         report: Called with the outcome of each scene.
-        **options: Further arguments of :func:`rsvheat.raster.predict`.
+        **options: Further arguments of ``rsvheat.raster.predict``.
 
     Returns:
         Summary.
@@ -203,7 +203,7 @@ def predict_one(
         resume: Whether the scene is skipped if its output is there.
         overwrite: Whether an output that is there is replaced.
         beside: Files that lie beside the output.
-        **options: Further arguments of :func:`rsvheat.raster.predict`.
+        **options: Further arguments of ``rsvheat.raster.predict``.
 
     Returns:
         Its outcome.

@@ -146,7 +146,7 @@ class MapFiles:
             tags: Metadata beside those of every map.
 
         Yields:
-            The files, which take :class:`MapRows`.
+            The files, which take ``MapRows``.
 
         Raises:
             ValueError: If there are more classes than a map has values, or colors are wrong.

@@ -48,7 +48,7 @@ class Map:
 
 
 def read_map(path: str | os.PathLike[str]) -> Map:
-    """Read a map that :func:`~rsvheat.raster.predict` wrote.
+    """Read a map that ``rsvheat.raster.predict`` wrote.
 
     Args:
         path: Path of the map.

@@ -55,7 +55,7 @@ def write_polygons(
     memory holds the polygons that reach into the next one.
 
     Args:
-        map_path: Path of a map that :func:`rsvheat.raster.predict` wrote.
+        map_path: Path of a map that ``rsvheat.raster.predict`` wrote.
         output: Path of the file: ``.gpkg``, ``.fgb``, ``.parquet`` or ``.geojson``.
         min_pixels: Number of pixels of the smallest areas that are written.
         simplify: Tolerance in pixels within which borders are made simpler (Douglas-Peucker), which

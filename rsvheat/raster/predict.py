@@ -52,16 +52,12 @@ def predict(
 
     The task of the checkpoint decides what is written:
 
-    ====================  =======================================================================
-    output of the task    file
-    ====================  =======================================================================
-    class                 map of the classes of windows: a cloud-optimized GeoTIFF of uint8, whose
-                          pixels are ``stride`` pixels of the raster wide
-    mask                  map of the classes of pixels, of the raster's own size; with rasters
-                          ``before`` and ``after`` the classes of change
-    boxes,                GeoPackage (``.gpkg``) of polygons in the raster's reference system, or
-    oriented_boxes        GeoJSON of polygons in longitude and latitude
-    ====================  =======================================================================
+    - output ``class``: map of the classes of windows, a cloud-optimized GeoTIFF of uint8 whose
+      pixels are ``stride`` pixels of the raster wide
+    - output ``mask``: map of the classes of pixels, of the raster's own size; with rasters
+      ``before`` and ``after`` the classes of change
+    - outputs ``boxes`` and ``oriented_boxes``: GeoPackage (``.gpkg``) of polygons in the raster's
+      reference system, or GeoJSON of polygons in longitude and latitude
 
     Maps have the raster's reference system, a color table and the classes' names; 255 stands for no
     data. The raster and the map are never held whole, except for PNG and JPEG. An interrupted call

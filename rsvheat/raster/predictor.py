@@ -20,7 +20,7 @@ Scenes: TypeAlias = Mapping[str, Scene]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a prediction that do not depend on the scene; see :func:`rsvheat.raster.predict`.
+    """Options of a prediction that do not depend on the scene; see ``rsvheat.raster.predict``.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -133,7 +133,7 @@ class Output(Protocol):
         """Write the next part of a prediction.
 
         Args:
-            part: Part that :meth:`Predictor.parts` yielded.
+            part: Part that ``Predictor.parts`` yielded.
         """
         ...
 
@@ -149,9 +149,9 @@ class Output(Protocol):
 class Predictor(Protocol):
     """Predicts scenes strip by strip with one kind of network.
 
-    The modules :mod:`~rsvheat.raster.windows`, :mod:`~rsvheat.raster.dense`,
-    :mod:`~rsvheat.raster.change` and :mod:`~rsvheat.raster.boxes` hold one each. It is made from a
-    :class:`~rsvheat.checkpoint.TrainedModel`, scenes by modality and :class:`Options`.
+    The modules ``rsvheat.raster.windows``, ``rsvheat.raster.dense``,
+    ``rsvheat.raster.change`` and ``rsvheat.raster.boxes`` hold one each. It is made from a
+    ``rsvheat.checkpoint.TrainedModel``, scenes by modality and ``Options``.
 
     Attributes:
         windows: Number of windows in the scenes.
@@ -174,7 +174,7 @@ class Predictor(Protocol):
             done: Number of first parts to be left out.
 
         Yields:
-            Number of windows since the last part, and a part for :meth:`Output.write`.
+            Number of windows since the last part, and a part for ``Output.write``.
         """
         ...
 
@@ -256,7 +256,7 @@ def infer(
         precision: Floating-point type that the network computes in.
 
     Returns:
-        Predictions, see :meth:`rsvheat.checkpoint.TrainedModel.infer`.
+        Predictions, see ``rsvheat.checkpoint.TrainedModel.infer``.
 
     Raises:
         FloatingPointError: If a prediction is not finite; the message says of which window.

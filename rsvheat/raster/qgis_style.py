@@ -14,7 +14,7 @@ def write_style(map_path: str | os.PathLike[str]) -> Path:
     """Write a style beside a map, which QGIS applies when it opens the map.
 
     Args:
-        map_path: Path of a map that :func:`rsvheat.raster.predict` wrote.
+        map_path: Path of a map that ``rsvheat.raster.predict`` wrote.
 
     Returns:
         Path of the style: that of the map, with the suffix ``.qml``.

@@ -35,7 +35,7 @@ def is_single(sources: Sequence[Source]) -> bool:
     """Return whether sources are one raster, and not a list of them.
 
     Args:
-        sources: As for :func:`work_list`.
+        sources: As for ``work_list``.
     """
     return len(sources) == 1 and not (
         Path(sources[0]).is_dir() or _is_list(os.fspath(sources[0])) or _has_wildcard(sources[0])

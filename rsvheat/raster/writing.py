@@ -80,7 +80,7 @@ class Layer:
 
 
 class LayerWriter:
-    """Writes the parts of a map; see :func:`writing`.
+    """Writes the parts of a map; see ``writing``.
 
     Attributes:
         folder: Temporary folder of the map's files.

@@ -19,13 +19,13 @@ class CalibratedTask(SupervisedTask):
     """Base of tasks that give probabilities of classes, to images or to their pixels.
 
     Each validation fits the temperature by which predictions are as certain as they are right, see
-    :func:`~rsvheat.evaluation.fit_temperature`; checkpoints hold it, and predictions apply it. A
+    ``rsvheat.evaluation.fit_temperature``; checkpoints hold it, and predictions apply it. A
     test measures the calibration with and without it.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`~rsvheat.tasks.SupervisedTask`.
-        **options: Further arguments of :class:`~rsvheat.tasks.SupervisedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``rsvheat.tasks.SupervisedTask``.
+        **options: Further arguments of ``rsvheat.tasks.SupervisedTask``.
 
     Attributes:
         ignored: Label of what does not count.
@@ -34,7 +34,7 @@ class CalibratedTask(SupervisedTask):
         uncalibrated: Calibration in the last test without the temperature.
 
     Raises:
-        ValueError: As for :class:`~rsvheat.tasks.SupervisedTask`.
+        ValueError: As for ``rsvheat.tasks.SupervisedTask``.
     """
 
     ignored: ClassVar[int] = IGNORE_INDEX
@@ -50,13 +50,13 @@ class CalibratedTask(SupervisedTask):
 
     @classmethod
     def around(cls, trained: TrainedModel) -> Self:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.around`."""
+        """See ``rsvheat.tasks.SupervisedTask.around``."""
         task = super().around(trained)
         task.temperature = trained.temperature
         return task
 
     def update_scores(self, output: Any, batch: Mapping[str, Any]) -> None:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.update_scores`.
+        """See ``rsvheat.tasks.SupervisedTask.update_scores``.
 
         Raises:
             FloatingPointError: If the output is not finite: its largest value would be some class.
@@ -77,7 +77,7 @@ class CalibratedTask(SupervisedTask):
         self._sample = LogitSample(ignore_index=self.ignored)
 
     def add_validation(self, output: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.add_validation`."""
+        """See ``rsvheat.tasks.SupervisedTask.add_validation``."""
         super().add_validation(output, batch, batch_idx)
         self._sample.add(output, batch[self.target], self.step_seed(batch_idx, 2))
 
@@ -94,7 +94,7 @@ class CalibratedTask(SupervisedTask):
         """Return the logits of a test batch.
 
         Args:
-            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch: Batch, see ``rsvheat.data.sample``.
         """
         logits: Tensor = self(batch)
         return logits
@@ -108,7 +108,7 @@ class CalibratedTask(SupervisedTask):
 
         Args:
             output: Logits of the batch.
-            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch: Batch, see ``rsvheat.data.sample``.
         """
         self.update_scores(output, batch)
         labels, logits = batch[self.target], output.float()
@@ -130,7 +130,7 @@ class CalibratedTask(SupervisedTask):
         name: str = "scores",
         about: Mapping[str, Any] | None = None,
     ) -> list[Path]:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.save_test`; adds the calibration."""
+        """See ``rsvheat.tasks.SupervisedTask.save_test``; adds the calibration."""
         files = super().save_test(folder, name, about)
         assert self.calibration is not None
         assert self.uncalibrated is not None

@@ -23,21 +23,21 @@ class ChangeDetectionTask(DenseTask):
 
     Args:
         spec: Description of the data, with the modalities ``before`` and ``after``.
-        variant: Name of the encoder, see :class:`~rsvheat.tasks.SupervisedTask`.
+        variant: Name of the encoder, see ``rsvheat.tasks.SupervisedTask``.
         dates: Name of the encoder's stem by date, for dates of different sensors: ``{before:
             optical, after: sar}``. By default dates with as many bands share the stem ``optical``.
         difference: How features are compared, see
-            :class:`~rsvheat.models.change_detection.ChangeDetectionModel`.
+            ``rsvheat.models.change_detection.ChangeDetectionModel``.
         exchange: Whether the dates exchange features.
         swap: Probability with which the dates of a training sample are swapped, where they share a
             stem.
         model_options: Further arguments of the network.
-        **options: Further arguments of :class:`~rsvheat.tasks.segmentation.DenseTask` and
-            :class:`~rsvheat.tasks.SupervisedTask`.
+        **options: Further arguments of ``rsvheat.tasks.segmentation.DenseTask`` and
+            ``rsvheat.tasks.SupervisedTask``.
 
     Raises:
         ValueError: If ``swap`` is out of range or does not fit the dates, or as for
-            :class:`~rsvheat.tasks.segmentation.DenseTask`.
+            ``rsvheat.tasks.segmentation.DenseTask``.
     """
 
     model: ClassVar[type[TaskModel]] = ChangeDetectionModel
@@ -67,11 +67,11 @@ class ChangeDetectionTask(DenseTask):
 
     @classmethod
     def stems_of(cls, spec: DataSpec, model_options: Mapping[str, Any]) -> dict[str, int]:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.stems_of`."""
+        """See ``rsvheat.tasks.SupervisedTask.stems_of``."""
         return ChangeDetectionModel.stems(spec.modalities, model_options.get("dates"))
 
     def training_losses(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.training_losses`; swaps dates, if asked for."""
+        """See ``rsvheat.tasks.SupervisedTask.training_losses``; swaps dates, if asked for."""
         if self.swap > 0:
             random = np.random.default_rng(self.step_seed(batch_idx, 1))
             drawn = torch.from_numpy(random.random(batch["size"]) < self.swap)
@@ -85,7 +85,7 @@ class ChangeDetectionTask(DenseTask):
         return super().training_losses(batch, batch_idx)
 
     def compute_scores(self) -> SegmentationScores:
-        """See :meth:`~rsvheat.tasks.SupervisedTask.compute_scores`."""
+        """See ``rsvheat.tasks.SupervisedTask.compute_scores``."""
         assert isinstance(self.scored, ConfusionMatrix)
         classes = self.spec.classes
         return SegmentationScores.of(self.scored, classes, change=classes[1])

@@ -25,15 +25,15 @@ class ClassificationTask(CalibratedTask):
     (overall) and ``val/f1`` (mean over the classes).
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`CalibratedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``CalibratedTask``.
         label_smoothing: Fraction of the target that is spread over all classes.
         mixup: Parameter of the distribution Beta(mixup, mixup) of the weights by which images are
             blended with others; 0 blends none.
-        **options: Further arguments of :class:`CalibratedTask`.
+        **options: Further arguments of ``CalibratedTask``.
 
     Raises:
-        ValueError: If a value is out of its range, or as for :class:`CalibratedTask`.
+        ValueError: If a value is out of its range, or as for ``CalibratedTask``.
     """
 
     model: ClassVar[type[TaskModel]] = Classifier
@@ -60,13 +60,13 @@ class ClassificationTask(CalibratedTask):
         self.mixup = mixup
 
     def losses(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`CalibratedTask.losses`."""
+        """See ``CalibratedTask.losses``."""
         labels = batch["label"]
         accuracy = (output.argmax(1) == labels).float().mean()
         return {"loss": self._loss(output, labels), "accuracy": accuracy}
 
     def training_losses(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See :meth:`CalibratedTask.training_losses`; blends images, if asked for."""
+        """See ``CalibratedTask.training_losses``; blends images, if asked for."""
         if self.mixup == 0:
             return super().training_losses(batch, batch_idx)
         labels = batch["label"]
@@ -87,14 +87,14 @@ class ClassificationTask(CalibratedTask):
         return cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def validation_loss(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """See :meth:`CalibratedTask.validation_loss`; without label smoothing."""
+        """See ``CalibratedTask.validation_loss``; without label smoothing."""
         return cross_entropy(output.float(), batch["label"], ignore_index=IGNORE_LABEL)
 
     def metrics(self) -> MetricCollection:
-        """See :meth:`CalibratedTask.metrics`."""
+        """See ``CalibratedTask.metrics``."""
         return classification_metrics(len(self.spec.classes))
 
     def compute_scores(self) -> Scores:
-        """See :meth:`CalibratedTask.compute_scores`."""
+        """See ``CalibratedTask.compute_scores``."""
         assert isinstance(self.scored, MetricCollection)
         return Scores.of(self.scored, self.spec.classes)

@@ -15,20 +15,20 @@ class OrientedDetectionTask(BoxTask):
     """Trains a network that finds oriented boxes.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`~rsvheat.tasks.SupervisedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``rsvheat.tasks.SupervisedTask``.
         detector: Name of the detector, see
-            :class:`~rsvheat.models.oriented_detection.OrientedDetectionModel`.
+            ``rsvheat.models.oriented_detection.OrientedDetectionModel``.
         box_loss: Loss of the boxes: ``"smooth_l1"`` of their codes, or of their overlap ``"iou"``,
             exact, or as Gaussian distributions, ``"kld"`` or ``"probiou"``; that of the detector by
             default.
         model_options: Further arguments of
-            :class:`~rsvheat.models.oriented_detection.OrientedDetectionModel`.
-        **options: Further arguments of :class:`~rsvheat.tasks.detection.BoxTask` and
-            :class:`~rsvheat.tasks.SupervisedTask`.
+            ``rsvheat.models.oriented_detection.OrientedDetectionModel``.
+        **options: Further arguments of ``rsvheat.tasks.detection.BoxTask`` and
+            ``rsvheat.tasks.SupervisedTask``.
 
     Raises:
-        ValueError: As for :class:`~rsvheat.tasks.detection.BoxTask`.
+        ValueError: As for ``rsvheat.tasks.detection.BoxTask``.
     """
 
     model: ClassVar[type[TaskModel]] = OrientedDetectionModel

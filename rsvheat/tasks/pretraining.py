@@ -23,7 +23,7 @@ PRETRAINING = Optimization()
 
 
 class PretrainingTask(Task):
-    """Trains an encoder without annotation, by :class:`~rsvheat.models.RSVHeatPretraining`.
+    """Trains an encoder without annotation, by ``rsvheat.models.RSVHeatPretraining``.
 
     Each step logs ``train/loss`` with its parts, statistics of the features that reveal collapse,
     and the learning rate, in several processes those of the first; each epoch logs
@@ -31,19 +31,19 @@ class PretrainingTask(Task):
     the seed, the epoch, the batch and the process alone, so a run that resumes from a checkpoint
     draws those that it would have drawn.
 
-    After training, ``task.network.encoder`` is what to keep; :func:`rsvheat.load_checkpoint` finds
+    After training, ``task.network.encoder`` is what to keep; ``rsvheat.load_checkpoint`` finds
     it in the checkpoint.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, as for :func:`rsvheat.create_model`.
-        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, as for ``rsvheat.create_model``.
+        encoder_options: Further arguments of ``rsvheat.models.RSVHeat``.
         optimization: Optimizer and learning rate.
         seed: Seed of masks and views.
         images_every: Number of epochs between pictures of input, bands and reconstruction in
             TensorBoard; 0 for none.
         images: Number of samples in such a picture.
-        **options: Further arguments of :class:`~rsvheat.models.RSVHeatPretraining`.
+        **options: Further arguments of ``rsvheat.models.RSVHeatPretraining``.
 
     Raises:
         ValueError: If there is no such variant, or an argument has a wrong value.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed
 from torchmetrics import Metric
@@ -23,7 +22,7 @@ from rsvheat.evaluation import (
     SegmentationScores,
     WorstPanels,
     panels_figure,
-    save_panels,
+    save_figure,
 )
 from rsvheat.losses import world_size
 from rsvheat.models.dense import DecoderName, DenseLogits
@@ -32,7 +31,6 @@ from rsvheat.models.segmentation import SegmentationModel
 from rsvheat.models.task_model import TaskModel
 from rsvheat.segmentation_losses import SegmentationLoss, Term, Weighting, class_weights
 from rsvheat.tasks.calibrated import CalibratedTask
-from rsvheat.training.logs import CSVLog
 
 _AUXILIARY = 0.4
 
@@ -58,23 +56,23 @@ class DenseTask(CalibratedTask):
 
     Logs ``train/loss`` with its parts, and on other images ``val/loss``, overall accuracy, mean IoU
     and mean F1. Validation and tests see whole images in tiles that count every pixel once, see
-    :class:`~rsvheat.data.tiles.Tiles`. TensorBoard and ``val_worst.png`` in the folder of a run
+    ``rsvheat.data.tiles.Tiles``. TensorBoard and ``val_worst.png`` in the folder of a run
     get panels of image, truth and prediction of the validation samples that are predicted worst.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`CalibratedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``CalibratedTask``.
         decoder: Name of the decoder, ``"upernet"``, or ``"fpn"`` for small encoders.
         model_options: Further arguments of the network.
         losses: Loss or losses with their factors, see
-            :class:`~rsvheat.segmentation_losses.SegmentationLoss`.
+            ``rsvheat.segmentation_losses.SegmentationLoss``.
         class_weights: Weight of each class in the loss, or the rule by which weights are computed
-            from the training masks, see :func:`~rsvheat.segmentation_losses.class_weights`.
+            from the training masks, see ``rsvheat.segmentation_losses.class_weights``.
         background: Class without which means over classes are given a second time.
         turns: Whether a test averages the predictions of each sample's 8 flipped and rotated
             versions.
         panels: Number of samples in panels; 0 for none.
-        **options: Further arguments of :class:`CalibratedTask`.
+        **options: Further arguments of ``CalibratedTask``.
 
     Attributes:
         sensors: Sensors that a test may see, to score each alone; None for all.
@@ -82,7 +80,7 @@ class DenseTask(CalibratedTask):
         images: Scores of the samples of the last test, the worst first.
 
     Raises:
-        ValueError: If an argument is not as above, or as for :class:`CalibratedTask`.
+        ValueError: If an argument is not as above, or as for ``CalibratedTask``.
     """
 
     target: ClassVar[Target] = "mask"
@@ -133,7 +131,7 @@ class DenseTask(CalibratedTask):
             self.loss = SegmentationLoss(self._terms, weights).to(self.device)
 
     def training_losses(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """See :meth:`CalibratedTask.training_losses`; notes which classes occur."""
+        """See ``CalibratedTask.training_losses``; notes which classes occur."""
         if batch_idx == 0:
             self._seen = torch.zeros(len(self.spec.classes), dtype=torch.bool)
             self._from_start = True
@@ -157,7 +155,7 @@ class DenseTask(CalibratedTask):
             )
 
     def losses(self, output: Tensor | DenseLogits, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`CalibratedTask.losses`."""
+        """See ``CalibratedTask.losses``."""
         if not isinstance(output, DenseLogits):
             return {"loss": self.loss(output, batch["mask"])}
         parts = {"decoder": self.loss(output.logits, batch["mask"])}
@@ -168,11 +166,11 @@ class DenseTask(CalibratedTask):
         return {"loss": total, **parts}
 
     def metrics(self) -> Metric:
-        """See :meth:`CalibratedTask.metrics`."""
+        """See ``CalibratedTask.metrics``."""
         return ConfusionMatrix(len(self.spec.classes))
 
     def compute_scores(self) -> SegmentationScores:
-        """See :meth:`CalibratedTask.compute_scores`."""
+        """See ``CalibratedTask.compute_scores``."""
         assert isinstance(self.scored, ConfusionMatrix)
         return SegmentationScores.of(self.scored, self.spec.classes, background=self.background)
 
@@ -186,7 +184,7 @@ class DenseTask(CalibratedTask):
         self._worst = WorstPanels(self.spec.classes, self.panels) if self.panels else None
 
     def add_validation(self, output: Tensor, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """See :meth:`CalibratedTask.add_validation`; adds the panels."""
+        """See ``CalibratedTask.add_validation``; adds the panels."""
         super().add_validation(output, batch, batch_idx)
         if self._worst is not None:
             self._add_panels(self._worst, output, batch)
@@ -195,14 +193,8 @@ class DenseTask(CalibratedTask):
         """Log the scores and the panels."""
         super().on_validation_epoch_end()
         worst = self._worst.gather() if self._worst is not None else []
-        if not worst or not self.trainer.is_global_zero or self.trainer.sanity_checking:
-            return
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = panels_figure(worst, self.spec.classes)
-                logger.experiment.add_figure("val/worst", figure, self.global_step)
-            elif isinstance(logger, CSVLog):
-                save_panels(logger.path.with_name("val_worst.png"), worst, self.spec.classes)
+        if worst and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self.log_figure("val/worst", panels_figure(worst, self.spec.classes))
 
     def on_test_epoch_start(self) -> None:
         """Start to collect panels, and the scores of images."""
@@ -210,7 +202,7 @@ class DenseTask(CalibratedTask):
         self._images = []
 
     def test_output(self, batch: Mapping[str, Any]) -> Tensor:
-        """See :meth:`CalibratedTask.test_output`."""
+        """See ``CalibratedTask.test_output``."""
         if self.sensors is not None:
             parts = {
                 part: {name: batch[part][name] for name in self.sensors if name in batch[part]}
@@ -220,7 +212,7 @@ class DenseTask(CalibratedTask):
         return self._turned(batch) if self.turns else super().test_output(batch)
 
     def add_test(self, output: Tensor, batch: Mapping[str, Any]) -> None:
-        """See :meth:`CalibratedTask.add_test`; adds the images."""
+        """See ``CalibratedTask.add_test``; adds the images."""
         super().add_test(output, batch)
         worst = self._worst or WorstPanels(self.spec.classes, 1)
         self._images += self._add_panels(worst, output, batch)
@@ -263,7 +255,7 @@ class DenseTask(CalibratedTask):
         name: str = "scores",
         about: Mapping[str, Any] | None = None,
     ) -> list[Path]:
-        """See :meth:`CalibratedTask.save_test`; adds panels and a table of images, worst first."""
+        """See ``CalibratedTask.save_test``; adds panels and a table of images, worst first."""
         files = super().save_test(folder, name, about)
         table = Path(folder) / f"{name}_images.csv"
         with (
@@ -276,7 +268,7 @@ class DenseTask(CalibratedTask):
         files.append(table)
         if self.worst:
             path = Path(folder) / f"{name}_worst.png"
-            files.append(save_panels(path, self.worst, self.spec.classes))
+            files.append(save_figure(path, panels_figure(self.worst, self.spec.classes)))
         return files
 
     def _turned(self, batch: Mapping[str, Any]) -> Tensor:
@@ -299,17 +291,17 @@ class SegmentationTask(DenseTask):
     """Trains a network that gives each pixel a class, from one sensor or several.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, see :class:`CalibratedTask`.
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, see ``CalibratedTask``.
         fusion: How the features of several sensors become one at each stage, see
-            :class:`~rsvheat.models.segmentation.SegmentationModel`.
+            ``rsvheat.models.segmentation.SegmentationModel``.
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, so that any may be missing afterwards.
-        model_options: Further arguments of :class:`~rsvheat.models.segmentation.SegmentationModel`.
-        **options: Further arguments of :class:`DenseTask` and :class:`CalibratedTask`.
+        model_options: Further arguments of ``rsvheat.models.segmentation.SegmentationModel``.
+        **options: Further arguments of ``DenseTask`` and ``CalibratedTask``.
 
     Raises:
-        ValueError: As for :class:`DenseTask`.
+        ValueError: As for ``DenseTask``.
     """
 
     model: ClassVar[type[TaskModel]] = SegmentationModel

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -17,8 +18,10 @@ from typing_extensions import Self
 
 from rsvheat.checkpoint import TrainedModel, load_encoder
 from rsvheat.data.spec import DataSpec, Target
+from rsvheat.evaluation import save_figure
 from rsvheat.models import RSVHeat, create_model, parameter_groups
 from rsvheat.models.task_model import TaskModel
+from rsvheat.training.logs import CSVLog
 from rsvheat.training.optimization import Optimization
 from rsvheat.training.task import Task
 
@@ -51,24 +54,24 @@ class Scores(Protocol):
 class SupervisedTask(Task):
     """Trains a task model on annotated images, from scratch or from a trained encoder.
 
-    To add a task, write a :class:`~rsvheat.models.task_model.TaskModel` and derive a class that
-    names it as :attr:`model` and has :meth:`losses`, :meth:`metrics` and :meth:`compute_scores`. It
+    To add a task, write a ``rsvheat.models.task_model.TaskModel`` and derive a class that
+    names it as ``model`` and has ``losses``, ``metrics`` and ``compute_scores``. It
     is registered for evaluation when it is defined, also in a module outside of this package.
 
-    Logs ``train/loss`` and the other losses, ``val/loss`` and what :meth:`compute_scores` gives.
+    Logs ``train/loss`` and the other losses, ``val/loss`` and what ``compute_scores`` gives.
     After a test ``scores`` is set.
 
     Args:
-        spec: Description of the data, from :attr:`rsvheat.data.DataModule.spec`.
-        variant: Name of the encoder, as for :func:`rsvheat.create_model`; by default that of the
+        spec: Description of the data, from ``rsvheat.data.DataModule.spec``.
+        variant: Name of the encoder, as for ``rsvheat.create_model``; by default that of the
             checkpoint, and ``"rsvheat_nano"`` without one.
         checkpoint: Path of the weights to start from, of any task, of pretraining or published; see
-            :func:`rsvheat.load_checkpoint`.
+            ``rsvheat.load_checkpoint``.
         pretrained: Whether to start from the bundled weights instead.
-        encoder_options: Further arguments of :class:`~rsvheat.models.RSVHeat`.
-        stems: Stem of the weights that each modality takes, see :func:`rsvheat.load_checkpoint`.
+        encoder_options: Further arguments of ``rsvheat.models.RSVHeat``.
+        stems: Stem of the weights that each modality takes, see ``rsvheat.load_checkpoint``.
         inflate_stems: Whether stems may be adapted to another number of bands, see
-            :func:`rsvheat.load_checkpoint`.
+            ``rsvheat.load_checkpoint``.
         model_options: Further arguments of the task model.
         optimization: Optimizer and the learning rate, which is that of the decoder or head.
         layer_decay: Factor on the learning rate for each block between a parameter and the head.
@@ -163,7 +166,7 @@ class SupervisedTask(Task):
         """Return a task that scores a trained network, in ``Trainer.test``.
 
         Args:
-            trained: Result of :func:`rsvheat.load`.
+            trained: Result of ``rsvheat.load``.
         """
         task = cls(trained.spec)
         task.network = trained.network
@@ -185,7 +188,7 @@ class SupervisedTask(Task):
 
         Args:
             output: Output of the network.
-            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch: Batch, see ``rsvheat.data.sample``.
 
         Returns:
             Losses by name; ``"loss"`` is the one that is minimized, others are logged.
@@ -204,7 +207,7 @@ class SupervisedTask(Task):
 
         Args:
             output: Output of the network.
-            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch: Batch, see ``rsvheat.data.sample``.
         """
         self.scored.update(output, batch[self.target])
 
@@ -241,7 +244,7 @@ class SupervisedTask(Task):
 
         Args:
             output: Output of the network.
-            batch: Batch, see :mod:`rsvheat.data.sample`.
+            batch: Batch, see ``rsvheat.data.sample``.
             batch_idx: Number of the batch.
         """
         self.update_scores(output, batch)
@@ -258,6 +261,19 @@ class SupervisedTask(Task):
         self.val_loss.reset()
         for name, value in scores.logged().items():
             self.log(f"val/{name}", value, prog_bar=f"val/{name}" == self.monitor, sync_dist=True)
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Log a picture of validation samples: to TensorBoard, and beside a run's table of losses.
+
+        Args:
+            name: Name such as ``"val/worst"``, whose file is ``val_worst.png``.
+            figure: Matplotlib figure.
+        """
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(name, figure, self.global_step)
+            elif isinstance(logger, CSVLog):
+                save_figure(logger.path.with_name(f"{name.replace('/', '_')}.png"), figure)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> STEP_OUTPUT:
         """Add a batch to the scores."""

@@ -89,7 +89,7 @@ class Optimization:
             trainer: Trainer that knows the number of steps and the batch size.
 
         Raises:
-            ValueError: If the run has no end, or as for :meth:`learning_rate`.
+            ValueError: If the run has no end, or as for ``learning_rate``.
         """
         total = trainer.estimated_stepping_batches
         if not 0 < total < math.inf:

@@ -38,7 +38,7 @@ class Run:
     """Saves, logs and resumes a training run.
 
     The folder holds ``last.ckpt``, the best checkpoints, ``metrics.csv`` and TensorBoard's events.
-    One process at a time may train there: a lock is held from construction until :meth:`fit` ends::
+    One process at a time may train there: a lock is held from construction until ``fit`` ends:
 
         run = Run("runs/mine", resume=True, monitor="val/accuracy", mode="max")
         trainer = Trainer(max_epochs=20, **run.trainer_arguments())
@@ -175,7 +175,7 @@ class Run:
         """Train, or resume training where the run was stopped.
 
         Args:
-            trainer: Trainer made with :meth:`trainer_arguments`.
+            trainer: Trainer made with ``trainer_arguments``.
             task: Task to train.
             data: Data to train on.
             advice: How the user resumes the run, told when a signal has stopped it.

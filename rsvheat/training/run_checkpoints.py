@@ -276,7 +276,7 @@ class RandomState(Callback):
     """Keeps the states of Python's, NumPy's and torch's generators in checkpoints.
 
     Those of every process are kept; processes that a resumed run adds start from their seeds. The
-    randomness of a step does not depend on them, see :class:`~rsvheat.training.task.Task`; they
+    randomness of a step does not depend on them, see ``rsvheat.training.task.Task``; they
     restore random numbers that are drawn between steps.
     """
 

@@ -24,10 +24,14 @@
 #include "core/cuda/dct.h"
 #include "core/cuda/frequency_split.h"
 #include "core/cuda/heat_conduction.h"
+#include "core/cuda/layer_norm.h"
+#include "core/cuda/spatial_correction.h"
 #include "core/cuda/spectral_l1.h"
 #include "core/dct.h"
 #include "core/frequency_split.h"
 #include "core/heat_conduction.h"
+#include "core/layer_norm.h"
+#include "core/spatial_correction.h"
 #include "core/spectral_l1.h"
 
 #if defined(RSVHEAT_CUDA_EMULATION)
@@ -436,12 +440,116 @@ void check_roi() {
   }
 }
 
+// Rows of whole 16-byte accesses, and of single elements.
+constexpr int64_t kRowChannels[] = {128, 37};
+
+void check_norm() {
+  for (const int64_t channels : kRowChannels) {
+    for (const DType dtype : kDTypes) {
+      for (const NormStep step : {NormStep::kGate, NormStep::kAdd}) {
+        const bool gate = step == NormStep::kGate;
+        const int64_t rows = 21;
+        const DType parameter = parameter_dtype(dtype);
+        const Bytes x = pack(dtype, random(rows * channels, -1, 1, 11));
+        const Bytes other = pack(dtype, random(rows * channels, -1, 1, 12));
+        const Bytes grad = pack(dtype, random(rows * channels, -1, 1, 13));
+        const Bytes weight = pack(parameter, random(channels, -1, 1, 14));
+        const Bytes bias = pack(parameter, random(channels, -1, 1, 15));
+        Buffer x_device(x), other_device(other), grad_device(grad), weight_device(weight),
+            bias_device(bias), y(x.size()), grad_x(x.size()), grad_other(gate ? x.size() : 0),
+            grad_weight(weight.size()), grad_bias(bias.size());
+        const NormParameters norm{weight_device.data(), bias_device.data(), 1e-5};
+        const NormRows size{rows, channels, channels, channels};
+        run(0, [&](void*) {
+          return layer_norm_cuda(step, x_device.data(), dtype, other_device.data(), dtype, norm,
+                                 y.data(), size, nullptr);
+        });
+        run(layer_norm_backward_cuda_workspace(dtype, rows, channels), [&](void* workspace) {
+          return layer_norm_backward_cuda(step, grad_device.data(), x_device.data(), dtype,
+                                          other_device.data(), dtype, norm, grad_x.data(),
+                                          gate ? grad_other.data() : nullptr, grad_weight.data(),
+                                          grad_bias.data(), size, workspace, nullptr);
+        });
+        const NormParameters host{weight.data(), bias.data(), 1e-5};
+        Bytes e_y(x.size()), e_x(x.size()), e_other(x.size()), e_weight(weight.size()),
+            e_bias(bias.size());
+        layer_norm_cpu(step, x.data(), other.data(), host, e_y.data(), dtype, rows, channels,
+                       kSerial);
+        layer_norm_backward_cpu(step, grad.data(), x.data(), other.data(), host, e_x.data(),
+                                gate ? e_other.data() : nullptr, e_weight.data(), e_bias.data(),
+                                dtype, rows, channels, kSerial);
+        const std::string what =
+            std::string(gate ? "gated norm " : "added norm ") + std::to_string(channels);
+        compare(what, dtype, y.bytes(), e_y);
+        compare(what + ", gradient of x", dtype, grad_x.bytes(), e_x);
+        if (gate) compare(what + ", gradient of the gate", dtype, grad_other.bytes(), e_other);
+        compare(what + ", gradient of the weight", parameter, grad_weight.bytes(), e_weight);
+        compare(what + ", gradient of the bias", parameter, grad_bias.bytes(), e_bias);
+      }
+    }
+  }
+}
+
+void check_correction() {
+  for (const int64_t channels : kRowChannels) {
+    for (const DType dtype : kDTypes) {
+      const Shape shape{2, 5, 4, channels};
+      const DType parameter = parameter_dtype(dtype);
+      const Bytes x = pack(dtype, random(count(shape), -1, 1, 16));
+      const Bytes grad = pack(dtype, random(count(shape), -1, 1, 17));
+      std::vector<Bytes> parameters;
+      for (const int64_t size :
+           {count(shape) / shape.batch, channels, channels, 9 * channels, channels})
+        parameters.push_back(pack(parameter, random(size, -1, 1, 18)));
+      Buffer x_device(x), grad_device(grad), y(x.size()), grad_x(x.size());
+      std::vector<std::unique_ptr<Buffer>> held, found;
+      std::vector<Bytes> expected;
+      for (const Bytes& bytes : parameters) {
+        held.push_back(std::make_unique<Buffer>(bytes));
+        found.push_back(std::make_unique<Buffer>(bytes.size()));
+        expected.emplace_back(bytes.size());
+      }
+      const auto at = [&](int i) { return held[i]->data(); };
+      const CorrectionParameters device{at(0), {at(1), at(2), 1e-5}, at(3), at(4)};
+      run(spatial_correction_conv_cuda_workspace(dtype, shape), [&](void* workspace) {
+        return spatial_correction_conv_cuda(x_device.data(), device, y.data(), dtype, shape,
+                                            workspace, nullptr);
+      });
+      run(spatial_correction_conv_backward_cuda_workspace(dtype, shape), [&](void* workspace) {
+        const CorrectionGradients gradients{grad_x.data(),    found[0]->data(), found[1]->data(),
+                                            found[2]->data(), found[3]->data(), found[4]->data()};
+        return spatial_correction_conv_backward_cuda(grad_device.data(), x_device.data(), device,
+                                                     gradients, dtype, shape, workspace, nullptr);
+      });
+      const CorrectionParameters host{parameters[0].data(),
+                                      {parameters[1].data(), parameters[2].data(), 1e-5},
+                                      parameters[3].data(),
+                                      parameters[4].data()};
+      Bytes e_y(x.size()), e_x(x.size());
+      spatial_correction_conv_cpu(x.data(), host, e_y.data(), dtype, shape, kSerial);
+      spatial_correction_conv_backward_cpu(
+          grad.data(), x.data(), host,
+          {e_x.data(), expected[0].data(), expected[1].data(), expected[2].data(),
+           expected[3].data(), expected[4].data()},
+          dtype, shape, kSerial);
+      const std::string what = "spatial correction " + std::to_string(channels);
+      compare(what, dtype, y.bytes(), e_y);
+      compare(what + ", gradient of x", dtype, grad_x.bytes(), e_x);
+      for (size_t i = 0; i < found.size(); ++i)
+        compare(what + ", gradient of parameter " + std::to_string(i), parameter, found[i]->bytes(),
+                expected[i]);
+    }
+  }
+}
+
 struct Check {
   const char* name;
   void (*run)();
 };
-constexpr Check kChecks[] = {{"heat", check_heat}, {"dct", check_dct},     {"split", check_split},
-                             {"loss", check_loss}, {"boxes", check_boxes}, {"roi", check_roi}};
+constexpr Check kChecks[] = {{"heat", check_heat},   {"dct", check_dct},
+                             {"split", check_split}, {"loss", check_loss},
+                             {"boxes", check_boxes}, {"roi", check_roi},
+                             {"norm", check_norm},   {"correction", check_correction}};
 
 }  // namespace
 

@@ -531,6 +531,16 @@ def test_workers_start_by_any_method(classes, folders, start_method):
         assert found == run(make(), max_epochs=1)
 
 
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_what_workers_cannot_be_sent_is_named(classes, start_method):
+    options = {"val_fraction": 0.25, "transforms": [lambda entries: entries]}
+    data = image_module(classes, num_workers=1, start_method=start_method, **options)
+    with pytest.raises(ValueError, match=rf"start by {start_method}: .*lambda"):
+        run(data, max_epochs=1)
+    for more in ({"start_method": "fork", "num_workers": 1}, {"num_workers": 0}):
+        assert run(image_module(classes, **more, **options), max_epochs=1)
+
+
 def test_wrong_fractions_are_named(classes):
     for options in ({"val_fraction": 1.0}, {"label_fraction": 0.0}, {"val_fraction": -0.1}):
         with pytest.raises(ValueError, match="fraction"):

@@ -490,6 +490,46 @@ def test_mask_folders_without_counterparts(tmp_path, mask_folders):
         MaskFolders(*arguments).splits(Scan(on_error="raise"))
 
 
+def test_mask_folders_choose_files_by_suffix(tmp_path, mask_folders):
+    images = mask_folders("a", "b", "c")
+    for path in (tmp_path / "optical").iterdir():
+        PIL.Image.open(path).resize((48, 48)).save(path.with_suffix(".jpg"))
+    masks = str(tmp_path / "mask")
+    for extensions, suffix, skipped in (
+        ([".png", ".jpg"], ".png", 3),
+        ({"optical": [".png"]}, ".png", 0),
+        ({"optical": [".PNG", ".jpg"], "mask": [".tif", ".png"]}, ".png", 3),
+    ):
+        scan = Scan()
+        reader = MaskFolders(images, masks, CODES, extensions=extensions, val_fraction=0)
+        source = reader.splits(scan)["train"].source
+        assert [source.file(i, "optical")[-4:] for i in range(len(source))] == [suffix] * 3
+        assert scan.report.kinds == ({"name": skipped} if skipped else {})
+    with pytest.raises(DataError, match=r"for the mask images, holds no file that ends in \.jpg"):
+        MaskFolders({"optical": images["optical"]}, masks, CODES, extensions=[".jpg"]).splits(
+            Scan()
+        )
+
+
+def test_images_and_masks_may_lie_in_one_folder(tmp_path, mask_folders):
+    mask_folders("a", "b")
+    folder = tmp_path / "both"
+    folder.mkdir()
+    for name in ("a", "b"):
+        PIL.Image.open(tmp_path / "optical" / f"{name}.png").save(folder / f"{name}.jpg")
+        shutil.copy(tmp_path / "mask" / f"{name}.png", folder)
+    codes = MaskCodes(binary=["b"], background="a")
+    for masks, of in ((str(folder), CODES), ({"b": str(folder)}, codes)):
+        extensions = {"optical": [".jpg"], "mask": [".png"]}
+        reader = MaskFolders(
+            {"optical": str(folder)}, masks, of, extensions=extensions, val_fraction=0
+        )
+        source = reader.splits(Scan(on_error="raise"))["train"].source
+        assert len(source) == 2
+        assert source.file(0, "optical") == str(folder / "a.jpg")
+        np.testing.assert_array_equal(mask(source, "a"), png(folder / "a.png"))
+
+
 def test_mask_folders_with_wildcards_and_other_folders(tmp_path, mask_folders, write_png):
     mask_folders("a", "b")
     for kind in ("optical", "mask"):
@@ -562,6 +602,8 @@ def test_mask_folders_arguments(tmp_path):
         ({"val_images": {"sar": "x"}, "val_masks": "y"}, "modalities that images has not"),
         ({"stem_map": {"sar": ("a", "b")}}, "no modality and not mask"),
         ({"missing": "drop"}, "missing must be"),
+        ({"extensions": ["png"]}, "extensions must be suffixes"),
+        ({"extensions": {"sar": [".png"]}}, "extensions must be for optical, mask"),
         ({"val_fraction": 1.0}, "fractions must"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -582,10 +624,17 @@ def test_readers_are_made_from_plain_values(tmp_path):
         "masks": "c",
         "codes": {"colors": {"house": [1, 2, 3]}, "ignored_colors": [[0, 0, 0]]},
         "stem_map": {"mask": ["_l$", ""]},
+        "extensions": {"optical": [".jpg"]},
     }
     plain = {
         "rsvheat.data.MaskFolders": arguments,
-        "rsvheat.data.ChangeFolders": {"before": "a", "after": "b", "label": "c", "align": True},
+        "rsvheat.data.ChangeFolders": {
+            "before": "a",
+            "after": "b",
+            "label": "c",
+            "align": True,
+            "extensions": [".tif"],
+        },
         "rsvheat.data.Potsdam": {"root": "a", "exclude": ["7_10"], "clutter": "class"},
         "rsvheat.data.WhuOptSar": {"root": "a", "val_fraction": 0.1},
         "rsvheat.data.AID": {"root": "a", "train_fraction": 0.2},
@@ -607,6 +656,25 @@ def test_readers_are_made_from_plain_values(tmp_path):
 def change_folders(tmp_path, **options):
     folders = (str(tmp_path / name) for name in ("t1", "t2", "change"))
     return ChangeFolders(*folders, **options)
+
+
+def test_change_folders_choose_files_by_suffix(tmp_path, write_png):
+    for folder in ("t1", "t2", "change"):
+        for suffix in (".png", ".jpg"):
+            values = np.full((1 if folder == "change" else 3, 16, 16), 255, np.uint8)
+            write_png(tmp_path / folder / f"a{suffix}", values)
+    for extensions, suffixes in (
+        ([".jpg", ".png"], (".jpg", ".jpg", ".jpg")),
+        ({"after": [".jpg"], "label": [".png"]}, (".png", ".jpg", ".png")),
+    ):
+        scan = Scan()
+        reader = change_folders(tmp_path, extensions=extensions, val_fraction=0)
+        source = reader.splits(scan)["train"].source
+        files = [source.file(0, "before"), source.file(0, "after"), source.masks(0)[0]]
+        assert tuple(path[-4:] for path in files) == suffixes
+        assert scan.report.total == (3 if isinstance(extensions, list) else 1)
+    with pytest.raises(ValueError, match="extensions must be for before, after, label"):
+        change_folders(tmp_path, extensions={"mask": [".png"]})
 
 
 @pytest.fixture

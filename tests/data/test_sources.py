@@ -209,6 +209,8 @@ def test_what_cannot_be_found_is_named(tmp_path, folders):
         ({"folders": {"a": "a"}, "extensions": ".tif"}, "extensions must be suffixes"),
         ({"folders": {"a": "a"}, "extensions": ["tif"]}, "extensions must be suffixes"),
         ({"folders": {"a": "a"}, "extensions": []}, "extensions must be suffixes"),
+        ({"folders": {"a": "a"}, "extensions": {"a": "tif"}}, "extensions must be suffixes"),
+        ({"folders": {"a": "a"}, "extensions": {"b": [".tif"]}}, "extensions must be for a, got"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

@@ -6,7 +6,8 @@ import PIL.Image
 import pytest
 import torch
 
-from rsvheat.evaluation.box_panels import WorstBoxPanels, box_panels_figure, save_box_panels
+from rsvheat.evaluation.box_panels import WorstBoxPanels, box_panels_figure
+from rsvheat.evaluation.panels import save_figure
 
 CLASSES = ("car", "plane")
 
@@ -83,7 +84,8 @@ def test_pictures_show_the_boxes_in_the_colors_of_their_classes(tmp_path):
     image, found, truth, labels = sample(2, 1)
     worst.add("tile 1", torch.zeros_like(image), found, truth, labels)
     colors = {"car": "#ff0000", "plane": "#0000ff"}
-    path = save_box_panels(tmp_path / "panels.png", worst.panels, CLASSES, colors)
+    figure = box_panels_figure(worst.panels, CLASSES, colors)
+    path = save_figure(tmp_path / "panels.png", figure)
     with PIL.Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     red = (pixels == (255, 0, 0)).all(2)
@@ -91,7 +93,6 @@ def test_pictures_show_the_boxes_in_the_colors_of_their_classes(tmp_path):
     half = red[: height * 4 // 5]
     assert half[:, : width // 2].sum() > 300
     assert half[:, width // 2 :].sum() > 300
-    figure = box_panels_figure(worst.panels, CLASSES, colors)
     left, right = (axes.get_title(loc="left") for axes in figure.axes)
     assert left == "tile 1, F1 0.571\ntruth: 2 of 4 boxes found"
     assert right == "prediction: 2 of 3 boxes right"

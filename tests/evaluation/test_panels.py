@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rsvheat._colors import class_colors
-from rsvheat.evaluation.panels import NOT_COUNTED, WorstPanels, panels_figure, save_panels
+from rsvheat.evaluation.panels import NOT_COUNTED, WorstPanels, panels_figure, save_figure
 
 CLASSES = ("land", "water", "road")
 
@@ -95,7 +95,7 @@ def test_the_grid_shows_images_truth_and_prediction(tmp_path):
         assert (pixels[truth == label] == table[label]).all()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*CLASSES, "does not count"]
-    path = save_panels(tmp_path / "new" / "worst.png", worst.panels, CLASSES)
+    path = save_figure(tmp_path / "new" / "worst.png", figure)
     assert PIL.Image.open(path).size[0] > 500
     assert [file.name for file in path.parent.iterdir()] == ["worst.png"]
 

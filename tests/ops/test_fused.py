@@ -536,15 +536,46 @@ class TestGradients:
 
 @every_step
 def test_saves_its_inputs_alone(name: str, native: torch.device) -> None:
-    if native.type != "cpu":
-        pytest.skip("other devices run the reference implementations")
     inputs = leaves(operands(name, (2, 4, 5, 6), torch.float32, native))
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         STEPS[name].function(*inputs)
     storages = {t.untyped_storage().data_ptr() for t in inputs}
     assert {t.untyped_storage().data_ptr() for t in saved} <= storages
-    assert len(saved) == len(inputs)
+    assert len(saved) == len(inputs) - (name == "add_layer_norm")  # not the residual
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("lower", HALVES, ids=str)
+@pytest.mark.parametrize("channels", [40, 37])
+def test_a_narrow_branch_is_added_to_a_wide_residual(
+    channels: int, lower: torch.dtype, gpu: torch.device
+) -> None:
+    residual, _, weight, bias = operands("add_layer_norm", (50, channels), device=gpu)
+    x = random((50, channels), lower, gpu)
+    grad_y = random((50, channels), device=gpu)
+    actual = value_and_gradients(ops.add_layer_norm, (residual, x, weight, bias), grad_y)
+    wide = value_and_gradients(ops.add_layer_norm, (residual, x.float(), weight, bias), grad_y)
+    assert torch.equal(actual[0], wide[0])
+    assert torch.equal(actual[2], wide[2].to(lower))
+    for i in (1, 3, 4):
+        torch.testing.assert_close(actual[i], wide[i])
+
+
+@pytest.mark.cuda
+@every_dtype
+@pytest.mark.parametrize("channels", [64, 37])
+def test_halves_of_one_product_are_taken_as_they_are(
+    channels: int, dtype: torch.dtype, gpu: torch.device
+) -> None:
+    x, gate = random((40, 2 * channels), dtype, gpu).chunk(2, dim=-1)
+    _, _, weight, bias = operands("gated_layer_norm", (40, channels), dtype, gpu)
+    y = ops.gated_layer_norm(x, gate, weight, bias)
+    assert torch.equal(y, ops.gated_layer_norm(x.contiguous(), gate.contiguous(), weight, bias))
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    ops.gated_layer_norm(x, gate, weight, bias)
+    assert torch.cuda.max_memory_allocated() - held <= y.nbytes + 512
 
 
 @every_step

@@ -25,6 +25,7 @@ from utils import assert_accurate, exact, l2, random
 from rsvheat.models import RSVHeat, layers
 from rsvheat.models.layers import HeatBlock, Mlp
 from rsvheat.ops import heat_conduction, onednn
+from rsvheat.ops.fingerprint import fingerprint
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
 
 pytestmark = pytest.mark.skipif(onednn._OPERATORS is None, reason="this torch has no oneDNN")
@@ -43,7 +44,7 @@ def few_rows_are_packed_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[Linear, Conv2dNHWC])
 def layer(request: pytest.FixtureRequest) -> Layer:
-    """One of each in evaluation, for inputs of :func:`features`."""
+    """One of each in evaluation, for inputs of ``features``."""
     return (Linear(19, 12) if request.param is Linear else Conv2dNHWC(19, 12, 3, 2, 1)).eval()
 
 
@@ -155,6 +156,25 @@ def test_of_gelu(dtype: torch.dtype) -> None:
     assert_close_to_float64(actual, [x, *layer.parameters()], expected, random(actual.shape, dtype))
     with torch.no_grad():
         assert_accurate(layer.of_gelu(x), exact(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_of_gelu_by_torch_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same function on a device that has no oneDNN.
+    monkeypatch.setattr(onednn, "_OPERATORS", None)
+    x, weight, bias = (
+        torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((2, 5, 6), (4, 6), (4,))
+    )
+    actual = onednn._Products.apply(x, weight, bias, 1, True)[0]
+    expected = linear(gelu(x), weight, bias)
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn_like(expected)
+    for got, want in zip(
+        torch.autograd.grad(actual, (x, weight, bias), grad),
+        torch.autograd.grad(expected, (x, weight, bias), grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
 
 
 def test_of_gelu_keeps_what_went_in_alone() -> None:
@@ -881,6 +901,119 @@ def test_flops_of_the_backward_pass_of_linear() -> None:
     assert counts[0] == counts[1] == 2 * 2 * 81 * 2 * 19 * 12
 
 
+# ---- Weights that are rounded within the product ------------------------------------------------
+
+
+@pytest.fixture
+def lowering(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes of the weights that the product rounds from here on."""
+    if onednn._LOWERED_LINEAR is None or not torch.ops.rsvheat._lowered_linear_available():
+        pytest.skip("the CPU has no products of bfloat16, or nothing was built")
+    monkeypatch.setattr(onednn, "PACKED_ROWS", 1025)
+    monkeypatch.setattr(onednn, "fingerprint", lambda tensor: pytest.fail("the weight is checked"))
+    seen: list[torch.Size] = []
+    product = onednn._LOWERED_LINEAR
+
+    def counted(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        seen.append(weight.shape)
+        return product(x, weight, *rest)
+
+    monkeypatch.setattr(onednn, "_LOWERED_LINEAR", counted)
+    return seen
+
+
+def rounded(layer: Linear, x: Tensor) -> Tensor:
+    """Return the output of features and a weight that are rounded to bfloat16, in float64."""
+    bias = None if layer.bias is None else layer.bias.double()
+    return linear(x.bfloat16().double(), layer.weight.bfloat16().double(), bias)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("count", "activation"), [(1, "none"), (2, "none"), (1, "gelu")])
+def test_weights_are_rounded_within_products_of_few_rows(
+    lowering: list[torch.Size], count: int, activation: str, bias: bool
+) -> None:
+    layer = Linear(96, 64, bias=bias).eval()
+    for shape in ((1, 96), (49, 96), (2, 7, 9, 96), (3, 96)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = random(shape, dtype)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                y = torch.cat(layer.slices(x, count, activation), -1)
+                prepared = layer.prepared(x, activation)(x)
+            want = rounded(layer, x)
+            assert y.dtype == torch.bfloat16
+            assert_accurate(y, exact(gelu(want) if activation == "gelu" else want))
+            assert torch.equal(prepared, y)
+    assert set(lowering) == {(64 // count, 96), (64, 96)}
+    assert not is_packed(layer)
+
+
+@pytest.mark.parametrize("change", INVISIBLE)
+def test_invisible_writes_count_where_weights_are_rounded_within_the_product(
+    change: Callable[[Layer], None], lowering: list[torch.Size]
+) -> None:
+    layer = Linear(64, 32).eval()
+    x = random((5, 64))
+
+    def call() -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return layer(x)
+
+    before = call()
+    change(layer)
+    after = call()
+    assert not torch.equal(after, before)
+    assert_accurate(after, exact(rounded(layer, x)))
+    assert len(lowering) == 2
+
+
+def test_what_the_product_does_not_round_is_packed(
+    lowering: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "fingerprint", fingerprint)
+    mixed = Linear(64, 32)
+    mixed.bias.data = mixed.bias.data.bfloat16()
+    for layer, rows, count in (
+        (Linear(48, 32), 5, 1),  # channels that are no multiples of 32
+        (Linear(64, 32), 5, 2),
+        (Linear(64, 32), 1025, 1),
+        (mixed, 5, 1),
+    ):
+        layer.eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            layer.slices(random((rows, layer.in_features)), count)
+        assert is_packed(layer)
+    layer = Linear(64, 32).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(random((5, 64))).float().sum().backward()
+    assert layer.weight.grad is not None
+    assert lowering == []
+
+
+def test_lowered_products_name_what_does_not_fit() -> None:
+    if onednn._LOWERED_LINEAR is None or not torch.ops.rsvheat._lowered_linear_available():
+        pytest.skip("the CPU has no products of bfloat16, or nothing was built")
+    x, weight = random((3, 64), torch.bfloat16), random((32, 64))
+    for arguments, message in (
+        ((x.float(), weight, None), "x must be of dtype BFloat16"),
+        ((x, weight.bfloat16(), None), "weight must be of dtype Float"),
+        ((x, weight[:31], None), "both multiples of 32"),
+        ((x[:, :32], weight, None), "weight must be"),
+        ((x, weight[:0], None), "weight must be"),
+        ((x, weight, weight), "bias must be"),
+        ((x, weight, weight[0].bfloat16()), "bias must be of dtype Float"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            onednn._LOWERED_LINEAR(*arguments, False)
+    strided = random((64, 32)).t()
+    assert torch.equal(
+        onednn._LOWERED_LINEAR(x, strided, None, False),
+        onednn._LOWERED_LINEAR(x, strided.contiguous(), None, False),
+    )
+    assert onednn._LOWERED_LINEAR(x[:0], weight, None, True).shape == (0, 32)
+    assert flops(lambda: onednn._LOWERED_LINEAR(x, weight, None, False)) == 2 * 3 * 64 * 32
+
+
 # ---- Transforms, compilers ----------------------------------------------------------------------
 
 
@@ -1275,7 +1408,7 @@ def run_block(block: HeatBlock, inputs: list[Any]) -> Tensor:
 @contextmanager
 def hidden_bytes(count: int) -> Iterator[None]:
     before = layers.HIDDEN_BYTES
-    layers.HIDDEN_BYTES = count
+    layers.HIDDEN_BYTES = {"cpu": count}
     try:
         yield
     finally:

@@ -11,49 +11,17 @@ import torch
 pytest.importorskip("rasterio")
 pytest.importorskip("scipy")
 import rasterio
+from box_scenes import harbor, turned
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 from stand_ins import Boxes, OrientedBoxes, trained
 
-from rsvheat.raster import box_geometry, predict
-from rsvheat.raster.box_geometry import FoundBoxes, merge
+from rsvheat import found_boxes
+from rsvheat.found_boxes import FoundBoxes, merge
+from rsvheat.raster import predict
 
 UTM = {"crs": "EPSG:32632", "transform": Affine(10, 0, 500000, 0, -10, 5000000)}
 CLASSES = ("ship", "plane")
-
-
-def harbor(height, width, spacing=24, seed=0):
-    """Rectangles of up to 14 pixels, one in each cell of a jittered grid, and their boxes."""
-    rng = np.random.default_rng(seed)
-    values, boxes = np.zeros((3, height, width), np.uint8), []
-    for y in range(0, height - spacing, spacing):
-        for x in range(0, width - spacing, spacing):
-            h, w = rng.integers(4, 15, 2)
-            top, left = y + rng.integers(0, spacing - h - 1), x + rng.integers(0, spacing - w - 1)
-            kind = int(rng.integers(2))
-            values[0, top : top + h, left : left + w] = 250
-            values[1, top : top + h, left : left + w] = 250 * kind
-            boxes.append((left, top, left + w, top + h, kind))
-    return values, boxes
-
-
-def turned(height, width, spacing=40, seed=0):
-    """Rectangles of 20 x 8 pixels at all angles; centers and angles of the long side."""
-    rng = np.random.default_rng(seed)
-    values, boxes = np.zeros((3, height, width), np.uint8), []
-    for y in range(20, height - 20, spacing):
-        for x in range(20, width - 20, spacing):
-            cx, cy = x + rng.uniform(-6, 6), y + rng.uniform(-6, 6)
-            angle = rng.uniform(0, 180)
-            cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-            top, left = int(cy) - 12, int(cx) - 12
-            rows, columns = np.mgrid[top : top + 25, left : left + 25] + 0.5
-            along = (columns - cx) * cosine - (rows - cy) * sine
-            across = (columns - cx) * sine + (rows - cy) * cosine
-            part = values[:, top : top + 25, left : left + 25]
-            part[:, (abs(along) <= 10) & (abs(across) <= 4)] = 250
-            boxes.append((cx, cy, angle))
-    return values, boxes
 
 
 def read(path):
@@ -133,8 +101,8 @@ def test_an_object_that_two_windows_find_is_one(kind, write_scene, tmp_path, mon
     options = {"window": 64, "overlap": 16}
     predict(scene, tmp_path / "a.geojson", model, **options)
     assert len(read(tmp_path / "a.geojson")) == 5
-    monkeypatch.setattr(box_geometry, "_IOU", 1.0)
-    monkeypatch.setattr(box_geometry, "_IOS", 1.0)
+    monkeypatch.setattr(found_boxes, "_IOU", 1.0)
+    monkeypatch.setattr(found_boxes, "_IOS", 1.0)
     predict(scene, tmp_path / "b.geojson", model, **options)
     assert len(read(tmp_path / "b.geojson")) > 5
 

@@ -1,96 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// One axis of images that do not fit in shared memory. Two threads share a line of N = 2M points:
-// the first takes x_i + x_{N-1-i}, whose DCT-II of M points is the even coefficients, the second
-// x_i - x_{N-1-i}, whose DCT-IV is the odd ones. Each works in registers on its own coefficients;
-// only the last step of the inverse, x_i = s_i + d_i and x_{N-1-i} = s_i - d_i, goes through shared
-// memory. Lanes run over the contiguous inner index.
-#include "codelets.h"
-#include "filter.h"
-#include "storage.h"
-#include "transform.h"
+#include "line_kernel.h"
 
 namespace rsvheat::cuda {
 namespace {
 
-// Halves of the sizes this file takes.
-using Halves = SizeList<24, 25, 28, 32, 36, 40, 48, 50, 56, 60, 64, 80, 96, 100, 112, 128>;
-
-struct LineParams {
-  const void* in;
-  void* out;
-  DType in_type, out_type;
-  int64_t lines, inner, channels;
-  bool forward, inverse;
-  float scale0, scale;
-  Filter<float> filter;
-};
-
-template <int M>
-__global__ void __launch_bounds__(2 * kLineLanes<M>) line_kernel(LineParams p) {
-  constexpr int N = 2 * M, kLanes = kLineLanes<M>;
-  RSVHEAT_DYNAMIC_SHARED(shared);
-  float* exchange = reinterpret_cast<float*>(shared);  // [role][M][lane]
-  const int lane = threadIdx.x, role = threadIdx.y;    // a warp has one role
-  const int64_t line = blockIdx.x * int64_t(kLanes) + lane;
-  const bool valid = line < p.lines;
-  const int64_t inner = line % p.inner;
-  const int64_t base = line / p.inner * N * p.inner + inner;
-
-  float v[M];
-  if (valid) {
-    if (p.forward) {
-      const float sign = role ? -1.0f : 1.0f;
-      visit_storage<float>(p.in, p.in_type, [&](auto* typed) {
-        typed += base;
-        RSVHEAT_UNROLL
-        for (int i = 0; i < M; ++i)
-          v[i] = to_float(typed[i * p.inner]) + sign * to_float(typed[(N - 1 - i) * p.inner]);
-      });
-      if (role == 0)
-        dct2<M>(v);
-      else
-        dct4<M>(v);
-    } else {
-      load_line<M>(p.in, p.in_type, base + role * p.inner, 2 * p.inner, v);
-    }
-    RSVHEAT_UNROLL
-    for (int i = 0; i < M; ++i) v[i] *= i == 0 && role == 0 ? p.scale0 : p.scale;
-    if (p.filter.data) {
-      const int w = int(inner / p.channels);
-      const float* coefficient = p.filter.at(role, w, inner % p.channels);
-      RSVHEAT_UNROLL
-      for (int i = 0; i < M; ++i)
-        v[i] *= p.filter.factor(coefficient[2 * i * p.filter.stride_h], 2 * i + role, w);
-    }
-  }
-  if (!p.inverse) {
-    if (valid) store_line<M>(p.out, p.out_type, base + role * p.inner, 2 * p.inner, v);
-    return;
-  }
-  if (valid) {
-    if (role == 0)
-      dct3<M>(v);
-    else
-      dct4<M>(v);
-    RSVHEAT_UNROLL
-    for (int i = 0; i < M; ++i) exchange[(role * M + i) * kLanes + lane] = v[i];
-  }
-  __syncthreads();
-  if (valid) {
-    const float* other = exchange + (1 - role) * M * kLanes + lane;
-    RSVHEAT_UNROLL
-    for (int i = 0; i < M; ++i)
-      v[i] = role == 0 ? v[i] + other[i * kLanes] : other[i * kLanes] - v[i];
-    // The first thread writes the first half forwards, the second the other half backwards.
-    const int64_t first = role == 0 ? base : base + (N - 1) * p.inner;
-    store_line<M>(p.out, p.out_type, first, role == 0 ? p.inner : -p.inner, v);
-  }
+bool is_half(int64_t half) {
+  return ShortHalves::contains(half) || MediumHalves::contains(half) ||
+         LongHalves::contains(half) || LongestHalves::contains(half);
 }
 
 }  // namespace
 
 bool line_fits(int64_t size, DType type) {
-  return !is_double(type) && size % 2 == 0 && Halves::contains(size / 2);
+  return !is_double(type) && size % 2 == 0 && is_half(size / 2);
 }
 
 Status run_line_pass(const AxisPass& pass, cudaStream_t stream) {
@@ -108,14 +30,11 @@ Status run_line_pass(const AxisPass& pass, cudaStream_t stream) {
   p.scale = float(pass.scale);
   p.filter = make_filter<float>(pass.coefficients, pass.kind, pass.size, pass.width);
 
-  Status status{"line pass", "no kernel for this size"};
-  Halves::visit_host(int(pass.size / 2), [&](auto half) {
-    constexpr int kLanes = kLineLanes<decltype(half)::value>;
-    status =
-        launch(line_kernel<decltype(half)::value>, dim3(unsigned((p.lines + kLanes - 1) / kLanes)),
-               dim3(kLanes, 2), sizeof(float) * pass.size * kLanes, stream, p);
-  });
-  return status;
+  const int64_t half = pass.size / 2;
+  if (ShortHalves::contains(half)) return run_short_lines(p, pass.size, stream);
+  if (MediumHalves::contains(half)) return run_medium_lines(p, pass.size, stream);
+  if (LongHalves::contains(half)) return run_long_lines(p, pass.size, stream);
+  return run_longest_lines(p, pass.size, stream);
 }
 
 }  // namespace rsvheat::cuda

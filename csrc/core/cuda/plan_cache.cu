@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan_cache.h"
 
+#include <algorithm>
+#include <iterator>
 #include <list>
 
 #include "../plan_cache_registry.h"
@@ -37,6 +39,7 @@ struct Cache {
   struct Entry {
     FftKey key;
     std::shared_ptr<FftPlan> plan;
+    bool pinned = false;  // a captured graph reads the plan's tables
   };
   std::mutex mutex;
   std::list<Entry> entries;  // most recently used first
@@ -48,9 +51,32 @@ Cache& cache() {
   return *instance;
 }
 
+// Plans are made and destroyed, which allocates and frees, while another thread may be capturing:
+// that is no concern of its graph.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+// Drops the least recently used plan that is not pinned, if there are too many of those.
+void make_room(std::list<Cache::Entry>* entries, std::list<Cache::Entry>* dropped) {
+  const auto unpinned = [](const Cache::Entry& entry) { return !entry.pinned; };
+  if (size_t(std::count_if(entries->begin(), entries->end(), unpinned)) <= kPlanCacheCapacity)
+    return;
+  const auto oldest = std::find_if(entries->rbegin(), entries->rend(), unpinned);
+  dropped->splice(dropped->begin(), *entries, std::prev(oldest.base()));
+}
+
 }  // namespace
 
 Status FftPlan::create(const FftKey& key) {
+  const RelaxedCapture relaxed;
   key_ = key;
   RSVHEAT_RETURN_IF_ERROR(check(cufftCreate(&handle_), "creating a plan"));
   created_ = true;
@@ -72,7 +98,13 @@ Status FftPlan::create(const FftKey& key) {
 }
 
 FftPlan::~FftPlan() {
-  if (created_) cufftDestroy(handle_);
+  if (!created_) return;
+  const RelaxedCapture relaxed;
+  int current = 0;
+  if (cudaGetDevice(&current) != cudaSuccess) return;  // the driver is gone, and the plan with it
+  if (current != key_.device) cudaSetDevice(key_.device);
+  cufftDestroy(handle_);
+  if (current != key_.device) cudaSetDevice(current);
 }
 
 Status FftPlan::run(void* data, void* work, cudaStream_t stream) {
@@ -92,24 +124,27 @@ Status FftPlan::run(void* data, void* work, cudaStream_t stream) {
 }
 
 Status find_fft_plan(const FftKey& key, cudaStream_t stream, std::shared_ptr<FftPlan>* plan) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  RSVHEAT_RETURN_IF_ERROR(check(cudaStreamIsCapturing(stream, &capture), "capture status"));
+  const bool capturing = capture != cudaStreamCaptureStatusNone;
   Cache& c = cache();
+  std::list<Cache::Entry> dropped;  // outlives the lock: destroying a plan takes long
   const std::lock_guard lock(c.mutex);
   for (auto entry = c.entries.begin(); entry != c.entries.end(); ++entry) {
     if (entry->key == key) {
       c.entries.splice(c.entries.begin(), c.entries, entry);
+      entry->pinned = entry->pinned || capturing;
       *plan = entry->plan;
       return {};
     }
   }
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  RSVHEAT_RETURN_IF_ERROR(check(cudaStreamIsCapturing(stream, &capture), "capture status"));
-  if (capture != cudaStreamCaptureStatusNone)
+  if (capturing)
     return {"transform in a CUDA graph capture",
             "cuFFT has no plan for this shape yet: run the operator once before the capture"};
   auto made = std::make_shared<FftPlan>();
   RSVHEAT_RETURN_IF_ERROR(made->create(key));
   c.entries.push_front({key, made});
-  if (c.entries.size() > kPlanCacheCapacity) c.entries.pop_back();
+  make_room(&c.entries, &dropped);
   *plan = std::move(made);
   return {};
 }
@@ -120,11 +155,23 @@ size_t fft_plan_count() {
   return c.entries.size();
 }
 
+size_t pinned_fft_plan_count() {
+  Cache& c = cache();
+  const std::lock_guard lock(c.mutex);
+  return size_t(std::count_if(c.entries.begin(), c.entries.end(),
+                              [](const Cache::Entry& entry) { return entry.pinned; }));
+}
+
 void clear_fft_plans() {
   Cache& c = cache();
-  std::list<Cache::Entry> dropped;  // outlives the lock: destroying a plan takes long
+  std::list<Cache::Entry> dropped;
   const std::lock_guard lock(c.mutex);
-  dropped.swap(c.entries);
+  dropped.splice(dropped.begin(), c.entries);
+  for (auto entry = dropped.begin(); entry != dropped.end();) {
+    const auto next = std::next(entry);
+    if (entry->pinned) c.entries.splice(c.entries.end(), dropped, entry);
+    entry = next;
+  }
 }
 
 namespace {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // cuFFT plans, kept because making one takes milliseconds and allocates, which a CUDA graph capture
-// does not allow. The least recently used goes when the cache is full.
+// does not allow. The least recently used goes when the cache is full. A captured graph reads the
+// tables of its plans at each replay, and does not tell when it ends: a plan that was used during a
+// capture stays until the process ends, and does not count against the capacity.
 #pragma once
 
 #include <compare>
@@ -44,8 +46,10 @@ Status find_fft_plan(const FftKey& key, cudaStream_t stream, std::shared_ptr<Fft
 
 size_t fft_plan_count();
 
-// Plans in use live until their call ends. A captured graph that launches a plan's kernels reads
-// its tables: do not clear the cache before the graph's last replay.
+// Of them, those that stay.
+size_t pinned_fft_plan_count();
+
+// Plans in use live until their call ends, pinned ones stay.
 void clear_fft_plans();
 
 }  // namespace rsvheat::cuda

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only place where the kernels meet the CUDA toolkit. Under RSVHEAT_CUDA_EMULATION the same
 // kernels are compiled as host C++ against tests/cpp/cuda_emulation/emulation.h, which needs no
-// toolkit: so kernels use launch(), RSVHEAT_DYNAMIC_SHARED and block-wide barriers, and no warp
-// intrinsics.
+// toolkit: so kernels use launch(), RSVHEAT_DYNAMIC_SHARED, block-wide barriers and, of what a warp
+// offers, group_sum() alone.
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 
 #include "status.h"
 
@@ -35,28 +36,53 @@ inline constexpr int kTransposeRows = 8;
 // in the level-2 cache (40 to 50 MiB on the A100 and H100).
 inline constexpr int64_t kCacheBytes = 32 << 20;
 
-// Lanes of a line kernel (line_kernels.cu).
+// Blocks of kernels that loop over their work: two for each multiprocessor of an H100.
+inline constexpr int kPersistentBlocks = 264;
+
+// Lanes of a line kernel (line_kernel.h).
 template <int Half>
 inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
+
+// Sum over groups of `lanes` neighbours of a warp, a power of two; the same bits in each of them.
+// All lanes of the warp have to call it.
+template <typename T>
+RSVHEAT_DEVICE T group_sum(T value, int lanes) {
+  for (int other = lanes / 2; other > 0; other /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, other);
+  return value;
+}
 
 inline Status check(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};
 }
 
 // kernel<<<grid, block, shared_bytes, stream>>>(arguments...), opting in to large shared memory.
+// Its status is that of this launch: cudaGetLastError() may hold the error of another library.
 template <typename... Parameters, typename... Arguments>
 Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
               cudaStream_t stream, const Arguments&... arguments) {
   constexpr size_t kDefaultSharedLimit = 48 * 1024;
   if (shared_bytes > kDefaultSharedLimit) {
-    const Status status =
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(shared_bytes)),
-              "shared memory limit");
+    Status status = check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               int(shared_bytes)),
+                          "shared memory limit");
+    if (!status.ok()) return status;
+    // Two blocks a multiprocessor, which channel_group() counts on, need all of what it can have.
+    status = check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        cudaSharedmemCarveoutMaxShared),
+                   "shared memory carve-out");
     if (!status.ok()) return status;
   }
-  kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
-  return check(cudaGetLastError(), "kernel launch");
+  std::tuple<Parameters...> values{Parameters(arguments)...};
+  const cudaError_t error = std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {static_cast<void*>(&value)...};
+        return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers,
+                                shared_bytes, stream);
+      },
+      values);
+  if (error != cudaSuccess) (void)cudaGetLastError();  // reported here, not to whoever asks next
+  return check(error, "kernel launch");
 }
 
 }  // namespace rsvheat::cuda

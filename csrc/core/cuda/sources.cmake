@@ -8,10 +8,17 @@ set(RSVHEAT_CUDA_CORE_SOURCES
     csrc/core/cuda/fft_transform.cu
     csrc/core/cuda/frequency_split.cu
     csrc/core/cuda/heat_conduction.cu
+    csrc/core/cuda/layer_norm.cu
     csrc/core/cuda/line_kernels.cu
+    csrc/core/cuda/line_kernels_long.cu
+    csrc/core/cuda/line_kernels_longest.cu
+    csrc/core/cuda/line_kernels_medium.cu
+    csrc/core/cuda/line_kernels_short.cu
     csrc/core/cuda/matrix_kernels.cu
     csrc/core/cuda/plan_cache.cu
     csrc/core/cuda/roi_align.cu
+    csrc/core/cuda/spatial_correction.cu
+    csrc/core/cuda/spatial_correction_backward.cu
     csrc/core/cuda/spectral_l1.cu
     csrc/core/cuda/tile_kernels.cu
     csrc/core/cuda/transform.cu)

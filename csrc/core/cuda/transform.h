@@ -76,7 +76,7 @@ struct AxisPass {
   Conduction kind;
   int64_t width, channels;
 };
-// line_kernels.cu: two threads a line, transforms in registers, sizes from a list.
+// line_kernel.h, line_kernels*.cu: two threads a line, transforms in registers, sizes from a list.
 bool line_fits(int64_t size, DType type);
 Status run_line_pass(const AxisPass& pass, cudaStream_t stream);
 // matrix_kernels.cu: any size up to kMaxMatrixSize.

@@ -76,7 +76,7 @@ class AirPolSARSeg(DatasetReader):
         self.codes = MaskCodes(colors=COLORS, ignored_colors=[UNLABELED])
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         sources = {}
         for split in ("train", "test"):
             names = (f"{split}_set", split)
@@ -156,7 +156,7 @@ class _PolarizationSource(MaskSource):
         self._bands = [tuple(paths) for paths in bands]
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         return BandFiles(self._bands[index])
 
     def file(self, index: int, modality: str) -> str | None:

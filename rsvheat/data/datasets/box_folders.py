@@ -126,7 +126,7 @@ class BoxFolders(DatasetReader):
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         found, order = {}, self.classes
         for name, (images, annotations) in self._parts.items():
             found[name], there = self._find(images, annotations, scan)

@@ -9,8 +9,9 @@ from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.places import Places
-from rsvheat.data.readers import ImageReader
+from rsvheat.data.readers import EXTENSIONS, ImageReader
 from rsvheat.data.skip_report import DataError, SampleError, Skip
+from rsvheat.data.sources import Extensions, extensions_by_name
 from rsvheat.data.splits import stratified_split
 
 CHANGE_CLASSES = ("no change", "change")
@@ -43,14 +44,14 @@ class ChangeSource(MaskSource):
         self.aligned = frozenset(aligned)
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         if modality == AFTER and index in self.aligned:
             before, after = (super(ChangeSource, self).file(index, n) for n in (BEFORE, AFTER))
             return AlignedReader(str(after), str(before))
         return super().open(index, modality)
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         resampled = modality == AFTER and index in self.aligned
         return None if resampled else super().file(index, modality)
 
@@ -61,7 +62,7 @@ class ChangeFolders(DatasetReader):
     Files that have the same path within their folders, without the suffix, belong together; files
     without a partner are reported. So are georeferenced images of a sample that differ in size,
     place, orientation or size of pixels. Folders may have wildcards, see
-    :class:`~rsvheat.data.MaskFolders`.
+    ``rsvheat.data.MaskFolders``.
 
     Args:
         before: Folder of the images of the first date, the modality ``"before"``.
@@ -75,6 +76,9 @@ class ChangeFolders(DatasetReader):
         stem_map: Regular expression and its replacement by ``"before"``, ``"after"`` and
             ``"label"``, that map the names of files to those of their partners:
             ``{"before": ("_t1$", ""), "after": ("_t2$", "")}``.
+        extensions: Suffixes of the files to search for, the preferred one first: it is used where
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``. Or such suffixes by
+            ``"before"``, ``"after"`` and ``"label"``.
         threshold: Largest value of a mask that is no change; 127 for masks saved as JPEG.
         val_fraction: Fraction of the groups that is held out for validation.
         val_groups: Names of the groups that are held out, instead of a random choice.
@@ -95,6 +99,7 @@ class ChangeFolders(DatasetReader):
         test: Mapping[str, str] | None = None,
         align: bool = False,
         stem_map: Mapping[str, tuple[str, str]] | None = None,
+        extensions: Extensions = EXTENSIONS,
         threshold: int = 0,
         val_fraction: float = 0.2,
         val_groups: Sequence[str] | None = None,
@@ -111,15 +116,22 @@ class ChangeFolders(DatasetReader):
         unknown = sorted(set(stem_map or ()) - set(names))
         if unknown:
             raise ValueError(f"stem_map must be for {', '.join(names)}, got {unknown}")
+        self._extensions = extensions_by_name(extensions, names)
         stratified_split([0], {"val": val_fraction})  # checks it
         self._stem_map, self._align, self._threshold = stem_map, align, threshold
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         sources = {}
         for split, folders in self._folders.items():
-            found = find_files(folders, scan, stem_map=self._stem_map, compare_places=False)
+            found = find_files(
+                folders,
+                scan,
+                extensions=self._extensions,
+                stem_map=self._stem_map,
+                compare_places=False,
+            )
             sources[split] = make_change_source(
                 found, scan, align=self._align, threshold=self._threshold
             )

@@ -41,7 +41,7 @@ class LabeledFiles(DatasetReader):
         raise NotImplementedError
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         classes, found = self.find(scan)
         number = {name: label for label, name in enumerate(classes)}
         splits = {}
@@ -55,7 +55,7 @@ class LabeledFiles(DatasetReader):
         return splits
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}
 
 
@@ -102,7 +102,7 @@ class ClassFolders(LabeledFiles):
         self._split_file = split
 
     def find(self, scan: Scan) -> tuple[list[str], dict[str, list[Labeled]]]:
-        """See :meth:`LabeledFiles.find`."""
+        """See ``LabeledFiles.find``."""
         found = {
             name: self._images(folder, scan)
             for name, folder in self.roots.items()

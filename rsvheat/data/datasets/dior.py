@@ -91,7 +91,7 @@ class DIOR(DatasetReader):
         self.root, self.train_on, self.modality = root, train_on, modality
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         folders = {kind: find_folder(self.root, *names) for kind, names in _IMAGES.items()}
         boxes = find_folder(self.root, *self.annotations)
         images = {kind: images_by_stem(f, scan) for kind, f in folders.items() if f is not None}
@@ -128,5 +128,5 @@ class DIOR(DatasetReader):
         return found
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}

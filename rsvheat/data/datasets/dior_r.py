@@ -8,7 +8,7 @@ from rsvheat.data.datasets.finding import DataInfo
 class DIORR(DIOR):
     """Reads DIOR-R in the official split of DIOR.
 
-    The layout is that of :class:`DIOR`, with boxes in ``Annotations/Oriented Bounding Boxes``.
+    The layout is that of ``DIOR``, with boxes in ``Annotations/Oriented Bounding Boxes``.
 
     The data is from the DIOR project of Northwestern Polytechnical University, CC-BY-NC-4.0.
 

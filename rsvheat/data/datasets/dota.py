@@ -92,7 +92,7 @@ class DOTA(DatasetReader):
         self._val_fraction = val_fraction
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         found = {name: self._find(name, scan) for name in ("train", "val")}
         if not any(found.values()):
             found = {"train": self._find("", scan)}
@@ -126,5 +126,5 @@ class DOTA(DatasetReader):
         return (f"labelTxt-v{self.version}", f"labelTxt_v{self.version}", "labelTxt")
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}

@@ -124,7 +124,7 @@ class FAIR1M(DatasetReader):
         self.names = ClassNames(CLASSES) if level == "fine" else ClassNames(tuple(GROUPS), group_of)
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         found: dict[str, list[Annotated]] = {}
         for split, parts in _PARTS.items():
             if split == "val" and self.version == "1.0":
@@ -152,5 +152,5 @@ class FAIR1M(DatasetReader):
         return annotate(files, texts, lambda path, _: read_fair1m(path), scan, prefix=f"{part}/")
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}

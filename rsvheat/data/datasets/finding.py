@@ -12,8 +12,9 @@ import numpy as np
 
 from rsvheat.data.datasets.reader import Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
+from rsvheat.data.readers import EXTENSIONS
 from rsvheat.data.skip_report import DataError, Skip
-from rsvheat.data.sources import FolderSource, Indices, Source
+from rsvheat.data.sources import Extensions, FolderSource, Indices, Source
 from rsvheat.data.splits import split_groups
 
 # Key of a sample, and its files by modality or other name.
@@ -92,6 +93,7 @@ def find_files(
     folders: Mapping[str, str],
     scan: Scan,
     *,
+    extensions: Extensions = EXTENSIONS,
     stem_map: Mapping[str, tuple[str, str]] | None = None,
     optional: Sequence[str] = (),
     compare_places: bool = True,
@@ -104,8 +106,9 @@ def find_files(
     Args:
         folders: Folder by modality or other name.
         scan: Context of the search.
+        extensions: Suffixes of the files to search for, see ``FolderSource``.
         stem_map: Regular expression and its replacement by name, see
-            :class:`~rsvheat.data.FolderSource`.
+            ``rsvheat.data.FolderSource``.
         optional: Names of which all but one may be missing in a sample.
         compare_places: Whether georeferenced files of a sample must be of the same grid.
 
@@ -119,6 +122,7 @@ def find_files(
     for prefix, expanded in _expand(folders, scan).items():
         source = FolderSource(
             expanded,
+            extensions=extensions,
             stem_map=stem_map,
             unmatched="keep" if optional else "skip",
             compare_places=compare_places,
@@ -233,7 +237,7 @@ def hold_out(
         source: Scanned source.
         fraction: Fraction of the groups that is held out.
         groups: Names of the groups that are held out, instead of a random choice.
-        pattern: Regular expression that names the group of a sample, see :meth:`Source.group`.
+        pattern: Regular expression that names the group of a sample, see ``Source.group``.
         scan: Context, which holds the seed.
         indices: Indices of the samples to split; None for all.
 

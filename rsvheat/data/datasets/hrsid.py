@@ -56,7 +56,7 @@ class HRSID(DatasetReader):
         self._val_fraction = val_fraction
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         base = find_folder(self.root, "HRSID_JPG", "HRSID", "") or Path(self.root)
         images = find_folder(base, "JPEGImages", "images")
         texts = self._texts(base)
@@ -88,5 +88,5 @@ class HRSID(DatasetReader):
         return {}
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(1, select=[1])}

@@ -9,7 +9,7 @@ import numpy as np
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.readers import EXTENSIONS
 from rsvheat.data.shards import ShardSource
-from rsvheat.data.sources import ConcatSource, FolderSource, Source, Unmatched
+from rsvheat.data.sources import ConcatSource, Extensions, FolderSource, Source, Unmatched
 from rsvheat.data.splits import split_groups
 
 
@@ -19,17 +19,18 @@ class ImageFolders(DatasetReader):
     The images come from ``folders``, ``shards``, any ``sources``, or several of them.
 
     Args:
-        folders: Folder by modality, see :class:`~rsvheat.data.FolderSource`.
+        folders: Folder by modality, see ``rsvheat.data.FolderSource``.
         shards: Folder of shards written by ``rsvheat shards``, see
-            :class:`~rsvheat.data.ShardSource`.
+            ``rsvheat.data.ShardSource``.
         sources: Other sources.
         paired: Whether files of the same name in ``folders`` show the same ground.
         stem_map: Regular expression and replacement by modality that map the names of files to
-            those of their partners, see :class:`~rsvheat.data.FolderSource`.
+            those of their partners, see ``rsvheat.data.FolderSource``.
         unmatched: ``"skip"`` or ``"keep"`` files without a partner.
         tile: Side of the tiles in pixels that larger images are cut into; None for whole images.
         extensions: Suffixes of the files to search for, the preferred one first: it is used where
-            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``.
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``. Or such suffixes by
+            modality.
         compare_places: Whether georeferenced pairs must show the same ground: same size, and
             corners at most half a pixel apart.
         val_fraction: Fraction of the groups that is held out for validation.
@@ -52,7 +53,7 @@ class ImageFolders(DatasetReader):
         stem_map: Mapping[str, tuple[str, str]] | None = None,
         unmatched: Unmatched = "skip",
         tile: int | None = None,
-        extensions: Sequence[str] = EXTENSIONS,
+        extensions: Extensions = EXTENSIONS,
         compare_places: bool = True,
         val_fraction: float = 0.05,
         val_groups: Sequence[str] | None = None,
@@ -79,7 +80,7 @@ class ImageFolders(DatasetReader):
         self._val_fraction, self._val_groups, self._group = val_fraction, val_groups, group
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         source = scan(self.source)
         if self._val_source is not None:
             return {"train": Split(source), "val": Split(scan(self._val_source))}

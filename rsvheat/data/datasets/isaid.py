@@ -88,7 +88,7 @@ class ISAID(DatasetReader):
         )
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         splits = {}
         for split in ("train", "val"):
             images: list[tuple[str, str]] = []
@@ -114,5 +114,5 @@ class ISAID(DatasetReader):
         return splits
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}

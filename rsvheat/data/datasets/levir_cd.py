@@ -32,7 +32,7 @@ class LevirCD(DatasetReader):
         self.root = root
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         splits = {}
         for split, found in self._find(scan).items():
             if found:
@@ -87,5 +87,5 @@ class LevirCD(DatasetReader):
         return [(key, found[key]) for key in dict.fromkeys(keys) if key in found]
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {BEFORE: Sensor(3), AFTER: Sensor(3)}

@@ -47,7 +47,7 @@ class LoveDA(DatasetReader):
         self.codes = MaskCodes(values=values, ignored=[0])
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         splits = {}
         for split in ("Train", "Val"):
             found: list[Found] = []
@@ -79,5 +79,5 @@ class LoveDA(DatasetReader):
         return [(prefix + key, paths) for key, paths in found]
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}

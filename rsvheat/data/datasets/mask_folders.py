@@ -9,7 +9,8 @@ from rsvheat.data.datasets.finding import find_files, hold_out
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.masks import MaskCodes, MaskSource
 from rsvheat.data.normalize import Sensor
-from rsvheat.data.sources import Unmatched, check_modalities
+from rsvheat.data.readers import EXTENSIONS
+from rsvheat.data.sources import Extensions, Unmatched, check_modalities, extensions_by_name
 from rsvheat.data.splits import stratified_split
 
 
@@ -31,6 +32,10 @@ class MaskFolders(DatasetReader):
         test_masks: Folder, or folders by class name, of their masks.
         stem_map: Regular expression and its replacement by modality, and for ``"mask"``, that map
             the names of files to those of their partners: ``{"mask": ("_label$", "")}``.
+        extensions: Suffixes of the files to search for, the preferred one first: it is used where
+            files differ in suffix alone, such as ``0.jpg`` beside ``0.png``. Or such suffixes by
+            modality, and for ``"mask"``: with ``{"optical": [".jpg"], "mask": [".png"]}`` images
+            and masks may lie in one folder.
         missing: Treatment of samples that lack a modality: ``"skip"`` reports them and leaves them
             out, ``"keep"`` uses those that have at least one.
         val_fraction: Fraction of the groups that is held out for validation.
@@ -53,6 +58,7 @@ class MaskFolders(DatasetReader):
         test_images: Mapping[str, str] | None = None,
         test_masks: str | Mapping[str, str] | None = None,
         stem_map: Mapping[str, tuple[str, str]] | None = None,
+        extensions: Extensions = EXTENSIONS,
         missing: Unmatched = "skip",
         val_fraction: float = 0.2,
         val_groups: Sequence[str] | None = None,
@@ -79,6 +85,7 @@ class MaskFolders(DatasetReader):
         unknown = set(stem_map or ()) - {*images, "mask"}
         if unknown:
             raise ValueError(f"stem_map has {sorted(unknown)}, which is no modality and not mask")
+        self._extensions = extensions_by_name(extensions, (*images, "mask"))
         stratified_split([0], {"val": val_fraction})  # checks it
         self.modalities, self.codes = tuple(images), codes
         self._stem_map, self._missing = dict(stem_map or {}), missing
@@ -101,7 +108,7 @@ class MaskFolders(DatasetReader):
         }
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         sources = {name: self._find(*folders, scan) for name, folders in self._folders.items()}
         splits = {name: Split(source) for name, source in sources.items()}
         if "val" not in sources:
@@ -111,10 +118,15 @@ class MaskFolders(DatasetReader):
 
     def _find(self, images: Mapping[str, str], masks: Mapping[str, str], scan: Scan) -> MaskSource:
         stem_map = {name: change for name, change in self._stem_map.items() if name in images}
+        extensions = {name: self._extensions[name] for name in images}
+        extensions |= dict.fromkeys(masks, self._extensions["mask"])
         if "mask" in self._stem_map:
             stem_map |= dict.fromkeys(masks, self._stem_map["mask"])
         optional = tuple(images) if self._missing == "keep" and len(images) > 1 else ()
-        found = find_files({**images, **masks}, scan, stem_map=stem_map, optional=optional)
+        folders = {**images, **masks}
+        found = find_files(
+            folders, scan, extensions=extensions, stem_map=stem_map, optional=optional
+        )
         files = [(key, {n: p for n, p in paths.items() if n in images}) for key, paths in found]
         source = MaskSource(files, [[p[name] for name in masks] for _, p in found], self.codes)
         scan(source)

@@ -71,7 +71,7 @@ class NWPUVHR10(DatasetReader):
         random_split(1, self._fractions)  # checks them
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         positive = find_folder(self.root, "positive image set", "positive_image_set")
         truth = find_folder(self.root, "ground truth", "ground_truth")
         if positive is None or truth is None:
@@ -104,5 +104,5 @@ class NWPUVHR10(DatasetReader):
         ]
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(3)}

@@ -122,7 +122,7 @@ class Potsdam(DatasetReader):
         )
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         found = self._find(scan)
         parts: dict[str, list[Found]] = {"train": [], "test": []}
         for key, paths in found:
@@ -168,7 +168,7 @@ class Potsdam(DatasetReader):
         return match_masks(by_modality, masks, scan)
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         if self._bands == "RGBIR":
             return {self.modality: Sensor(4)}
         return {self.modality: Sensor(3, [1, 2, 3])}

@@ -73,7 +73,7 @@ class Scan:
 class DatasetReader(ABC):
     """Finds the images and annotations of a data set and splits them.
 
-    To add a data set, derive a class with its layout in :meth:`splits`; a recipe names the class as
+    To add a data set, derive a class with its layout in ``splits``; a recipe names the class as
     ``data.dataset.class_path``.
     """
 

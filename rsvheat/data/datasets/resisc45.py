@@ -21,7 +21,7 @@ CLASSES = tuple(_CLASSES.split())
 class RESISC45(SceneClasses):
     """Reads NWPU-RESISC45 by the papers' protocol.
 
-    TorchGeo's split (:class:`TorchGeoClasses`) is another one; figures of the two differ.
+    TorchGeo's split (``TorchGeoClasses``) is another one; figures of the two differ.
 
     Args:
         root: Folder of the data set, whose folders are the classes.

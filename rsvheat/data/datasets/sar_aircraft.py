@@ -64,7 +64,7 @@ class SARAircraft(DatasetReader):
         )
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         images, boxes = (
             find_folder(self.root, name, f"SAR-AIRcraft-1.0/{name}")
             for name in ("JPEGImages", "Annotations")
@@ -81,5 +81,5 @@ class SARAircraft(DatasetReader):
         return box_splits(found, self.names, False, scan, val_fraction=self._val_fraction)
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(1, select=[1])}

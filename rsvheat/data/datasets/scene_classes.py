@@ -54,7 +54,7 @@ class SceneClasses(LabeledFiles):
         self.root, self._train, self._val = root, train_fraction, val_fraction
 
     def find(self, scan: Scan) -> tuple[list[str], dict[str, list[Labeled]]]:
-        """See :meth:`LabeledFiles.find`."""
+        """See ``LabeledFiles.find``."""
         images = self._images(scan)
         classes = list(self.names)
         labels = [classes.index(label) for _, _, label in images]

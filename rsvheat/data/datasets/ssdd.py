@@ -66,7 +66,7 @@ class SSDD(DatasetReader):
         self._val_fraction = val_fraction
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         found: dict[str, list[Annotated]] = {}
         for base in _BASES[self.oriented]:
             place = find_folder(self.root, base)
@@ -102,5 +102,5 @@ class SSDD(DatasetReader):
         return annotate(files, files_by_stem(boxes, ".xml"), lambda path, _: read_voc(path), scan)
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: Sensor(1, select=[1])}

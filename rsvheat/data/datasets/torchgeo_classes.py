@@ -53,12 +53,12 @@ class TorchGeoClasses(LabeledFiles):
         self._name, self._root, self._download = name, root, download
 
     def prepare(self) -> None:
-        """See :meth:`DatasetReader.prepare`."""
+        """See ``DatasetReader.prepare``."""
         if self._download:
             self._open("train")
 
     def find(self, scan: Scan) -> tuple[list[str], dict[str, list[Labeled]]]:
-        """See :meth:`LabeledFiles.find`."""
+        """See ``LabeledFiles.find``."""
         found = {}
         classes: list[str] = []
         for split in ("train", "val", "test"):
@@ -71,7 +71,7 @@ class TorchGeoClasses(LabeledFiles):
         return classes, found
 
     def sensors(self) -> dict[str, Sensor]:
-        """See :meth:`DatasetReader.sensors`."""
+        """See ``DatasetReader.sensors``."""
         return {self.modality: self._sensor}
 
     def _open(self, split: str) -> Any:

@@ -101,7 +101,7 @@ class WhuOptSar(DatasetReader):
         self.codes = MaskCodes(values=VALUES, ignored=[0, IGNORE_INDEX])
 
     def splits(self, scan: Scan) -> Mapping[str, Split]:
-        """See :meth:`DatasetReader.splits`."""
+        """See ``DatasetReader.splits``."""
         parts = self._find(scan)
         splits = {}
         for split, found in parts.items():
@@ -186,19 +186,19 @@ class _SceneSource(MaskSource):
         self._parts = dict(parts)
 
     def open(self, index: int, modality: str) -> ImageReader:
-        """See :meth:`Source.open`."""
+        """See ``Source.open``."""
         reader = super().open(index, modality)
         return WindowReader(reader, self._parts[index]) if index in self._parts else reader
 
     def open_masks(self, index: int) -> list[ImageReader]:
-        """See :meth:`MaskSource.open_masks`."""
+        """See ``MaskSource.open_masks``."""
         readers = super().open_masks(index)
         if index not in self._parts:
             return readers
         return [WindowReader(reader, self._parts[index]) for reader in readers]
 
     def file(self, index: int, modality: str) -> str | None:
-        """See :meth:`Source.file`."""
+        """See ``Source.file``."""
         return None if index in self._parts else super().file(index, modality)
 
 

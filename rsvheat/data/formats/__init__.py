@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of box annotations, one module for each format.
 
-Every function returns :class:`~rsvheat.data.ImageBoxes`: polygons of four corners in pixels, with
+Every function returns ``rsvheat.data.ImageBoxes``: polygons of four corners in pixels, with
 class names as the file spells them. Coordinates are those of the file; nothing is clipped.
 """
 

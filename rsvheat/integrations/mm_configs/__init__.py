@@ -5,13 +5,9 @@ Each file is a config of its own with model, optimizer and schedule; what it lac
 (dataloaders and evaluators) and ``num_classes``. The other variants need other ``in_channels``: 32,
 96, 96, 128 and 192, doubling at each stage, for nano, tiny, small, base and large.
 
-===================== ==============
-``upernet``           mmsegmentation
-``faster_rcnn``       mmdetection
-``retinanet``         mmdetection
-``rotated_retinanet`` mmrotate
-``oriented_rcnn``     mmrotate
-===================== ==============
+- for mmsegmentation: ``upernet``
+- for mmdetection: ``faster_rcnn``, ``retinanet``
+- for mmrotate: ``rotated_retinanet``, ``oriented_rcnn``
 """
 
 from pathlib import Path

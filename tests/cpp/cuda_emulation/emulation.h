@@ -3,7 +3,8 @@
 // real barrier for __syncthreads, blocks one after the other, shared memory as an exactly sized
 // heap buffer that holds NaNs at each block's start. So AddressSanitizer sees indices out of
 // bounds, ThreadSanitizer sees missing barriers, and a test sees what was read before it was
-// written. Warp intrinsics are not offered: a warp's threads do not run in step here.
+// written. Of what a warp offers there is group_sum() alone: a warp's threads do not run in step
+// here. RSVHEAT_EMULATION_FULL_SIZE gives blocks the GPU's numbers of threads.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -85,11 +87,21 @@ struct Barriers {
       : turns{Barrier(threads), Barrier(threads), Barrier(threads), Barrier(threads)} {}
 };
 
+// 32 threads that add up what each has put into its slot.
+struct Warp {
+  static constexpr int kThreads = 32;
+  Barrier arrived, read;
+  double slots[kThreads] = {};
+  explicit Warp(int threads) : arrived(threads), read(threads) {}
+};
+
 struct ThisThread {
   unsigned char* shared = nullptr;
   Barriers* barriers = nullptr;
   unsigned turn = 0;      // of all barriers of the launch
   int barriers_left = 0;  // until the one to drop
+  Warp* warp = nullptr;
+  int lane = 0;
   void wait() { barriers->turns[turn++ % 4].wait(); }
 };
 inline thread_local ThisThread this_thread;
@@ -108,7 +120,9 @@ inline void __syncthreads() {
 
 // Arithmetic -------------------------------------------------------------------------------------
 
+using std::exp;
 using std::exp2;
+using std::sqrt;
 inline double cospi(double x) {
   x = std::fmod(std::abs(x), 2.0);
   if (x > 1.0) x = 2.0 - x;
@@ -173,12 +187,22 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed };
+
+namespace emulation {
+inline thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+}
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "invalid argument";
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(emulation::capture_mode, *mode);
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
@@ -199,11 +223,39 @@ inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStre
 
 namespace rsvheat::cuda {
 
+#if defined(RSVHEAT_EMULATION_FULL_SIZE)
+inline constexpr int kMaxThreads = 256;
+inline constexpr int kTransposeRows = 8;
+inline constexpr int64_t kCacheBytes = 32 << 20;
+inline constexpr int kPersistentBlocks = 264;
+template <int Half>
+inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
+#else
 inline constexpr int kMaxThreads = 32;
 inline constexpr int kTransposeRows = 1;
 inline constexpr int64_t kCacheBytes = 4096;  // small images, too, come in several steps
+inline constexpr int kPersistentBlocks = 3;
 template <int Half>
 inline constexpr int kLineLanes = 32;
+#endif
+
+// In the order in which lanes exchange their sums on a GPU.
+template <typename T>
+T group_sum(T value, int lanes) {
+  emulation::Warp& warp = *emulation::this_thread.warp;
+  const int lane = emulation::this_thread.lane;
+  warp.slots[lane] = double(value);
+  warp.arrived.wait();
+  T sums[emulation::Warp::kThreads], next[emulation::Warp::kThreads];
+  const int first = lane / lanes * lanes;
+  for (int i = 0; i < lanes; ++i) sums[i] = T(warp.slots[first + i]);
+  for (int other = lanes / 2; other > 0; other /= 2) {
+    for (int i = 0; i < lanes; ++i) next[i] = sums[i] + sums[i ^ other];
+    std::copy(next, next + lanes, sums);
+  }
+  warp.read.wait();
+  return sums[lane - first];
+}
 
 inline Status check(cudaError_t error, const char* what) {
   return error == cudaSuccess ? Status{} : Status{what, cudaGetErrorString(error)};
@@ -219,12 +271,18 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
   auto* shared = static_cast<unsigned char*>(operator new(shared_bytes, kAlignment));
   const int threads = int(block.x * block.y * block.z);
   emulation::Barriers barriers(threads);
+  constexpr int kWarpThreads = emulation::Warp::kThreads;
+  std::deque<emulation::Warp> warps;
+  for (int first = 0; first < threads; first += kWarpThreads)
+    warps.emplace_back(std::min(kWarpThreads, threads - first));
   const auto run = [&](int index) {
     threadIdx = dim3(index % block.x, index / block.x % block.y, index / block.x / block.y);
     blockDim = block;
     gridDim = grid;
     emulation::ThisThread& thread = emulation::this_thread;
     thread = {shared, &barriers};
+    thread.warp = &warps[index / kWarpThreads];
+    thread.lane = index % kWarpThreads;
     for (unsigned b = 0; b < grid.x * grid.y; ++b) {
       if (index == 0) std::memset(shared, 0xff, shared_bytes);
       thread.wait();
@@ -259,6 +317,9 @@ enum cufftResult { CUFFT_SUCCESS = 0, CUFFT_INVALID_PLAN = 1, CUFFT_INVALID_VALU
 enum cufftType { CUFFT_R2C, CUFFT_C2R, CUFFT_D2Z, CUFFT_Z2D };
 
 namespace emulation {
+
+// Making and destroying plans is a fault unless the thread has said that it concerns no capture.
+inline bool may_allocate() { return capture_mode == cudaStreamCaptureModeRelaxed; }
 
 struct FftPlan {
   int height = 1, width = 1, batch = 0, real_row = 0;
@@ -333,6 +394,7 @@ void fft(const FftPlan& plan, Real* data) {
 
 inline cufftResult cufftCreate(cufftHandle* plan) {
   static int next = 0;
+  if (!emulation::may_allocate()) return CUFFT_INVALID_VALUE;
   std::lock_guard lock(emulation::fft_mutex);
   *plan = ++next;
   emulation::fft_plan_table()[*plan] = {};
@@ -340,6 +402,7 @@ inline cufftResult cufftCreate(cufftHandle* plan) {
   return CUFFT_SUCCESS;
 }
 inline cufftResult cufftDestroy(cufftHandle plan) {
+  if (!emulation::may_allocate()) return CUFFT_INVALID_VALUE;
   std::lock_guard lock(emulation::fft_mutex);
   emulation::device.fft_plans -= emulation::fft_plan_table().erase(plan);
   return CUFFT_SUCCESS;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes as arrays: their corners, and one box for what several windows found."""
+"""Boxes that networks find in windows, and one box for what several windows found."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
