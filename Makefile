@@ -192,7 +192,7 @@ test-wheel-%: $(VENV)/.dependencies
 EXTRAS ?= geo explain export train parquet dask stac torchgeo mm bench test all
 test-extras: $(VENV)/.dependencies ## install each extra alone and use it
 	rm -rf build/extra-wheel
-	RSVHEAT_CUDA=OFF $(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/extra-wheel .
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/extra-wheel .
 	test -x build/extra-none/bin/python || $(BIN)/python -m venv --without-pip build/extra-none
 	$(BIN)/pip --python build/extra-none/bin/python install -q build/extra-wheel/rsvheat-*.whl
 	$(BIN)/pip --python build/extra-none/bin/python install -q --no-deps --force-reinstall \

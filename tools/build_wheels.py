@@ -169,6 +169,8 @@ def main() -> None:
     unpack(sdist, WORK / "source")
 
     interpreters = arguments.pythons or find_interpreters()
+    if not interpreters:
+        raise SystemExit("there is no usable CPython; --pythons names some")
     environments = [build_environment(path) for path in interpreters]
     large = []
     for variant in arguments.variants:
