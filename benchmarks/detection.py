@@ -31,7 +31,9 @@ from rsvheat.data.datasets.nwpu_vhr10 import NWPUVHR10
 from rsvheat.data.datasets.reader import DatasetReader
 from rsvheat.data.sample import collate
 from rsvheat.data.samplers import SampleIndex
+from rsvheat.data.tiles import Tiles
 from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
+from rsvheat.evaluation.whole_images import WholeImages
 from rsvheat.models import parameter_groups
 from rsvheat.models.box_detector import BoxDetector
 from rsvheat.models.detection import DetectionModel
@@ -73,7 +75,7 @@ SETTINGS = {
         {"detector": "faster_rcnn", "channels": 64, "proposals": 200, "regions": 128},
         size=256,
         window=512,
-        epochs=6,
+        epochs=40,
     ),
     "FAIR1M-1.0, five groups": Setting(
         "obb_fair1m",
@@ -88,7 +90,7 @@ SETTINGS = {
         },
         size=256,
         window=256,
-        epochs=6,
+        epochs=50,
         crops=4,
         focus=0.8,
     ),
@@ -176,10 +178,13 @@ def fit(model: BoxDetector, data: DataModule, setting: Setting, seed: int, path:
 
 
 def score(model: BoxDetector, data: DataModule, setting: Setting) -> tuple[DetectionScores, float]:
-    """Return the scores of the test images, and images of ``size`` a CPU second."""
+    """Return the scores of the test images as a whole, and tiles of ``size`` a CPU second."""
     metric = DetectionMetric(model.num_classes, model.numbers == 5)
     model.eval()
     name = "test" if "test" in data.datasets else "val"
+    source = data.datasets[name].source
+    assert isinstance(source, Tiles)
+    whole = WholeImages(source, setting.size)
     images, seconds = 0, 0.0
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for batch in data.loader(name):
@@ -187,7 +192,11 @@ def score(model: BoxDetector, data: DataModule, setting: Setting) -> tuple[Detec
             found = model.predict(batch["images"])
             seconds += time.process_time() - started
             images += len(found)
-            metric.update(found, batch["boxes"], batch["labels"], batch["difficult"])
+            for key, one in zip(batch["keys"], found, strict=True):
+                whole.add(key, one)
+    for one, truth in whole.images():
+        boxes, labels, difficult = (torch.from_numpy(part) for part in truth)
+        metric.update([one], [boxes], [labels], [difficult])
     return DetectionScores.of(metric, data.spec.classes), images / seconds
 
 

@@ -317,10 +317,10 @@ def count(model: nn.Module, x: Tensor, dtype: str, mode: str) -> tuple[int, Live
             loss = model(x).float().square().mean()
         kept = counter.live
         if mode != "inference":
-            node = loss.grad_fn
-            root = torch.ones_like(loss)
+            # No other reference may be left: a node goes with what it saved.
+            pending = [(loss.grad_fn, torch.ones_like(loss))]
             del loss
-            backward([(node, root)], counter)
+            backward(pending, counter)
     return kept, counter
 
 

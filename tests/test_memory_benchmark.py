@@ -69,8 +69,9 @@ def test_gradients_are_those_of_the_engine(memory, mode):
 def test_the_count_is_that_of_the_profiler(memory):
     from rsvheat.benchmarking import peak_bytes
 
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(4)))
-    x = torch.randn(256, 64)
+    # Gradients of weights grow as what was saved goes: as large, so that neither hides the other.
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.GELU()) for _ in range(8)))
+    x = torch.randn(256, 256)
     _, counter = memory.count(model, x, "float32", "training")
     model(x).square().mean().backward()
     model.zero_grad()

@@ -70,7 +70,8 @@ def test_a_wheel_that_is_too_large_is_an_error(script, tmp_path, monkeypatch, ca
     monkeypatch.setitem(names, "DIST", tmp_path / "dist")
     monkeypatch.setitem(names, "WORK", tmp_path / "work")
     monkeypatch.setitem(names, "build_sdist", lambda: archive(tmp_path / "s.tar.gz", {"a": b""}))
-    monkeypatch.setitem(names, "build_environment", lambda interpreter: interpreter)
+    monkeypatch.setitem(names, "install_tools", lambda interpreter: tmp_path)
+    monkeypatch.setitem(names, "build_environment", lambda interpreter, tools: interpreter)
     monkeypatch.setitem(names, "build_wheel", lambda source, variant, python: wheel)
     monkeypatch.setattr(
         sys, "argv", ["build_wheels.py", "--variants", "cuda", "--pythons", sys.executable]

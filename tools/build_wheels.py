@@ -99,28 +99,37 @@ def unpack(sdist: Path, target: Path) -> None:
             path.unlink()
 
 
-def build_environment(interpreter: Path) -> Path:
-    """Return the interpreter of a virtual environment that has what builds need, except torch."""
+def install_tools(interpreter: Path) -> Path:
+    """Install what builds need, except torch, in a folder for all interpreters, and return it.
+
+    From another folder, scikit-build-core would remove all compiled objects: it takes that for a
+    new isolated environment.
+    """
     import pybind11
     import scikit_build_core
 
-    version = subprocess.run(
-        [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    folder = WORK / f"python{version}"
-    python = folder / "bin/python"
-    if not python.exists():
-        subprocess.run([interpreter, "-m", "venv", "--without-pip", folder], check=True)
+    folder = WORK / "tools"
     requirements = (
         f"scikit-build-core=={scikit_build_core.__version__}",
         f"pybind11=={pybind11.__version__}",
     )
-    pip = (sys.executable, "-m", "pip", "--python", python)
-    subprocess.run([*pip, "install", "-q", *requirements], check=True)
-    return python
+    pip = (sys.executable, "-m", "pip", "--python", interpreter)
+    command = [*pip, "install", "-q", "--upgrade", "--target", folder, *requirements]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def build_environment(interpreter: Path, tools: Path) -> Path:
+    """Return the interpreter of a virtual environment that has the tools."""
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    run = subprocess.run([interpreter, "-c", program], check=True, capture_output=True, text=True)
+    version = run.stdout.strip()
+    folder = WORK / f"python{version}"
+    if not (folder / "bin/python").exists():
+        subprocess.run([interpreter, "-m", "venv", "--without-pip", folder], check=True)
+    packages = folder / f"lib/python{version}/site-packages"
+    (packages / "tools.pth").write_text(f"{tools}\n")
+    return folder / "bin/python"
 
 
 def build_wheel(source: Path, variant: str, python: Path) -> Path:
@@ -139,6 +148,8 @@ def build_wheel(source: Path, variant: str, python: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", str(python)]
     command = [*pip, "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", str(raw)]
     build = f"build-dir={WORK / variant}"
+    # CMake finds each Python anew; objects stay.
+    (WORK / variant / "CMakeCache.txt").unlink(missing_ok=True)
     subprocess.run([*command, "-C", build, str(source)], check=True, env=environment)
     (wheel,) = raw.glob("*.whl")
     out = DIST / variant
@@ -169,7 +180,11 @@ def main() -> None:
     unpack(sdist, WORK / "source")
 
     interpreters = arguments.pythons or find_interpreters()
-    environments = [build_environment(path) for path in interpreters]
+    if not interpreters:
+        raise SystemExit("there is no usable CPython; --pythons names some")
+    # The oldest one's, which needs packages that later ones have in their standard library.
+    tools = install_tools(interpreters[0])
+    environments = [build_environment(path, tools) for path in interpreters]
     large = []
     for variant in arguments.variants:
         shutil.rmtree(DIST / variant, ignore_errors=True)

@@ -45,7 +45,7 @@ class LoaderOptions:
         start_method: How worker processes start; None as Python does by default.
 
     Raises:
-        ValueError: If a number is too small.
+        ValueError: If a number is too small, or ``start_method`` is not one of this system.
     """
 
     batch_size: int = 64
@@ -59,6 +59,11 @@ class LoaderOptions:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        methods = multiprocessing.get_all_start_methods()
+        if self.start_method is not None and self.start_method not in methods:
+            raise ValueError(
+                f"start_method must be {', '.join(methods)} or None, got {self.start_method!r}"
+            )
 
 
 class _Loader(DataLoader[Any]):

@@ -2,7 +2,8 @@
 """Heat filters kept between calls in evaluation mode."""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -26,6 +27,7 @@ class FilterCache:
         self._last_used: dict[Hashable, int] = {}
         self._pass = 0
         self._lock = threading.Lock()
+        self._checked = threading.local()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -38,6 +40,36 @@ class FilterCache:
     def next_pass(self) -> None:
         """Say that a forward pass begins: filters that the last two did not use may make room."""
         self._pass += 1
+
+    @contextmanager
+    def one_check(self) -> Iterator[None]:
+        """Let ``check`` take each fingerprint once until the context ends, in this thread.
+
+        The blocks of a stage share its frequency embedding, which each of them would read else.
+        """
+        self._checked.values = {}
+        try:
+            yield
+        finally:
+            self._checked.values = None
+
+    def check(
+        self, weights: Sequence[Tensor], fingerprint: Callable[[Tensor], Hashable]
+    ) -> Hashable:
+        """Return the fingerprints of weights, those that ``one_check`` keeps included.
+
+        Args:
+            weights: Weights that a filter is made of.
+            fingerprint: Function that returns the fingerprint of a weight.
+        """
+        known = getattr(self._checked, "values", None)
+        if known is None:
+            return tuple(map(fingerprint, weights))
+        for weight in weights:
+            # With the weight, so that its identity is not that of another one.
+            if id(weight) not in known:
+                known[id(weight)] = (weight, fingerprint(weight))
+        return tuple(known[id(weight)][1] for weight in weights)
 
     def get(self, key: Hashable, made_of: Hashable) -> Tensor | None:
         """Return the filter stored under a key, or None if there is none made of these weights.

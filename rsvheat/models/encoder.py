@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
@@ -22,6 +23,7 @@ from rsvheat.models.freq_embed import (
 from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, LayerNorm, Stem, pool_features
 from rsvheat.models.load_report import LoadReport
 from rsvheat.models.parameter_groups import parameter_groups
+from rsvheat.ops._backend import is_jit_tracing
 
 NormPosition: TypeAlias = Literal["post", "pre"]
 FreqEmbed: TypeAlias = Literal["table", "implicit"]
@@ -62,7 +64,7 @@ class Stage(nn.Module):
         cache: FilterCache,
     ) -> None:
         super().__init__()
-        self.freq_resize = freq_resize
+        self.freq_resize, self.cache = freq_resize, cache
         self.grad_checkpointing = False
         self.downsample = None if in_dim is None else Downsample(in_dim, dim)
         self.freq_embed: Embedding
@@ -91,11 +93,14 @@ class Stage(nn.Module):
         correction: Tensor | None = self.spatial_correction_embed
         if correction is not None:
             correction = resize_map(correction, x.shape[1], x.shape[2], self.freq_resize)
-        for block in self.blocks:
-            if self.recomputes():
-                x = checkpoint(block, x, self.freq_embed, correction, scale, use_reentrant=False)
-            else:
-                x = block(x, self.freq_embed, correction, scale)
+        traced = torch.compiler.is_compiling() or is_jit_tracing()
+        with nullcontext() if self.training or traced else self.cache.one_check():
+            for block in self.blocks:
+                arguments = (x, self.freq_embed, correction, scale)
+                if self.recomputes():
+                    x = checkpoint(block, *arguments, use_reentrant=False)
+                else:
+                    x = block(*arguments)
         return x
 
     def recomputes(self) -> bool:

@@ -286,7 +286,7 @@ class HeatConduction(nn.Module):
         # k depends on how a table is resized, which users may switch on a built model.
         resize = freq_embed.resize if isinstance(freq_embed, FrequencyTable) else None
         key = (id(self), height, width, scale, resize)
-        made_of = tuple(map(fingerprint, sources))
+        made_of = self.cache.check(sources, fingerprint)
         kept = self.cache.get(key, made_of)
         if kept is None:
             # Outside inference mode: its tensors could not take part in a later backward pass.

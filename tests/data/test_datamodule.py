@@ -217,6 +217,7 @@ def test_nothing_usable_is_found_before_training(folders):
     [
         ({"batch_size": 0}, "batch_size must be"),
         ({"num_workers": -1}, "num_workers must be"),
+        ({"start_method": "threads"}, "start_method must be .*spawn"),
         ({"size": 0}, "size must be"),
         ({"scale": (0, 1)}, "scale must be"),
     ],

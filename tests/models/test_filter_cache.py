@@ -249,6 +249,40 @@ def test_moving_averages_count_in_every_mode(
         before = after
 
 
+def test_weights_are_read_once_in_a_pass(
+    model: RSVHeat, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that the blocks of a stage share; blocks that are called alone read them, too."""
+    run(model, image)
+    read: list[int] = []
+    original = layers.fingerprint
+    monkeypatch.setattr(layers, "fingerprint", lambda t: read.append(id(t)) or original(t))
+    for _ in range(2):
+        read.clear()
+        run(model, image)
+        assert len(read) == len(set(read)) == 2 + 3 * 2  # tables, weights and biases of to_k
+    stage = model.stages[1]
+    x = torch.randn(1, 4, 6, 16)
+    with torch.no_grad():
+        before = stage.blocks[1](x, stage.freq_embed)
+        stage.freq_embed.table.data.mul_(0.5)
+        assert not torch.equal(stage.blocks[1](x, stage.freq_embed), before)
+
+        class Stop(Exception):  # noqa: N818
+            pass
+
+        def stop(*_: Any) -> None:
+            raise Stop
+
+        handle = stage.blocks[1].register_forward_hook(stop)
+        with pytest.raises(Stop):
+            run(model, image)
+        handle.remove()
+        # What an interrupted pass has read is forgotten.
+        stage.freq_embed.table.data.mul_(0.5)
+        assert torch.equal(run(model, image), fresh(model, image))
+
+
 def test_writes_between_threads_count(model: RSVHeat, image: Tensor) -> None:
     # A server's thread predicts with the model that another thread has updated.
     before = run(model, image)

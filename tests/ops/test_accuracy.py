@@ -118,6 +118,21 @@ def test_broadcast_diffusivity(
     assert_accurate(ops.apply_heat_filter(x, k), filtered(exact(x), exact(k)))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(5,), (401, 1, 5), (401, 402, 5)])
+def test_planes_that_exceed_the_cache(
+    shape: tuple[int, ...], dtype: torch.dtype, kernel: torch.device
+) -> None:
+    """Planes of over 4 MiB with their filter are taken in strips of columns."""
+    x = random((2, 401, 402, 5), dtype, kernel).requires_grad_()
+    k = diffusivity(shape, sum_dtype(dtype), kernel)
+    y = ops.heat_conduction(x, k)
+    assert_accurate(y, diffused(exact(x), exact(k)))
+    grad_y = random(x.shape, dtype, kernel)
+    (grad_x,) = torch.autograd.grad(y, x, grad_y)
+    assert_accurate(grad_x, diffused(exact(grad_y), exact(k)))
+
+
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_every_size_up_to_1024(layout: str, kernel: torch.device) -> None:
     for n in EVERY_SIZE:

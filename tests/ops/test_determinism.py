@@ -41,6 +41,26 @@ def test_results_do_not_depend_on_threads(
             assert torch.equal(actual, want)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_large_planes_do_not_depend_on_threads(
+    batch: int, dtype: torch.dtype, kernel: torch.device
+) -> None:
+    x = random((batch, 401, 402, 3), dtype, kernel).requires_grad_()
+    k = diffusivity((401, 402, 3), sum_dtype(dtype), kernel).requires_grad_()
+    grad = random(x.shape, dtype, kernel)
+
+    def results(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        y = ops.heat_conduction(x, k)
+        return [y, *torch.autograd.grad(y, (x, k), grad)]
+
+    expected = results(1)
+    for threads in (2, 3):
+        for actual, want in zip(results(threads), expected, strict=True):
+            assert torch.equal(actual, want)
+
+
 def test_results_do_not_depend_on_the_rest_of_the_batch(kernel: torch.device) -> None:
     x, k = random((6, 30, 22, 20), device=kernel), diffusivity((20,), device=kernel)
     y, spectrum = ops.heat_conduction(x, k), ops.dct2d(x, "nhwc")

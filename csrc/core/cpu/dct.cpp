@@ -13,7 +13,7 @@ void dct2d_cpu(const void* x, void* y, DType dtype, Shape shape, Layout layout, 
   job.y = y;
   job.inverse = inverse;
   const auto& by_dtype = layout == Layout::kNhwc ? kernels().dct2d_nhwc : kernels().dct2d_nchw;
-  launch(by_dtype, job, dtype, shape, layout, 1, parallel);
+  launch(by_dtype, job, dtype, shape, layout, {1}, parallel);
 }
 
 }  // namespace rsvheat

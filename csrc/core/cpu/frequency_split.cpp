@@ -46,7 +46,7 @@ void frequency_split_cpu(const void* x, const double* radius, const double* angl
   job.ranges = ranges.data();
   job.low = low;
   job.high = high;
-  launch(kernels().frequency_split, job, dtype, shape, Layout::kNchw, 1, parallel);
+  launch(kernels().frequency_split, job, dtype, shape, Layout::kNchw, {1}, parallel);
 }
 
 }  // namespace rsvheat

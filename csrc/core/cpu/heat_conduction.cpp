@@ -13,8 +13,9 @@ bool heat_conduction_cpu(const void* x, Coefficients coefficients, Conduction ki
   job.coefficients = coefficients;
   job.kind = kind;
   job.y = y;
-  constexpr int kTiles = 2;  // the filter has its own
-  return launch(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, kTiles, parallel);
+  // The filter has a tile of its own. In strips, the plane lies in y if its type can hold it.
+  const TileNeeds needs{.whole = 2, .strips = 1, .planes = is_half(dtype) ? 1 : 0};
+  return launch(kernels().heat_conduction, job, dtype, shape, Layout::kNhwc, needs, parallel);
 }
 
 void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficients coefficients,
@@ -34,8 +35,15 @@ void heat_conduction_backward_cpu(const void* grad_y, const void* x, Coefficient
   job.kind = kind;
   job.grad_x = grad_x;
   job.grad_coefficients = grad_coefficients;
-  const int tiles = grad_coefficients ? 4 : 2;  // grad_y, the filter, x and the sums
-  launch(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, tiles, parallel);
+  // Whole: grad_y, the filter, x and the sums. In strips: grad_y and x, whose planes lie in the
+  // gradients where these can hold them.
+  TileNeeds needs{.whole = 2, .strips = 1, .planes = grad_x && !is_half(dtype) ? 0 : 1};
+  if (grad_coefficients) {
+    needs.whole = 4;
+    needs.strips = 2;
+    if (shape.batch > 1) ++needs.planes;
+  }
+  launch(kernels().heat_conduction_backward, job, dtype, shape, Layout::kNhwc, needs, parallel);
 }
 
 }  // namespace rsvheat

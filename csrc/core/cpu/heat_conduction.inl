@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The heat conduction operator and its gradients. Rows forward, then column by column forward,
 // filter and inverse while the column is in L1, then rows inverse. The orthonormal scales of the
-// transforms are folded into the filter.
-
-// line[i] *= column[i], the latter `stride` apart.
-template <class T>
-void multiply_line(T* line, const T* column, int64_t stride, int64_t n) {
-  constexpr int L = kLanes<T>;
-  for (int64_t i = 0; i < n; ++i) {
-    store(line + i * L, load(line + i * L) * load(column + i * stride));
-  }
-}
+// transforms are folded into the filter. Planes that exceed the cache: heat_conduction_strips.inl.
 
 template <class S>
 bool heat_conduction(const HeatJob& job) {
   using T = Compute<S>;
+  if (in_strips(job.shape, job.tile)) return heat_conduction_in_strips<S>(job);
   const NhwcPlane<S> plane(job);
   const int64_t batch = job.shape.batch;
   bool valid = true;
@@ -43,25 +35,20 @@ bool heat_conduction(const HeatJob& job) {
   return valid;
 }
 
-// Rows [begin, end) of grad_coefficients from the sums over the batch of the product of both
-// transforms. d filter / dk = -|omega|^2 filter; the squared scales are in `filter`.
+// Rows [begin, end) of grad_coefficients from the sums over the batch.
 template <class S>
 void store_coefficient_gradient(const HeatBackwardJob& job, const NhwcPlane<S>& plane,
                                 int64_t group, int64_t begin, int64_t end, const Compute<S>* sums,
                                 const Compute<S>* filter, const Slot<Compute<S>>& slot) {
   using T = Compute<S>;
   constexpr int L = kLanes<T>;
-  const Plan<T>&height_plan = *plane.height_plan, &width_plan = *plane.width_plan;
   const int64_t run = plane.group * L, count = plane.channels_of(group);
   for (int64_t h = begin; h < end; ++h) {
     for (int64_t w = 0; w < plane.width; ++w) {
-      const T omega_sq = height_plan.omega_sq[h] + width_plan.omega_sq[w];
-      const T scale = height_plan.scale_sq[h] * width_plan.scale_sq[w];
       for (int64_t c = 0; c < count; c += L) {
         const int64_t at = h * plane.row_stride + w * run + c;
-        const Vec<T> factor =
-            job.kind == Conduction::kFilter ? splat(scale) : load(filter + at) * -omega_sq;
-        store(slot.lines + w * run + c, load(sums + at) * factor);
+        store(slot.lines + w * run + c,
+              load(sums + at) * coefficient_factor(job.kind, plane, h, w, filter + at));
       }
     }
     store_runs(slot.lines, run, plane.width, count,
@@ -75,6 +62,7 @@ template <class S>
 void heat_conduction_backward(const HeatBackwardJob& job) {
   using T = Compute<S>;
   constexpr int L = kLanes<T>;
+  if (in_strips(job.shape, job.tile)) return heat_conduction_backward_in_strips<S>(job);
   const NhwcPlane<S> plane(job);
   const int64_t batch = job.shape.batch, height = plane.height;
   const int64_t tile_size = tile_registers(job.tile) * L;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the 2-D kernels walk over their work items (one image and a group of channels, or one
 // image plane): rows, then columns, then rows again, with the item's plane in a tile that stays in
-// cache in between. Items are spread over the threads; if there are fewer items than threads, the
-// threads share each plane instead. Neither way changes a result.
+// cache in between. Items are spread over the threads; if there are fewer items than threads, or a
+// tile holds only a strip of the plane (strips.inl), the threads share each plane instead. Neither
+// way changes a result.
 
 // A thread's share of the work space.
 template <class T>
@@ -11,7 +12,7 @@ struct Slot {
   T* lines;   // a row, or a column
   T* other;   // another
   T* work;    // scratch of the line transforms
-  T* filter;  // a tile for the filter, if the job asked for one
+  T* filter;  // a second tile if the job asked for one: of the filter, or a strip of x
   T* extra;   // further tiles that the job asked for
   int64_t filter_group = -1;
 
@@ -58,7 +59,7 @@ struct NoPass {
 template <class T, class First, class Second, class Third>
 void run_items(const Job& job, int64_t items, int64_t group, int64_t row_parts,
                int64_t column_parts, const First& first, const Second& second, const Third& third) {
-  if (items >= job.workspace.slots * group) {
+  if (items >= job.workspace.slots * group && !in_strips(job.shape, job.tile)) {
     parallel_over<T>(job, items / group, [&](Slot<T>& slot, int64_t begin, int64_t end) {
       for (int64_t item = begin * group; item < end * group; ++item) {
         first(item, 0, row_parts, slot, slot);

@@ -14,17 +14,21 @@
 
 namespace rsvheat {
 
-// Work space: `slots` equal, cache-line aligned parts; at most one thread uses a part at a time.
+// Work space: `slots` equal, cache-line aligned parts, of which at most one thread uses each at a
+// time, and a part that all threads share.
 struct Workspace {
   std::byte* data;
   size_t slot_bytes;
   int slots;
+  std::byte* shared;
 };
 
-// Extents of the tile that holds an item's plane, in rows and registers. A row of an NHWC tile has
-// `group` registers a pixel, a row of an NCHW plane is cut into registers.
+// Extents of the tile that holds an item's plane, or a strip of `columns` pixel columns of it, in
+// rows and registers. A row of an NHWC tile has `group` registers a pixel, a row of an NCHW plane
+// is cut into registers.
 struct Tile {
   int64_t rows, row_registers, group;
+  int64_t columns;
   int64_t lines;   // the registers of the longest row or column
   int64_t length;  // of the longest line
 };
@@ -137,15 +141,18 @@ extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 
 // Odd row lengths keep the elements of a column on different cache sets.
-constexpr Tile make_nhwc_tile(Shape s, int64_t group) {
-  const int64_t row = s.width * group;
-  return {s.height, row | 1, group, s.height > row ? s.height : row,
-          s.height > s.width ? s.height : s.width};
+constexpr Tile make_nhwc_tile(Shape s, int64_t group, int64_t columns) {
+  const int64_t length = s.height > s.width ? s.height : s.width, row = columns * group;
+  return {s.height, row | 1, group, columns, length > row ? length : row, length};
 }
 constexpr Tile make_nchw_tile(Shape s, int64_t lanes) {
   const int64_t length = s.height > s.width ? s.height : s.width;
-  return {s.height, ((s.width + lanes - 1) / lanes) | 1, 1, length + lanes - 1, length};
+  return {s.height, ((s.width + lanes - 1) / lanes) | 1, 1, s.width, length + lanes - 1, length};
 }
+// Whether a tile holds a strip of the plane only, and the registers of a plane in the work space.
+constexpr bool in_strips(Shape s, Tile t) { return t.columns < s.width; }
+constexpr int64_t plane_row_registers(Shape s, Tile t) { return (s.width * t.group) | 1; }
+constexpr int64_t plane_registers(Shape s, Tile t) { return s.height * plane_row_registers(s, t); }
 constexpr int64_t tile_registers(Tile t) { return t.rows * t.row_registers; }
 constexpr int64_t transform_scratch_registers(int64_t n) { return 4 * n + 64; }
 constexpr int64_t line_registers(Tile t) {

@@ -20,6 +20,8 @@ inline size_t compute_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
 }
 
+inline bool is_half(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
+
 inline bool is_empty(Shape s) { return s.batch * s.height * s.width * s.channels == 0; }
 
 // An empty tensor's data may be a null pointer, which memset does not take.
@@ -31,22 +33,32 @@ inline void fill_zeros(void* data, size_t bytes) {
 // whole slice of the scheduler where the core is busy.
 ParallelFor worthwhile_threads(ParallelFor host, Shape shape);
 
-// The tile of a thread for images of `shape`, of which it holds `tiles` at once.
-Tile choose_tile(Shape shape, Layout layout, int64_t lanes, size_t vector_bytes, int tiles,
+// What a kernel keeps of an item at once: `whole` tiles of the whole plane or, on planes that
+// exceed the cache, `strips` tiles of a strip (0: it takes whole planes only) and, shared by all
+// threads, `planes` planes that lie in no operand.
+struct TileNeeds {
+  int whole, strips = 0, planes = 0;
+};
+
+// The tile of a thread for images of `shape`.
+Tile choose_tile(Shape shape, Layout layout, int64_t lanes, size_t vector_bytes, TileNeeds needs,
                  int threads);
 
-// Runs kernel(job) with the plans and, for each thread, `tiles` tiles and lines to work on.
+// Runs kernel(job) with the plans and, for each thread, its tiles and lines to work on.
 template <class KernelJob, class Result>
 Result launch(Result (*const (&by_dtype)[4])(const KernelJob&), KernelJob& job, DType dtype,
-              Shape shape, Layout layout, int tiles, const ParallelFor& host) {
+              Shape shape, Layout layout, TileNeeds needs, const ParallelFor& host) {
   const ParallelFor parallel = worthwhile_threads(host, shape);
   const size_t vector_bytes = kernels().vector_bytes;
   job.shape = shape;
-  job.tile = choose_tile(shape, layout, vector_bytes / compute_bytes(dtype), vector_bytes, tiles,
+  job.tile = choose_tile(shape, layout, vector_bytes / compute_bytes(dtype), vector_bytes, needs,
                          parallel.num_threads);
   job.parallel = &parallel;
-  const int64_t registers = tiles * tile_registers(job.tile) + line_registers(job.tile);
-  const WorkspaceLease lease(parallel.num_threads, registers * vector_bytes);
+  const bool strips = in_strips(shape, job.tile);
+  const int64_t registers =
+      (strips ? needs.strips : needs.whole) * tile_registers(job.tile) + line_registers(job.tile);
+  const int64_t shared = strips ? needs.planes * plane_registers(shape, job.tile) : 0;
+  const WorkspaceLease lease(parallel.num_threads, registers * vector_bytes, shared * vector_bytes);
   job.workspace = lease.workspace();
   const auto run = [&](const auto& height_plan, const auto& width_plan) {
     job.height_plan = height_plan.get();

@@ -53,19 +53,19 @@ void prefetch_runs(const S* from, int64_t stride, int64_t pixels, int64_t count)
 }
 
 // A row of filters, times scale_h * scale_w[w]: `registers` registers for each of `pixels` pixels,
-// `from_stride` apart in the coefficients, `to_stride` in the tile. Diffusivities become
+// `from_stride` apart in the coefficients, `to_stride` in the result. Diffusivities become
 // exp(-k * (omega_sq_h + omega_sq_w[w])), also for an infinite k: 1 at omega = 0, else 0. Returns
 // the lanes with k < 0 or NaN. A function of its own, so that the constants of exp stay in
 // registers.
 template <class T, bool kDiffusivity>
 __attribute__((noinline)) Mask<T> filter_row(const T* from, int64_t from_stride, int64_t pixels,
                                              int64_t registers, T* to, int64_t to_stride, T scale_h,
-                                             T omega_sq_h, const Plan<T>& width_plan) {
+                                             T omega_sq_h, const T* scale_w, const T* omega_sq_w) {
   constexpr int L = kLanes<T>;
   Mask<T> invalid{};
   for (int64_t w = 0; w < pixels; ++w, from += from_stride, to += to_stride) {
-    const T scale = scale_h * width_plan.scale_sq[w];
-    const T exponent = -(omega_sq_h + width_plan.omega_sq[w]);
+    const T scale = scale_h * scale_w[w];
+    const T exponent = -(omega_sq_h + omega_sq_w[w]);
     for (int64_t r = 0; r < registers; ++r) {
       Vec<T> value = load(from + r * L);
       if constexpr (kDiffusivity) {
@@ -174,30 +174,38 @@ struct NhwcPlane {
   // a tile. Returns whether every diffusivity is >= 0.
   bool filter_rows(const Coefficients& c, Conduction kind, int64_t item_group, int64_t begin,
                    int64_t end, T* tile, const Slot<T>& slot) const {
+    bool valid = true;
+    for (int64_t h = begin; h < end; ++h) {
+      valid &= filter_pixels(c, kind, item_group, h, 0, width, 1, tile + h * row_stride, slot);
+    }
+    return valid;
+  }
+
+  // The same for `pixels` pixels of row h from column w on; asks for those `ahead` rows below.
+  bool filter_pixels(const Coefficients& c, Conduction kind, int64_t item_group, int64_t h,
+                     int64_t w, int64_t pixels, int64_t ahead, T* to, const Slot<T>& slot) const {
     const int64_t count = channels_of(item_group), registers = (count + L - 1) / L;
-    const bool whole = c.stride_c != 0 && count % L == 0;
-    const T* data = static_cast<const T*>(c.data) + item_group * group * L * c.stride_c;
+    const T* row = static_cast<const T*>(c.data) + item_group * group * L * c.stride_c +
+                   h * c.stride_h + w * c.stride_w;
+    int64_t stride = c.stride_w;
+    if (h + ahead < height) {
+      prefetch_runs(row + ahead * c.stride_h, stride, pixels, c.stride_c ? count : 1);
+    }
+    if (c.stride_c == 0 || count % L != 0) {  // one value for all channels, or a register in part
+      if (c.stride_c) {
+        load_runs(row, stride, pixels, count, slot.lines, group * L);
+      } else {
+        for (int64_t i = 0; i < pixels * group; ++i) {
+          store(slot.lines + i * L, splat(row[i / group * stride]));
+        }
+      }
+      row = slot.lines;
+      stride = group * L;
+    }
     const auto row_of =
         kind == Conduction::kDiffusivity ? filter_row<T, true> : filter_row<T, false>;
-    Mask<T> invalid{};
-    for (int64_t h = begin; h < end; ++h) {
-      const T* row = data + h * c.stride_h;
-      int64_t stride = c.stride_w;
-      if (h + 1 < end) prefetch_runs(row + c.stride_h, stride, width, c.stride_c ? count : 1);
-      if (!whole) {  // a last register in part, or one value for all channels
-        if (c.stride_c) {
-          load_runs(row, stride, width, count, slot.lines, group * L);
-        } else {
-          for (int64_t i = 0; i < width * group; ++i) {
-            store(slot.lines + i * L, splat(row[i / group * stride]));
-          }
-        }
-        row = slot.lines;
-        stride = group * L;
-      }
-      invalid |= row_of(row, stride, width, registers, tile + h * row_stride, group * L,
-                        height_plan->scale_sq[h], height_plan->omega_sq[h], *width_plan);
-    }
-    return !any<T>(invalid);
+    return !any<T>(row_of(row, stride, pixels, registers, to, group * L, height_plan->scale_sq[h],
+                          height_plan->omega_sq[h], width_plan->scale_sq + w,
+                          width_plan->omega_sq + w));
   }
 };

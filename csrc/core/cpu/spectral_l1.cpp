@@ -22,7 +22,7 @@ void spectral_l1_cpu(const void* pred, const void* target, double* sums, void* g
   job.target = target;
   job.partial_sums = partial_sums.data();
   job.grad = grad;
-  launch(kernels().spectral_l1, job, dtype, shape, Layout::kNchw, 1, parallel);
+  launch(kernels().spectral_l1, job, dtype, shape, Layout::kNchw, {1}, parallel);
   const double* next = partial_sums.data();
   for (int64_t plane = 0; plane < planes; ++plane) {
     for (int64_t i = 0; i < row_groups; ++i) sums[0] += *next++;

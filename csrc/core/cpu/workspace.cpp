@@ -29,9 +29,9 @@ void release(WorkspaceBlock& block) {
 
 }  // namespace
 
-WorkspaceLease::WorkspaceLease(int slots, size_t slot_bytes)
+WorkspaceLease::WorkspaceLease(int slots, size_t slot_bytes, size_t shared_bytes)
     : slot_bytes_((slot_bytes + kPage - 1) / kPage * kPage), slots_(slots) {
-  const size_t bytes = slot_bytes_ * slots;
+  const size_t bytes = slot_bytes_ * slots + shared_bytes;
   {
     const std::lock_guard lock(kept_mutex());
     if (kept_block().bytes >= bytes) std::swap(block_, kept_block());

@@ -19,12 +19,14 @@ struct WorkspaceBlock {
 // constructor throws std::bad_alloc.
 class WorkspaceLease {
  public:
-  WorkspaceLease(int slots, size_t slot_bytes);
+  WorkspaceLease(int slots, size_t slot_bytes, size_t shared_bytes = 0);
   WorkspaceLease(const WorkspaceLease&) = delete;
   WorkspaceLease& operator=(const WorkspaceLease&) = delete;
   ~WorkspaceLease();
 
-  Workspace workspace() const { return {block_.data, slot_bytes_, slots_}; }
+  Workspace workspace() const {
+    return {block_.data, slot_bytes_, slots_, block_.data + slot_bytes_ * slots_};
+  }
 
  private:
   WorkspaceBlock block_;
