@@ -24,7 +24,9 @@ SETTINGS: dict[str, str | None] = {
     "rsvheat's commands": None,
     "torch alone": "",
 }
-BUSY = [sys.executable, "-c", "while True: sum(range(10_000))"]
+# Ends with the process that started it, also when that is killed.
+COMPETE = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
+BUSY = [sys.executable, "-c", COMPETE]
 BATCH, SIDE = 32, 64
 
 
