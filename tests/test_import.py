@@ -141,6 +141,7 @@ PARTS = {
         "_html",
         "_library",
         "_locks",
+        "_openmp",
         "postprocess",
     ),
     "ops": ("ops",),
