@@ -68,7 +68,7 @@ TEST_F(LoweredLinear, IsTheProductOfTheRoundedWeight) {
 
 // Enough of each that all threads have work, with fewer blocks of outputs than threads.
 TEST_F(LoweredLinear, RowsAreSharedOutAmongThreads) {
-  for (const auto [rows, inputs, outputs] :
+  for (const auto& [rows, inputs, outputs] :
        {std::tuple{300, 512, 32}, std::tuple{90, 256, 96}, std::tuple{31, 2048, 64}}) {
     const Values x = random_values(rows * inputs, DType::kBFloat16, 1);
     const Values weight = random_values(outputs * inputs, DType::kFloat32, 2);
