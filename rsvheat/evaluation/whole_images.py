@@ -32,8 +32,8 @@ class WholeImages:
     def __init__(self, tiles: Tiles, size: int, labels: NDArray[np.int64] | None = None) -> None:
         self._tiles, self._size, self._labels = tiles, size, labels
         self._numbers = {tiles.key(index): index for index in range(len(tiles))}
-        self._whole: dict[int, list[FoundBoxes]] = {}
-        self._crossing: dict[int, list[FoundBoxes]] = {}
+        # Of each image, by tile: boxes within the part that it answers for, and those over a seam.
+        self._found: dict[int, dict[int, tuple[FoundBoxes, FoundBoxes]]] = {}
 
     def add(self, key: str, found: Mapping[str, Tensor]) -> None:
         """Add the boxes of a tile.
@@ -42,15 +42,15 @@ class WholeImages:
             key: Name of the tile, which is in one process only.
             found: Tensors ``boxes``, ``scores`` and ``labels`` in pixels of the resized tile.
         """
-        tile = self._tiles.tile(self._numbers[key])
+        number = self._numbers[key]
+        tile = self._tiles.tile(number)
         boxes = found["boxes"].detach().as_subclass(Tensor).cpu().double()
         boxes[:, :4] *= tile.window.width / self._size
         every = FoundBoxes.of({**found, "boxes": boxes}, tile.window, 0.0)
         own = every[self._answers(tile, every.centers)]
         low, high = np.split(own.extents, 2, 1)
         inner = self._answers(tile, low) & self._answers(tile, high)
-        self._whole.setdefault(tile.sample, []).append(own[inner])
-        self._crossing.setdefault(tile.sample, []).append(own[~inner])
+        self._found.setdefault(tile.sample, {})[number] = own[inner], own[~inner]
 
     @staticmethod
     def _answers(tile: Tile, points: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -66,18 +66,18 @@ class WholeImages:
             Tensors ``boxes``, ``scores`` and ``labels`` of an image, and its true boxes, XYXY or
             CXCYWHR, in pixels of the image.
         """
-        parts: list[Any] = [(self._whole, self._crossing)]
+        parts: list[Any] = [self._found]
         if world_size() > 1:
             parts = [None] * world_size()
-            distributed.all_gather_object(parts, (self._whole, self._crossing))
+            distributed.all_gather_object(parts, self._found)
         rank = distributed.get_rank() if world_size() > 1 else 0
-        samples = sorted({sample for whole, _ in parts for sample in whole})
+        samples = sorted({sample for part in parts for sample in part})
         sizes = {t.sample: t.size for t in map(self._tiles.tile, range(len(self._tiles)))}
         for sample in samples[rank :: world_size()]:
-            inner, crossing = (
-                self._joined([found for part in parts for found in part[kind].get(sample, ())])
-                for kind in (0, 1)
-            )
+            by_tile = {n: found for part in parts for n, found in part.get(sample, {}).items()}
+            # Of boxes of equal scores the first counts, whichever process found it.
+            tiles = [found for _, found in sorted(by_tile.items())]
+            inner, crossing = (self._joined(found) for found in zip(*tiles, strict=True))
             objects, _ = merge(crossing, sizes[sample])
             both = inner + objects
             found = {
