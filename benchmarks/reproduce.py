@@ -4,7 +4,7 @@
 Each step runs a command of this folder, which writes its tables into --output, and compares their
 cells with those of `results/`. A figure is missed if it is worse than its tolerance allows, or, for
 counts and accuracies, if it differs by more. Speeds, as ratios within one run, are compared on the
-kind of machine that the committed table names. What longer commands made is listed at the end.
+kind of machine that the committed table names. Commands that take longer are listed at the end.
 """
 
 import argparse
@@ -190,7 +190,7 @@ STEPS = (
     ),
 )
 
-# What takes longer, or changes files of the package: command, what it makes, hours of one core.
+# Commands that take longer, or change files of the package: command, result, hours of one core.
 LONGER = (
     ("pretraining.py checkpoint", "the weights that come along, which it replaces", 0.7),
     ("pretraining.py finetuning", "fine-tuning after each objective, which goes on from them", 0.5),

@@ -20,8 +20,8 @@ from rsvheat.losses import world_size
 class WholeImages:
     """Puts the boxes of an image's tiles together, as ``rsvheat predict`` does on a scene.
 
-    Of a tile's boxes those are kept whose center no other tile is nearer to; those that reach over
-    a seam are merged with what the neighbor found of the same object.
+    A tile's box is kept if no other tile is nearer to its center. A box that reaches over a seam is
+    merged with the box that the neighbor found for the same object.
 
     Args:
         tiles: Tiles of the images.
@@ -32,7 +32,7 @@ class WholeImages:
     def __init__(self, tiles: Tiles, size: int, labels: NDArray[np.int64] | None = None) -> None:
         self._tiles, self._size, self._labels = tiles, size, labels
         self._numbers = {tiles.key(index): index for index in range(len(tiles))}
-        # Of each image, by tile: boxes within the part that it answers for, and those over a seam.
+        # By image and tile: boxes within the tile's own part, and boxes that reach over a seam.
         self._found: dict[int, dict[int, tuple[FoundBoxes, FoundBoxes]]] = {}
 
     def add(self, key: str, found: Mapping[str, Tensor]) -> None:
@@ -75,7 +75,7 @@ class WholeImages:
         sizes = {t.sample: t.size for t in map(self._tiles.tile, range(len(self._tiles)))}
         for sample in samples[rank :: world_size()]:
             by_tile = {n: found for part in parts for n, found in part.get(sample, {}).items()}
-            # Of boxes of equal scores the first counts, whichever process found it.
+            # Equal scores rank by this order, which must not depend on the processes.
             tiles = [found for _, found in sorted(by_tile.items())]
             inner, crossing = (self._joined(found) for found in zip(*tiles, strict=True))
             objects, _ = merge(crossing, sizes[sample])
