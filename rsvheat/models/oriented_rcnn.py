@@ -24,6 +24,7 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
+    Selection,
     Target,
     check_counts,
     check_fractions,
@@ -45,6 +46,12 @@ from rsvheat.models.oriented_coding import (
     encode_relative,
     longer_side_first,
     overlap_loss,
+)
+from rsvheat.models.proposals import (
+    best_of_levels,
+    choose_proposals,
+    scores_of_valid,
+    take_rows,
 )
 from rsvheat.ops import (
     batched_nms_rotated,
@@ -84,6 +91,7 @@ class OrientedRCNNHead(BoxHead):
 
     coarse: ClassVar[Coarse] = "pool"
     finest: ClassVar[Stride] = 4
+    stages: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -222,20 +230,21 @@ class OrientedRCNNHead(BoxHead):
         return cross_entropy(logits, labels, reduction="sum") / count, boxes_loss / count
 
     def _classify(self, output: DetectorOutput, regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logits and codes of regions, one row each."""
-        boxes = torch.cat(list(regions))
+        """Return logits and codes of the regions of each image, one row each."""
         numbers = torch.cat([x.new_full((len(x), 1), i) for i, x in enumerate(regions)])
-        sides = (boxes[:, 2] * boxes[:, 3]).sqrt()
+        return self._classify_rows(output, torch.cat((numbers, torch.cat(list(regions))), 1))
+
+    def _classify_rows(self, output: DetectorOutput, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and codes of regions, numbers of images and boxes (K, 6)."""
+        sides = (regions[:, 3] * regions[:, 4]).sqrt()
         level = (sides / (_REGION_SIDE * self.strides[0])).log2().floor()
         level = level.clamp(0, len(self.strides) - 1)
-        rows, parts = [], []
+        maps = [precise(x) for x in output.maps]
+        pooled = maps[0].new_zeros((len(regions), maps[0].shape[1], BINS, BINS))
         for i, stride in enumerate(self.strides):
-            chosen = (level == i).nonzero().flatten()
-            rois = torch.cat((numbers, boxes), 1)[chosen]
-            rows.append(chosen)
-            parts.append(roi_align_rotated(precise(output.maps[i]), rois, BINS, 1 / stride, 2))
-        order = torch.cat(rows).argsort()
-        features = self.layers(torch.cat(parts)[order].to(output.maps[0].dtype))
+            rows = (level == i).nonzero().flatten()
+            pooled[rows] = roi_align_rotated(maps[i], regions[rows], BINS, 1 / stride, 2)
+        features = self.layers(pooled.to(output.maps[0].dtype))
         return precise(self.classes(features)), precise(self.boxes(features))
 
     def detect(self, output: DetectorOutput) -> list[Found]:
@@ -261,6 +270,41 @@ class OrientedRCNNHead(BoxHead):
                 )
             )
         return mark_not_finite(found, *output.dense.values(), torch.stack(finite)[:, None])
+
+    def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
+        """See ``rsvheat.models.box_detector.BoxHead.candidates``."""
+        levels = self.anchors(output.maps)
+        objectness = output.dense["objectness"][..., 0]
+        counts = [len(level) for level in levels]
+        rows, counts = best_of_levels(objectness, counts, self.proposals)
+        boxes = decode_midpoints(
+            torch.cat(levels)[rows].flatten(0, 1),
+            take_rows(output.dense["codes"], rows).flatten(0, 1),
+        ).view(*rows.shape, 5)
+        good = boxes.isfinite().all(2) & (boxes[..., 2:4] >= SMALLEST_SIDE).all(2)
+        scores = objectness.gather(1, rows).masked_fill(~good, -torch.inf)
+        bounds = boxes_to_bounds(boxes)
+        proposals = choose_proposals(boxes, bounds, scores, counts, _PROPOSAL_NMS, self.proposals)
+        regions = proposals.regions
+        logits, codes = self._classify_rows(output, regions)
+        boxes = decode_relative(regions[:, 1:], codes).view(*proposals.valid.shape, 5)
+        found = [
+            torch.where(proposals.valid[..., None], x.view(*proposals.valid.shape, -1), 0.0)
+            for x in (logits, codes)
+        ]
+        scores = found[0].softmax(2)[..., 1:]
+        return boxes, scores_of_valid(scores, proposals.valid, *output.dense.values(), *found)
+
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """See ``rsvheat.models.box_detector.BoxHead.selection``."""
+        count = min(self.proposals, sum(min(self.proposals, n) for n in anchors))
+        return Selection(
+            (count,),
+            count * (self.classes.out_features - 1),
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
 
 
 def _match(matcher: Any, overlaps: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
+    Selection,
     Target,
     check_counts,
     check_fractions,
@@ -193,13 +194,8 @@ class RotatedFCOSHead(BoxHead):
         strides, lowest, highest = torch.cat(rows).unbind(1)
         return points, strides, lowest, highest
 
-    @property
-    def most_candidates(self) -> int:
-        """Largest number of boxes of a level before non-maximum suppression."""
-        return _CANDIDATES
-
     def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """See ``rsvheat.models.box_detector.DenseCandidates.candidates``."""
+        """See ``rsvheat.models.box_detector.BoxHead.candidates``."""
         points, strides, _, _ = self._points(output.maps)
         sides, codes = output.dense["sides"], output.dense["angle"]
         batch = sides.shape[0]
@@ -208,6 +204,16 @@ class RotatedFCOSHead(BoxHead):
         ).view(batch, -1, 5)
         logits, centerness = output.dense["logits"], output.dense["centerness"]
         return boxes, (logits.sigmoid() * centerness.sigmoid()).sqrt()
+
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """See ``rsvheat.models.box_detector.BoxHead.selection``."""
+        return Selection(
+            tuple(anchors),
+            _CANDIDATES,
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
 
     def detect(self, output: DetectorOutput) -> list[Found]:
         """See ``rsvheat.models.box_detector.BoxHead.detect``."""

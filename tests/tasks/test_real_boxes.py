@@ -19,6 +19,7 @@ SETS = {
     "dota": ("det_dota", DOTA, OrientedDetectionModel, 384, 40),
     "ssdd": ("det_ssdd", SSDD, DetectionModel, 384, 60),
     "hrsid": ("det_hrsid_coco", HRSID, DetectionModel, 400, 30),
+    "hrsid, masks": ("det_hrsid", HRSID, DetectionModel, 400, 30),
 }
 
 
