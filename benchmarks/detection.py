@@ -3,6 +3,7 @@
 
 train     Trains each row on each data set, with the same detector, schedule, crops and seeds.
 options   Trains detectors of fine classes that differ in one option each.
+peer      Trains Oriented R-CNN of oriented-det, where that is installed, and this package's.
 
 Whatever is finished is written at once; a command that was stopped goes on after the last epoch.
 Real images are looked for in --data: det_nwpu_vhr10 (horizontal boxes, 240 images, a fifth of them
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,13 @@ from rsvheat.models.detection import DetectionModel
 from rsvheat.models.features import Encoder
 from rsvheat.models.oriented_detection import OrientedDetectionModel
 from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.ops import boxes_from_mmcv, boxes_to_mmcv
 from rsvheat.training.optimization import Optimization, warmup_cosine
 
 RUNS = ROOT / "runs" / "detection"
 TABLE = RESULTS / "detection.csv"
 OPTIONS_TABLE = RESULTS / "detection_options.csv"
+PEER_TABLE = RESULTS / "detection_peer.csv"
 SPLIT_SEED = 0
 SMALL_VEHICLES = ("Small Car", "Van")
 
@@ -174,6 +178,75 @@ OPTIONS = {
         network={**FCOS, "finest": 4}, detector="rotated_fcos"
     ),
 }
+
+
+PEER = replace(GROUPS, runs="obb_fair1m_peer", epochs=4)
+PEER_ROWS = ("rsvheat, ResNet-18, from scratch", "oriented-det, ResNet-18, from scratch")
+
+
+class OrientedDet(nn.Module):
+    """Oriented R-CNN of oriented-det, with the methods of this package's detectors.
+
+    Its losses and thresholds are its own defaults; backbone, pyramid, anchors and the numbers of
+    proposals and regions are those of ``ORIENTED``.
+    """
+
+    numbers = 5
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        from oriented_det.models import OrientedRCNN
+        from torchvision.models import resnet18
+        from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+        layers = {f"layer{i + 1}": str(i) for i in range(4)}
+        channels = ORIENTED["channels"]
+        self.num_classes = num_classes
+        self.network = OrientedRCNN(
+            num_classes,
+            backbone=BackboneWithFPN(resnet18(), layers, [64, 128, 256, 512], channels),
+            anchor_scales=[ORIENTED["anchor_scale"]],
+            rpn_pre_nms_top_n=ORIENTED["proposals"],
+            rpn_post_nms_top_n=ORIENTED["proposals"],
+            roi_batch_size_per_image=ORIENTED["regions"],
+            max_detections_per_image=2000,
+            final_nms_iou_threshold=0.1,
+            # A chunk saves memory of a GPU; it costs time here.
+            roi_chunk_size=4096,
+        )
+
+    def forward(self, images: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the images, as the other methods take them."""
+        return list(images["optical"])
+
+    def losses(
+        self,
+        images: list[torch.Tensor],
+        boxes: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses by name."""
+        targets = [
+            {"rboxes": boxes_to_mmcv(box, "le90"), "labels": label + 1}
+            for box, label in zip(boxes, labels, strict=True)
+        ]
+        parts = self.network(images, targets)
+        return {name: part for name, part in parts.items() if name.startswith("loss")}
+
+    def predict(self, images: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """Return the boxes of each image."""
+        return [
+            {
+                "boxes": boxes_from_mmcv(
+                    torch.tensor(
+                        [[b.cx, b.cy, b.width, b.height, b.angle] for b in one["rboxes"]]
+                    ).view(-1, 5)
+                ),
+                "scores": one["scores"].float(),
+                "labels": one["labels"] - 1,
+            }
+            for one in self.network(self(images))
+        ]
 
 
 def with_option(option: Option) -> Setting:
@@ -356,16 +429,36 @@ def options(arguments: argparse.Namespace) -> None:
             append(OPTIONS_TABLE, [{"row": row, **values}], head)
 
 
+def peer(arguments: argparse.Namespace) -> None:
+    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
+    head = describe("cpu", arguments.threads, command, ("oriented-det", "timm", "torchvision"))
+    head["settings"] = f"FAIR1M-1.0, five groups: {PEER.about()}"
+    data = data_of(PEER, arguments.data)
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            if (row, str(seed)) in [(r["row"], r["seed"]) for r in read(PEER_TABLE)]:
+                continue
+            print(f"{row}, seed {seed}", flush=True)
+            torch.manual_seed(seed)
+            model: Any
+            if row.startswith("oriented-det"):
+                model = OrientedDet(len(data.spec.classes))
+            else:
+                model = network_of("ResNet-18, from scratch", PEER, data.spec.classes)
+            runs = f"{PEER.runs}-{PEER_ROWS.index(row)}"
+            append(PEER_TABLE, [{"row": row, **measure(model, data, PEER, seed, runs)}], head)
+
+
 COLUMNS = ("map50", "map50_95", "map50_voc07", "map50_area", "map50_95_area")
 
 
-def options_markdown() -> str:
+def rows_markdown(table: Path, kinds: Sequence[str]) -> str:
     lines = [
-        "| option | seeds | mAP50 | mAP50:95 | parameters, M | CPU minutes | images/s |",
+        "| row | seeds | mAP50 | mAP50:95 | parameters, M | CPU minutes | images/s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    rows = read(OPTIONS_TABLE)
-    for kind in OPTIONS:
+    rows = read(table)
+    for kind in kinds:
         runs = [r for r in rows if r["row"] == kind]
         if runs:
             lines.append(f"| {kind} | {_cells(runs, 'map50_area', 'map50_95_area')} |")
@@ -405,7 +498,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, rows in (("train", ROWS), ("options", OPTIONS)):
+    for name, rows in (("train", ROWS), ("options", OPTIONS), ("peer", PEER_ROWS)):
         part = commands.add_parser(name)
         part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
         part.add_argument("--threads", type=int, default=1)
@@ -416,7 +509,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     arguments = parser.parse_args(argv)
     if arguments.command == "options":
-        return execute(options, options_markdown, arguments)
+        table = partial(rows_markdown, OPTIONS_TABLE, list(OPTIONS))
+        return execute(options, table, arguments)
+    if arguments.command == "peer":
+        return execute(peer, partial(rows_markdown, PEER_TABLE, PEER_ROWS), arguments)
     return execute(train, markdown, arguments)
 
 

@@ -339,29 +339,20 @@ def mark_not_finite(found: list[Found], *values: Tensor) -> list[Found]:
     return found
 
 
-def check_fractions(**values: float) -> None:
-    """Check that values lie within 0 to 1.
+def check_thresholds(score_threshold: float, nms_threshold: float, **counts: int) -> None:
+    """Check that thresholds lie within 0 to 1, and that numbers are positive.
 
     Args:
-        **values: Values by the name of the argument.
+        score_threshold: Lowest score of boxes.
+        nms_threshold: Largest overlap of two boxes of a class that both stay.
+        **counts: Numbers by the name of the argument.
 
     Raises:
-        ValueError: If one does not.
+        ValueError: If a value does not.
     """
-    for name, value in values.items():
+    for name, value in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be within 0 to 1, got {value}")
-
-
-def check_counts(**values: int) -> None:
-    """Check that values are positive.
-
-    Args:
-        **values: Values by the name of the argument.
-
-    Raises:
-        ValueError: If one is not.
-    """
-    for name, value in values.items():
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

@@ -32,8 +32,7 @@ from rsvheat.models.box_detector import (
     Found,
     Selection,
     Target,
-    check_counts,
-    check_fractions,
+    check_thresholds,
     mark_not_finite,
 )
 from rsvheat.models.decoding import build_norm
@@ -92,8 +91,13 @@ class FasterRCNNHead(BoxHead):
         max_detections: int = 300,
     ) -> None:
         super().__init__()
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
+        check_thresholds(
+            score_threshold,
+            nms_threshold,
+            proposals=proposals,
+            regions=regions,
+            max_detections=max_detections,
+        )
         before = {"training": 2 * proposals, "testing": 2 * proposals}
         after = {"training": proposals, "testing": proposals}
         self.anchors = GridAnchors(strides, (anchor_scale,), RATIOS)
@@ -332,8 +336,7 @@ class AnchorHead(_DenseHead):
         nms_threshold: float = 0.5,
         max_detections: int = 300,
     ) -> None:
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(max_detections=max_detections)
+        check_thresholds(score_threshold, nms_threshold, max_detections=max_detections)
         sizes = [anchor_scale * 2 ** (i / 3) for i in range(3)]
         anchors = GridAnchors(strides, sizes, RATIOS)
         number = len(sizes) * len(RATIOS)
@@ -393,8 +396,7 @@ class PointHead(_DenseHead):
         nms_threshold: float = 0.6,
         max_detections: int = 300,
     ) -> None:
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(max_detections=max_detections)
+        check_thresholds(score_threshold, nms_threshold, max_detections=max_detections)
         anchors = GridAnchors(strides, (1.0,), (1.0,))
         head = FCOSHead(32, 1, num_classes)
         # FCOSHead itself has norms of 32 groups, and so takes no other multiples.

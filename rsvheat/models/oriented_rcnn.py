@@ -26,8 +26,7 @@ from rsvheat.models.box_detector import (
     Found,
     Selection,
     Target,
-    check_counts,
-    check_fractions,
+    check_thresholds,
     mark_not_finite,
 )
 from rsvheat.models.detection_pyramid import (
@@ -108,8 +107,13 @@ class OrientedRCNNHead(BoxHead):
         max_detections: int = 2000,
     ) -> None:
         super().__init__()
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
+        check_thresholds(
+            score_threshold,
+            nms_threshold,
+            proposals=proposals,
+            regions=regions,
+            max_detections=max_detections,
+        )
         check_box_loss(box_loss)
         self.strides, self.proposals, self.box_loss = list(strides[:-1]), proposals, box_loss
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold

@@ -17,8 +17,7 @@ from rsvheat.models.box_detector import (
     Found,
     Selection,
     Target,
-    check_counts,
-    check_fractions,
+    check_thresholds,
     mark_not_finite,
 )
 from rsvheat.models.decoding import build_norm
@@ -90,8 +89,7 @@ class RotatedFCOSHead(BoxHead):
         max_detections: int = 2000,
     ) -> None:
         super().__init__()
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(max_detections=max_detections)
+        check_thresholds(score_threshold, nms_threshold, max_detections=max_detections)
         check_box_loss(box_loss)
         numbers = angle_numbers(angle_coding)
         self.num_classes, self.box_loss, self.angle_coding = num_classes, box_loss, angle_coding
