@@ -378,6 +378,7 @@ class _Graph(nn.Module):
         self.size, self.batch_size = size, batch_size
         example = next(encoder.stems.parameters())
         self.device, self.dtype = example.device, example.dtype
+        self.tolerance = _TOLERANCE[self.dtype]
 
     @property
     def dynamic_shapes(self) -> Any:
@@ -493,6 +494,9 @@ class _DetectorEntry(_Graph):
         selection = model.head.selection(self._anchors(model))
         self.settings = PostProcessing(tuple(classes), model.numbers == 5, **selection._asdict())
         self.two_stages = model.head.stages == 2
+        if self.two_stages:
+            # The second stage resamples features at places that the first one computes.
+            self.tolerance *= 10
 
     def _anchors(self, model: "BoxDetector") -> list[int]:
         """Return the number of anchors of each level."""

@@ -29,9 +29,11 @@ def build(detector, modalities=ONE, classes=3, **options):
     kind = OrientedDetectionModel if oriented else DetectionModel
     options = {"channels": 8, "score_threshold": 0.0, **options}
     model = kind(encoder, classes, detector=detector, **options).eval()
+    # Scores and boxes that differ by image and anchor. A second stage magnifies rounding errors.
+    noise = 0.02 if "rcnn" in detector else 0.2
     with torch.no_grad():
-        for parameter in model.parameters():  # scores and boxes that differ by image and anchor
-            parameter.add_(0.2 * torch.randn_like(parameter))
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
     return model
 
 
@@ -39,7 +41,7 @@ def same_boxes(found, expected):
     """Check that two results are the same, but for the order of boxes with equal scores."""
     for one, other in zip(found, expected, strict=True):
         assert len(one["boxes"]) == len(other["boxes"]) > 5
-        np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-6)
+        np.testing.assert_allclose(one["scores"], other["scores"], rtol=0, atol=1e-5)
         # Boxes whose scores differ by less than that have no order.
         (boxes, labels), (others, other_labels) = (
             [np.asarray(x[name]) for name in ("boxes", "labels")] for x in (one, other)
@@ -70,7 +72,7 @@ def test_onnxruntime_and_numpy_find_the_boxes_of_the_model(detector, modalities,
     onnxruntime = pytest.importorskip("onnxruntime")
     model = build(detector, modalities, **options)
     exported = export_detector(model, tmp_path / "detector.onnx", CLASSES, (32, 48))
-    assert 0 < exported.error < 1e-5
+    assert 0 < exported.error < (1e-4 if "rcnn" in detector else 1e-5)
     names = ["images"] if len(modalities) == 1 else list(modalities)
     assert exported.inputs == {
         name: ("batch", bands, 32, 48)

@@ -223,10 +223,11 @@ class FasterRCNNHead(BoxHead):
         """Return the features of regions, as ``MultiScaleRoIAlign`` gives them for lists."""
         pool = self.regions.box_roi_pool
         level = pool.map_levels([regions[:, 1:]])
-        features = maps[0].new_zeros((len(regions), maps[0].shape[1], BINS, BINS))
+        features = regions.new_zeros(())
         for number, scale in enumerate(pool.scales):
-            rows = (level == number).nonzero().flatten()
-            features[rows] = roi_align(maps[number], regions[rows], BINS, scale, 2)
+            # Of every level for all regions: sizes that depend on values cannot be traced.
+            part = roi_align(maps[number], regions, BINS, scale, 2)
+            features = torch.where((level == number)[:, None, None, None], part, features)
         return features
 
     def selection(self, anchors: Sequence[int]) -> Selection:

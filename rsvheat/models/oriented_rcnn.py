@@ -47,6 +47,7 @@ from rsvheat.models.oriented_coding import (
     overlap_loss,
 )
 from rsvheat.models.proposals import (
+    align_rotated,
     best_of_levels,
     choose_proposals,
     scores_of_valid,
@@ -235,20 +236,27 @@ class OrientedRCNNHead(BoxHead):
 
     def _classify(self, output: DetectorOutput, regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return logits and codes of the regions of each image, one row each."""
+        boxes = torch.cat(list(regions))
         numbers = torch.cat([x.new_full((len(x), 1), i) for i, x in enumerate(regions)])
-        return self._classify_rows(output, torch.cat((numbers, torch.cat(list(regions))), 1))
-
-    def _classify_rows(self, output: DetectorOutput, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and codes of regions, numbers of images and boxes (K, 6)."""
-        sides = (regions[:, 3] * regions[:, 4]).sqrt()
-        level = (sides / (_REGION_SIDE * self.strides[0])).log2().floor()
-        level = level.clamp(0, len(self.strides) - 1)
-        maps = [precise(x) for x in output.maps]
-        pooled = maps[0].new_zeros((len(regions), maps[0].shape[1], BINS, BINS))
+        level = self._levels(boxes)
+        rows, parts = [], []
         for i, stride in enumerate(self.strides):
-            rows = (level == i).nonzero().flatten()
-            pooled[rows] = roi_align_rotated(maps[i], regions[rows], BINS, 1 / stride, 2)
-        features = self.layers(pooled.to(output.maps[0].dtype))
+            chosen = (level == i).nonzero().flatten()
+            rois = torch.cat((numbers, boxes), 1)[chosen]
+            rows.append(chosen)
+            parts.append(roi_align_rotated(precise(output.maps[i]), rois, BINS, 1 / stride, 2))
+        order = torch.cat(rows).argsort()
+        return self._refine(torch.cat(parts)[order].to(output.maps[0].dtype))
+
+    def _levels(self, boxes: Tensor) -> Tensor:
+        """Return the number of the level that each box's features are taken from."""
+        sides = (boxes[:, 2] * boxes[:, 3]).sqrt()
+        level = (sides / (_REGION_SIDE * self.strides[0])).log2().floor()
+        return level.clamp(0, len(self.strides) - 1).long()
+
+    def _refine(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and codes of regions' features."""
+        features = self.layers(features)
         return precise(self.classes(features)), precise(self.boxes(features))
 
     def detect(self, output: DetectorOutput) -> list[Found]:
@@ -290,7 +298,9 @@ class OrientedRCNNHead(BoxHead):
         bounds = boxes_to_bounds(boxes)
         proposals = choose_proposals(boxes, bounds, scores, counts, _PROPOSAL_NMS, self.proposals)
         regions = proposals.regions
-        logits, codes = self._classify_rows(output, regions)
+        maps = output.maps[: len(self.strides)]
+        level = self._levels(regions[:, 1:])
+        logits, codes = self._refine(align_rotated(maps, self.strides, regions, level, BINS, 2))
         boxes = decode_relative(regions[:, 1:], codes).view(*proposals.valid.shape, 5)
         found = [
             torch.where(proposals.valid[..., None], x.view(*proposals.valid.shape, -1), 0.0)

@@ -5,7 +5,9 @@ Suppression leaves another number of proposals in each image. Here every image h
 of rows, and a mask says which of them hold a proposal.
 """
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -131,3 +133,75 @@ def scores_of_valid(scores: Tensor, valid: Tensor, *values: Tensor) -> Tensor:
     # 0 for finite values and NaN for others; a sum of the values themselves could overflow.
     nothing = [(x * 0).flatten(1).sum(1) for x in values]
     return scores.masked_fill(~valid[..., None], 0.0) + torch.stack(nothing).sum(0)[:, None, None]
+
+
+def align_rotated(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    regions: Tensor,
+    level: Tensor,
+    bins: int,
+    ratio: int,
+) -> Tensor:
+    """Return the features of rotated regions, each resampled from the map of its level.
+
+    The result is that of ``rsvheat.ops.roi_align_rotated`` for each level. Here all levels are one
+    table, from which rows are gathered: no step has a result whose size depends on values, and ONNX
+    has an operator for each.
+
+    Args:
+        maps: Levels of the feature pyramid, (B, C, h, w).
+        strides: Stride of each level.
+        regions: Numbers of images and boxes, (K, 6).
+        level: Number of the level of each region, int64 (K,).
+        bins: Bins along each side.
+        ratio: Points of a bin along each side.
+
+    Returns:
+        Features, (K, C, bins, bins).
+    """
+    channels = maps[0].shape[1]
+    table = torch.cat([x.flatten(2) for x in maps], 2)
+    elements = table.shape[2]
+    table = table.transpose(1, 2).reshape(-1, channels)
+    sizes = [(x.shape[2], x.shape[3]) for x in maps]
+    begins = [0, *accumulate(height * width for height, width in sizes)]
+    facts = [
+        (height, width, begin, 1 / stride)
+        for (height, width), begin, stride in zip(sizes, begins[:-1], strides, strict=True)
+    ]
+    # Positions in float32 would be off by 1e-5 pixels.
+    exact = {"dtype": torch.float64, "device": regions.device}
+    chosen = torch.tensor(facts, **exact).index_select(0, level)[:, :, None, None]
+    height, width, begin, scale = chosen.unbind(1)
+    image, x, y, w, h, angle = regions.double()[:, :, None, None].unbind(1)
+    radians = angle * (math.pi / 180)
+    sin, cos = radians.sin(), (radians + math.pi / 2).sin()
+    count = bins * ratio
+    steps = (torch.arange(count, **exact) + 0.5) / count - 0.5
+    across, down = scale * w * steps, scale * h * steps[:, None]
+    at_x = scale * x - 0.5 + across * cos + down * sin
+    at_y = scale * y - 0.5 - across * sin + down * cos
+    inside = (at_y >= -1) & (at_y <= height) & (at_x >= -1) & (at_x <= width)
+    share = inside.double() / ratio**2
+    first = image * elements + begin
+    corners = []
+    for at, most in ((at_y, height - 1), (at_x, width - 1)):
+        at = torch.minimum(torch.where(inside, at, 0.0).clamp(min=0), most)
+        low = at.floor()
+        corners.append(((low, 1 - at + low), (torch.minimum(low + 1, most), at - low)))
+
+    def points(values: Tensor) -> Tensor:
+        """Return values (K, count, count) as (ratio ** 2, K * bins ** 2)."""
+        parts = values.unflatten(2, (bins, ratio)).unflatten(1, (bins, ratio))
+        return parts.permute(2, 4, 0, 1, 3).reshape(ratio**2, -1)
+
+    total = torch.zeros_like(table[:1])
+    for row, row_share in corners[0]:
+        for column, column_share in corners[1]:
+            rows = points(first + row * width + column).long()
+            weights = points(share * row_share * column_share).to(table.dtype)
+            # Point by point: all at once would be large.
+            for point in range(ratio**2):
+                total = total + table.index_select(0, rows[point]) * weights[point][:, None]
+    return total.view(-1, bins**2, channels).transpose(1, 2).unflatten(2, (bins, bins))
