@@ -20,11 +20,11 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SETS = {
     "dota": ("det_dota", DOTA, OrientedDetectionModel, 384, 40),
     "ssdd": ("det_ssdd", SSDD, DetectionModel, 384, 60),
-    "hrsid": ("det_hrsid_coco", HRSID, DetectionModel, 400, 30),
-    "hrsid, masks": ("det_hrsid", HRSID, DetectionModel, 400, 30),
+    "hrsid": ("det_hrsid", HRSID, DetectionModel, 400, 30),
 }
 
 
+@torch.no_grad()
 def judged_scores(model, samples, classes):
     """Return the scores of samples, which are those of pycocotools and of a plain version."""
     model.eval()
@@ -52,9 +52,14 @@ def judged_scores(model, samples, classes):
                 found = scores.ap[f"{measure}_{kind}"]
                 np.testing.assert_allclose(found, np.array(plain)[rows].mean(0), atol=1e-6)
     else:
-        expected = coco_ap(data, classes)
+        # COCO has nothing like boxes that are no errors, however often they are found.
+        demanded = [~hard for hard in data[3]]
+        easy = [[x[d] for x, d in zip(some, demanded, strict=True)] for some in data[1:]]
+        metric.reset()
+        metric.update(data[0], *easy)
+        found, expected = DetectionScores.of(metric, classes), coco_ap((data[0], *easy), classes)
         for measure, rows in (("map50", [0]), ("map75", [5]), ("map50_95", range(10))):
-            np.testing.assert_allclose(scores.ap[measure], expected[rows].mean(0), atol=1e-9)
+            np.testing.assert_allclose(found.ap[measure], expected[rows].mean(0), atol=1e-9)
     return scores
 
 
@@ -66,7 +71,7 @@ def test_real_images_are_learned_by_heart(name):
         pytest.skip(f"there are no real images at {SHARED / folder}")
     torch.manual_seed(0)
     crop = Crop(side, side, augment=False)
-    data = DataModule(reader(str(SHARED / folder)), crop=crop, overlap=64)
+    data = DataModule(reader(str(SHARED / folder)), crop=crop, overlap=0)
     data.setup()
     datasets = [data.datasets[part] for part in ("train_plain", "test") if part in data.datasets]
     samples = [one[i] for one in datasets for i in range(len(one))]
@@ -94,5 +99,5 @@ def test_real_images_are_learned_by_heart(name):
             schedule.step()
         if epoch in (epochs // 4, epochs - 1):
             scores = judged_scores(model, samples, data.spec.classes)
-    name = "map50_area" if model.numbers == 5 else "map50"
-    assert scores[name] > 0.95, str(scores)
+            print(f"{name}, {epoch + 1} passes over {len(samples)} windows: {scores}")
+    assert scores["map50_area" if model.numbers == 5 else "map50"] > 0.95, str(scores)
