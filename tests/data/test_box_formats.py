@@ -222,8 +222,12 @@ def test_masks_of_objects(tmp_path):
     assert len(read_instance_mask(path, "ship")) == 1
     PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
     assert len(read_instance_mask(path, "ship")) == 0
-    PIL.Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(path)
-    with pytest.raises(SampleError, match="has 4 bands of uint8; a mask of objects has 1 or 3"):
+    alpha = np.where(slanted, 255, 0).astype(np.uint8)
+    PIL.Image.fromarray(np.dstack((colors, alpha))).save(path)
+    assert len(read_instance_mask(path, "ship")) == 1
+    path = tmp_path / "a.tif"
+    PIL.Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
+    with pytest.raises(SampleError, match="has 1 bands of float32; a mask of objects has 1 or 3"):
         read_instance_mask(path, "ship")
 
 

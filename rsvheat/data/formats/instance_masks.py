@@ -17,7 +17,8 @@ def read_instance_mask(
 ) -> ImageBoxes:
     """Read the boxes around the objects of a mask, whose colors are the objects and black is none.
 
-    Pixels of one color are one object, also where another object parts them.
+    Pixels of one color are one object, also where another object parts them. Pixels without data,
+    such as transparent ones, are none.
 
     Args:
         path: Path of the mask, of one band or three.
@@ -33,7 +34,8 @@ def read_instance_mask(
     """
     with open_image(path, raw=True) as reader:
         height, width = reader.height, reader.width
-        values = reader.read(Window(0, 0, height, width)).values
+        pixels = reader.read(Window(0, 0, height, width))
+    values = pixels.values
     if len(values) not in (1, 3) or values.dtype.kind != "u":
         raise SampleError(
             "bands",
@@ -43,6 +45,8 @@ def read_instance_mask(
     numbers = np.zeros((height, width), np.int64)
     for band in values:
         numbers = numbers << 8 * values.itemsize | band
+    if pixels.valid is not None:
+        numbers[~pixels.valid.all(0)] = 0
     found, places = np.unique(numbers, return_inverse=True)
     # Pixels by object: comparing the whole mask with each number would read it once an object.
     order = np.argsort(places.ravel(), kind="stable")
