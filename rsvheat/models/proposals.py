@@ -8,7 +8,7 @@ of rows, and a mask says which of them hold a proposal.
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def best_of_levels(scores: Tensor, counts: Sequence[int], most: int) -> tuple[Te
         Rows of ``scores`` (B, M), and their number in each level.
     """
     rows, begin = [], 0
-    for part in scores.split(list(counts), 1):
+    for part in torch.split(scores, list(counts), 1):
         rows.append(part.topk(min(most, part.shape[1]), 1).indices + begin)
         begin += part.shape[1]
     return torch.cat(rows, 1), [min(most, count) for count in counts]
@@ -171,7 +171,7 @@ def align_rotated(
         for (height, width), begin, stride in zip(sizes, begins[:-1], strides, strict=True)
     ]
     # Positions in float32 would be off by 1e-5 pixels.
-    exact = {"dtype": torch.float64, "device": regions.device}
+    exact: Any = {"dtype": torch.float64, "device": regions.device}
     chosen = torch.tensor(facts, **exact).index_select(0, level)[:, :, None, None]
     height, width, begin, scale = chosen.unbind(1)
     image, x, y, w, h, angle = regions.double()[:, :, None, None].unbind(1)
@@ -193,7 +193,7 @@ def align_rotated(
 
     def points(values: Tensor) -> Tensor:
         """Return values (K, count, count) as (ratio ** 2, K * bins ** 2)."""
-        parts = values.unflatten(2, (bins, ratio)).unflatten(1, (bins, ratio))
+        parts = torch.unflatten(torch.unflatten(values, 2, (bins, ratio)), 1, (bins, ratio))
         return parts.permute(2, 4, 0, 1, 3).reshape(ratio**2, -1)
 
     total = torch.zeros_like(table[:1])
@@ -204,4 +204,4 @@ def align_rotated(
             # Point by point: all at once would be large.
             for point in range(ratio**2):
                 total = total + table.index_select(0, rows[point]) * weights[point][:, None]
-    return total.view(-1, bins**2, channels).transpose(1, 2).unflatten(2, (bins, bins))
+    return torch.unflatten(total.view(-1, bins**2, channels).transpose(1, 2), 2, (bins, bins))

@@ -52,9 +52,9 @@ def read_instance_mask(
     order = np.argsort(places.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(places.ravel(), minlength=len(found)))
     corners = []
-    for number, pixels in zip(found, np.split(order, ends[:-1]), strict=True):
+    for number, chosen in zip(found, np.split(order, ends[:-1]), strict=True):
         if number:
-            y, x = np.divmod(pixels, width)
+            y, x = np.divmod(chosen, width)
             if oriented:
                 points = [np.stack((x + i, y + j), 1) for i in (0, 1) for j in (0, 1)]
                 corners.append(smallest_rectangle(np.concatenate(points)))
