@@ -54,10 +54,25 @@ WEIGHTS: Weighting = "square_root"  # of the classes, by their training pixels
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a network that `tune` chose."""
+    """Settings of a network that `tune` chose.
+
+    ``frozen`` is the number of the encoder's first stages that are not trained, its stems included;
+    ``fresh_stems`` says that the stems are not those of the bundled weights; ``layer_scale`` is
+    the first value of factors on the residual branches that the variant does not have.
+    """
 
     lr: float
     layer_decay: float = 1.0
+    warmup: float = 0.1
+    frozen: int = 0
+    fresh_stems: bool = False
+    layer_scale: float | None = None
+
+    def __str__(self) -> str:
+        """Return the values that are not the usual ones."""
+        usual = Settings(self.lr)
+        other = {k: v for k, v in vars(self).items() if v != getattr(usual, k)}
+        return ", ".join([f"lr {self.lr:g}", *(f"{k} {v}" for k, v in other.items())])
 
 
 # By network and start.
@@ -84,6 +99,7 @@ class Run:
     fusion: str = ""
     dropout: float = 0.0
     steps: int = STEPS
+    settings: str = ""
 
     def key(self) -> dict[str, str]:
         """Return the columns that identify the run."""
@@ -130,8 +146,11 @@ def dropout_runs(fusions: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
         yield Run(BOTH, "rsvheat_nano", "pretrained", seed, fusion, 0.5)
 
 
-def build(run: Run, data: DenseSet) -> DenseModel:
+def build(run: Run, data: DenseSet, settings: Settings) -> DenseModel:
     encoder: Encoder
+    given: dict[str, Any] = {"stems": {}} if settings.fresh_stems else {}
+    if settings.layer_scale is not None:
+        given["layer_scale"] = settings.layer_scale
     if run.network in rsvheat.models.VARIANTS:
         encoder = rsvheat.create_model(
             run.network,
@@ -139,6 +158,7 @@ def build(run: Run, data: DenseSet) -> DenseModel:
             img_size=CROP,
             modalities=data.bands,
             num_classes=0,
+            **given,
         )
     else:
         encoder = TimmEncoder(run.network, data.bands)
@@ -165,7 +185,10 @@ def in_layout_of(model: DenseModel, images: dict[str, Tensor]) -> dict[str, Tens
 def fit(run: Run, data: DenseSet, settings: Settings) -> tuple[DenseModel, float]:
     """Train a network; return it and the CPU seconds."""
     torch.manual_seed(run.seed)
-    model = build(run, data)
+    model = build(run, data, settings)
+    if settings.frozen:
+        for part in (model.encoder.stems, *model.encoder.stages[: settings.frozen]):
+            part.requires_grad_(False)
     loss = SegmentationLoss(LOSSES, class_weights(data.class_counts(), WEIGHTS))
     generator = seeded(run.seed, 4)
     begin = time.process_time()
@@ -180,7 +203,7 @@ def fit(run: Run, data: DenseSet, settings: Settings) -> tuple[DenseModel, float
     train(
         model,
         groups,
-        Optimization(lr=settings.lr, betas=(0.9, 0.999), warmup=0.1),
+        Optimization(lr=settings.lr, betas=(0.9, 0.999), warmup=settings.warmup),
         run.steps,
         loss_of,
     )
@@ -272,21 +295,28 @@ def train_all(arguments: argparse.Namespace) -> None:
 def tune(arguments: argparse.Namespace) -> None:
     for name in arguments.sets or ["dubai", "ombria_optical"]:
         data = SETS[name](arguments.data).validation()
-        for (network, start), lr, decay in itertools.product(
-            [tuple(which.split(":")) for which in arguments.networks], arguments.lr, arguments.decay
+        for which, lr, decay, warmup, frozen, seed in itertools.product(
+            arguments.networks,
+            arguments.lr,
+            arguments.decay,
+            arguments.warmup,
+            arguments.frozen,
+            arguments.seeds,
         ):
             run = Run(
                 name,
-                network,
-                start,
-                arguments.seed,
+                *which.split(":"),
+                seed,
                 arguments.fusion,
                 arguments.dropout,
                 arguments.steps,
             )
-            model, seconds = fit(run, data, Settings(lr, decay))
+            settings = Settings(
+                lr, decay, warmup, frozen, arguments.fresh_stems, arguments.layer_scale
+            )
+            model, seconds = fit(run, data, settings)
             found = {k: f"{v:.3f}" for k, v in scores_of(model, data).items()}
-            print(name, network, start, lr, decay, found, f"{seconds:.0f} CPU s", flush=True)
+            print(name, which, seed, settings, found, f"{seconds:.0f} CPU s", flush=True)
 
 
 def loader(arguments: argparse.Namespace, workers: int) -> Iterator[dict[str, Any]]:
@@ -312,7 +342,7 @@ def speed(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     alone, beside = loader(arguments, 0), loader(arguments, 2)
     batch = next(alone)
-    model = build(Run("dubai"), SETS["dubai"](arguments.data))
+    model = build(Run("dubai"), SETS["dubai"](arguments.data), Settings(2e-3))
     loss, optimizer = SegmentationLoss(LOSSES), torch.optim.AdamW(model.parameters())
 
     def step(batch: dict[str, Any]) -> None:
@@ -425,7 +455,11 @@ def main() -> int:
     part.add_argument("--networks", nargs="+", default=[":".join(key) for key in SMALL])
     part.add_argument("--lr", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3])
     part.add_argument("--decay", nargs="+", type=float, default=[1.0])
-    part.add_argument("--seed", type=int, default=100)
+    part.add_argument("--frozen", nargs="+", type=int, default=[0])
+    part.add_argument("--warmup", nargs="+", type=float, default=[0.1])
+    part.add_argument("--fresh-stems", action="store_true")
+    part.add_argument("--layer-scale", type=float)
+    part.add_argument("--seeds", nargs="+", type=int, default=[100])
     part.add_argument("--steps", type=int, default=STEPS)
     part.add_argument("--fusion", default="")
     part.add_argument("--dropout", type=float, default=0.0)
