@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate of training beside another process, by how long the threads of OpenMP spin.
+"""Rate of training beside another process, by number of threads and how long they spin.
 
 One process for each setting, all of them ready; they take turns of some seconds, alone and beside
 processes that only compute.
@@ -19,9 +19,9 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 NAME = "shared_machine"
 COLUMNS = ("setting", "threads", "competitors", "turns", "images_per_s", "low", "high", "cores")
-# Values of GOMP_SPINCOUNT; None is what the commands of rsvheat choose, "" what torch does alone.
+# Values of GOMP_SPINCOUNT; "" leaves it to torch. So does None, with threads as in rsvheat's runs.
 SETTINGS: dict[str, str | None] = {
-    "rsvheat's commands": None,
+    "rsvheat's training": None,
     "torch alone": "",
 }
 # Ends with the process that started it, also when that is killed.
@@ -52,21 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(threads: int) -> int:
     """Train for as many seconds as each line of the input says, and print rate and cores."""
-    from rsvheat._openmp import shorten_waits
-
-    if os.environ.get("RSVHEAT_CHOOSES"):
-        shorten_waits()
     import torch
 
     import rsvheat
+    from rsvheat.training.threads import SharedCores
 
     torch.set_num_threads(threads)
+    shared: SharedCores | None = None
     torch.manual_seed(0)
     model = rsvheat.create_model("rsvheat_nano", num_classes=10)
     images, labels = torch.randn(BATCH, 3, SIDE, SIDE), torch.randint(10, (BATCH,))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
 
     def step() -> None:
+        if shared is not None:
+            shared.update()
         loss = torch.nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -76,6 +76,9 @@ def _train(threads: int) -> int:
         step()
     print("ready", flush=True)
     for line in sys.stdin:
+        if os.environ.get("SHARED"):
+            torch.set_num_threads(threads)
+            shared = SharedCores()  # that knows nothing of the turns of others
         step()  # brings the weights back into the cache
         begin, cpu, steps = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - begin < float(line):
@@ -93,7 +96,7 @@ class _Trainer:
             k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))
         }
         if spin_count is None:
-            environ["RSVHEAT_CHOOSES"] = "1"
+            environ["SHARED"] = "1"
         elif spin_count:
             environ["GOMP_SPINCOUNT"] = spin_count
         command = [sys.executable, __file__, "--trainer", "x", "--threads", str(threads)]

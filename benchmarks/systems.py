@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> None:
                 done = [{k: row[k] for k in case} for row in read(TIMES)]
                 if {k: str(v) for k, v in case.items()} in done:
                     continue
-                models = {label: build_model(name, size) for label, (name, _) in MODELS.items()}
+                models = {label: build_model(MODELS[label][0], size) for label in arguments.models}
                 rows = [
                     {**case, "model": label, **values}
                     for label, values in _times(models, mode, dtype, size, arguments.rounds).items()
@@ -120,7 +120,9 @@ def markdown() -> str:
         cells = [
             f"{float(row['cpu_seconds']):.2f} s ({float(row['throughput_over_swin']):.2f}), "
             f"{float(row['peak_mib']):.0f} MiB"
-            for row in (rows[label] for label in MODELS)
+            if row
+            else "-"
+            for row in (rows.get(label) for label in MODELS)
         ]
         lines.append(f"| {case[0]}, {case[1]}, {case[2]} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -142,6 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--modes", nargs="+", default=modes, choices=modes)
             part.add_argument("--dtypes", nargs="+", default=dtypes, choices=dtypes)
             part.add_argument("--rounds", type=int, default=3)
+            part.add_argument(
+                "--models",
+                nargs="+",
+                default=list(MODELS),
+                choices=MODELS,
+                help="Swin-B among them",
+            )
     arguments = parser.parse_args(argv)
     return execute(arguments.run, markdown, arguments)
 

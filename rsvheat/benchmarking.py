@@ -412,6 +412,8 @@ def machine_slug(device: str, threads: int) -> str:
     """Return the beginning of the names of a machine's result files."""
     name = device_name(device)
     if device == "cpu":
+        # The same name is sold with several designs: 25 is Zen 4, and 26 Zen 5.
+        name += "".join(f" family {family}" for family in _cpu_info("cpu family"))
         name += f" {threads} threads"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
@@ -420,8 +422,13 @@ def device_name(device: str) -> str:
     """Return the name of the CPU or GPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    models = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return models[0] if models else platform.machine()
+    return next(iter(_cpu_info("model name")), platform.machine())
+
+
+def _cpu_info(key: str) -> list[str]:
+    """Return what the system says of the first CPU: nothing or one value."""
+    text = Path("/proc/cpuinfo").read_text()
+    return re.findall(rf"^{key}\s*: (.+)$", text, re.MULTILINE)[:1]
 
 
 def _caches() -> str:

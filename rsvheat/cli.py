@@ -21,7 +21,6 @@ from pathlib import Path
 from types import ModuleType
 
 from rsvheat import commands
-from rsvheat._openmp import shorten_waits
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
@@ -61,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rsvheat {importlib.metadata.version('rsvheat')}")
         return 0
     name = words[0]
-    shorten_waits()
     try:
         for plugin in plugins:
             _import_plugin(plugin)

@@ -141,7 +141,6 @@ PARTS = {
         "_html",
         "_library",
         "_locks",
-        "_openmp",
         "postprocess",
     ),
     "ops": ("ops",),

@@ -25,7 +25,12 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--pretrain_epochs", type=int, metavar="N", help=epochs(PRETRAIN_EPOCHS))
     parser.add_argument("--finetune_epochs", type=int, metavar="N", help=epochs(FINETUNE_EPOCHS))
     parser.add_argument("--segment_epochs", type=int, metavar="N", help=epochs(SEGMENT_EPOCHS))
-    parser.add_argument("--threads", type=int, metavar="N", help="threads; default: torch's choice")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads; default: all cores, fewer while others use some",
+    )
     parser.add_argument(
         "--restart", action="store_true", help="remove the demo in the folder and begin again"
     )

@@ -26,6 +26,7 @@ STEPS = {
 PRETRAIN_EPOCHS = (60, 24)
 FINETUNE_EPOCHS = (40, 30)
 SEGMENT_EPOCHS = (16, 80)
+_TRAINED = ("pretrain", "finetune", "segment")
 
 # Modules that the steps import beside the package's own requirements, and the extras with them.
 _NEEDED = ("lightning", "torchmetrics", "tensorboard", "PIL", "rasterio", "matplotlib")
@@ -48,7 +49,7 @@ def run_demo(
     """Pretrain, fine-tune, compare, map and report, a folder for each step.
 
     A step that is complete is not done again, and one that was stopped goes on where it was, to
-    the same results on the same machine with as many threads.
+    the same results on the same machine with the same number of threads.
 
     Args:
         output: Folder of the demo.
@@ -62,7 +63,8 @@ def run_demo(
             that of the demo or of the full one.
         segment_epochs: Number of epochs of segmentation; by default that of the demo or of the full
             one.
-        threads: Number of torch's threads; by default torch's own choice.
+        threads: Number of torch's threads; by default torch's own choice and, in training, fewer
+            as long as other processes use some of the cores.
         restart: Whether to remove the demo in the folder, and begin again.
         quiet: Whether to hide most messages of Lightning and other libraries.
 
@@ -139,8 +141,8 @@ def _run(
         quieten()
     if threads is not None:
         torch.set_num_threads(threads)
-    epochs = [settings[f"{name}_epochs"] for name in ("pretrain", "finetune", "segment")]
-    demo = Demo(state.folder, images, settings["seed"], *epochs)
+    epochs = {f"{name}_epochs": settings[f"{name}_epochs"] for name in _TRAINED}
+    demo = Demo(state.folder, images, settings["seed"], **epochs, threads=threads)
     # The logger that reports how each parameter was loaded, which is of no interest here.
     reports = logging.getLogger("rsvheat.tasks")
     level = reports.level

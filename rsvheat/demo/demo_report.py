@@ -106,10 +106,13 @@ def _about(page: Page, demo: Demo, results: Results) -> None:
         for name in _NAMES
     ]  # fmt: skip
     page.table(["step", "epochs", "seconds", "CPU seconds"], rows)
+    threads = str(torch.get_num_threads())
+    if demo.threads is None and threads != "1":
+        threads = f"up to {threads}, as many as other processes left cores"
     page.paragraph(
-        f"Seed {demo.seed}; {device_name('cpu')}, threads: {torch.get_num_threads()}; torch "
-        f"{torch.__version__}, rsvheat {package_version()}. The same command with the same seed "
-        "gives the same numbers on the same machine with as many threads."
+        f"Seed {demo.seed}; {device_name('cpu')}, threads: {threads}; torch {torch.__version__}, "
+        f"rsvheat {package_version()}. The same command with the same seed gives the same numbers "
+        "on the same machine with the same number of threads (--threads)."
     )
 
 

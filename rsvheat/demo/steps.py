@@ -67,6 +67,8 @@ class Demo:
         pretrain_epochs: Number of epochs of pretraining.
         finetune_epochs: Number of epochs of fine-tuning, and of training from scratch.
         segment_epochs: Number of epochs of segmentation.
+        threads: Number of torch's threads in training; None for as many as other processes leave
+            cores.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class Demo:
     pretrain_epochs: int
     finetune_epochs: int
     segment_epochs: int
+    threads: int | None
 
     @property
     def pretrained(self) -> Path:
@@ -177,7 +180,7 @@ def pretrain(demo: Demo) -> dict[str, Any]:
         images_every=0,
         augmentation=RandomView(size=VIEW),
     )
-    result = _fit(demo.pretrained.parent, task, data, demo.pretrain_epochs)
+    result = _fit(demo.pretrained.parent, task, data, demo.pretrain_epochs, demo.threads)
     # Pairs have two modalities.
     present = [data.datasets["train"].source.present(i) for i in data.datasets["train"].indices]
     return {
@@ -210,7 +213,7 @@ def _classifier(demo: Demo, name: str, checkpoint: Path | None) -> dict[str, Any
         seed=demo.seed,
     )
     folder = demo.folder / name
-    result = _fit(folder, task, data, demo.finetune_epochs)
+    result = _fit(folder, task, data, demo.finetune_epochs, demo.threads)
     scores = evaluate(demo.labeled(), str(folder / "last.ckpt"), output=str(folder), device="cpu")[
         "classification"
     ]
@@ -288,7 +291,7 @@ def segment(demo: Demo) -> dict[str, Any]:
         seed=demo.seed,
     )
     folder = demo.folder / "segment"
-    result = _fit(folder, task, data, demo.segment_epochs)
+    result = _fit(folder, task, data, demo.segment_epochs, demo.threads)
     began = _Watch()
     predict(
         demo.images.tile["image"],
@@ -313,10 +316,12 @@ def segment(demo: Demo) -> dict[str, Any]:
     }
 
 
-def _fit(folder: Path, task: Task, data: DataModule, epochs: int) -> dict[str, Any]:
+def _fit(
+    folder: Path, task: Task, data: DataModule, epochs: int, threads: int | None
+) -> dict[str, Any]:
     """Train, or resume a run that was stopped; return how long all of it took."""
     # The last epoch is scored and shown: nothing chooses among them.
-    run = Run(folder, resume=True, keep_best=0)
+    run = Run(folder, resume=True, keep_best=0, threads=threads)
     arguments = run.trainer_arguments()
     # The report takes its curves from the CSV log.
     arguments["logger"] = [log for log in arguments["logger"] if isinstance(log, CSVLog)]

@@ -21,6 +21,7 @@ from rsvheat.training.run_checkpoints import (
     RandomState,
     check_folder,
 )
+from rsvheat.training.threads import Threads
 
 # Locks of this process by folder, held as long as a run there lives: a run that is made again, as
 # in a notebook, replaces the one before it.
@@ -56,6 +57,9 @@ class Run:
         ema: Decay of an exponential moving average of the weights, updated at every step; None for
             none. The average is validated, and is what checkpoints hold as weights.
         patience: Number of validations without a better monitored value after which the run ends.
+        threads: Number of torch's threads on a CPU, on which the last bits of results depend. None
+            takes all cores, and fewer as long as other processes use some; where OMP_NUM_THREADS is
+            set, that number.
 
     Attributes:
         checkpoint: Checkpoint to resume from, or None.
@@ -82,6 +86,7 @@ class Run:
         save_every: int = 0,
         ema: float | None = None,
         patience: int | None = None,
+        threads: int | None = None,
     ) -> None:
         for name, value in (("keep_best", keep_best), ("save_every", save_every)):
             if value < 0:
@@ -94,6 +99,7 @@ class Run:
             raise FileNotFoundError(f"there is no checkpoint {resume} to resume from")
         if patience is not None and monitor is None:
             raise ValueError("patience needs the name of a value to monitor")
+        self._threads = Threads(threads)
         self.folder = Path(output)
         # The first process of a run holds the lock for all of them.
         self._lock: Lock | None = None
@@ -145,6 +151,7 @@ class Run:
         shown = sys.stdout.isatty()
         callbacks: list[Callback | None] = [
             self._average,
+            self._threads,
             ImagesPerSecond(),
             ProgressBar() if shown else ProgressLines(),
             self._stopping,
