@@ -18,9 +18,9 @@ from rsvheat.models.oriented_detection import OrientedDetectionModel
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 # Folder, reader, network, side of the windows, number of the windows with most boxes, and passes.
 SETS = {
-    "dota": ("det_dota", DOTA, OrientedDetectionModel, 256, 8, 120),
+    "dota": ("det_dota", DOTA, OrientedDetectionModel, 256, 6, 120),
     "ssdd": ("det_ssdd", SSDD, DetectionModel, 384, 8, 60),
-    "hrsid": ("det_hrsid", HRSID, DetectionModel, 400, 16, 30),
+    "hrsid": ("det_hrsid", HRSID, DetectionModel, 400, 8, 50),
 }
 
 
