@@ -126,7 +126,8 @@ def draw(arguments: argparse.Namespace) -> None:
         ax.minorticks_off()
         ax.set(title=title, xlabel="side in pixels", ylabel=unit)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        if curves:
+            ax.legend(fontsize=8)
     with complete_file(FIGURE) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
@@ -154,7 +155,8 @@ def markdown() -> str:
     for times, memory in pairs:
         for name, curve in times.items():
             powers = (exponent(*curve), exponent(*memory.get(name, ([], []))))
-            cells = ["-" if power is None else f"{power:.2f}" for power in powers]
+            # Adding 0 makes -0.00 a zero.
+            cells = ["-" if power is None else f"{round(power, 2) + 0:.2f}" for power in powers]
             if cells != ["-", "-"]:
                 lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

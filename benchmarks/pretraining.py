@@ -329,6 +329,10 @@ def checkpoint(arguments: argparse.Namespace) -> None:
         temporary.write_text(card(data, pairs, epochs, seed, history, scores))
 
 
+WATTS = 7
+"""Assumed power of a core that computes."""
+
+
 def card(
     data: Labelled,
     pairs: Pairs,
@@ -348,17 +352,29 @@ def card(
         for name in ("spatial", "frequency", "contrastive")
     )
     statistics_of = {"EuroSAT": (data.mean, data.std), **pairs.moments}
-    normalisation = "\n".join(
+    normalization = "\n".join(
         f"| {name} | {listed(mean)} | {listed(std)} |"
         for name, (mean, std) in statistics_of.items()
     )
     tiles = len(pairs.test) * (1024 // 64) ** 2
+    minutes = last["cpu_seconds"] / 60
     return f"""# rsvheat_nano, pretrained without labels
 
 The encoder `rsvheat_nano` with stems `optical` (3 bands: red, green, blue) and `sar` (1 band),
-tables for 64 x 64 pixels, no classifier. For features of Sentinel-2 colour images and of
-Sentinel-1 VH at 10 m a pixel, and as a start for fine-tuning. It is small and was trained for
-under an hour on a CPU: to try things out.
+tables for 64 x 64 pixels, no classifier. It is small and was
+trained for under an hour on a CPU: to try things out.
+
+## For what, and for what not
+
+For features of Sentinel-2 color images and of Sentinel-1 VH at 10 m a pixel, and as a start for
+fine-tuning, also with other sensors (`in_chans`, `modalities`): what it is worth there is measured
+with the project, in `benchmarks/results/` (few labels: classification.md; segmentation and change:
+dense.md; boxes: detection.md).
+
+Not as a foundation model of the paper's size, which saw millions of images. Frozen, not for other
+bands, Sentinel-1 of another polarization or in decibels, or images finer than about 5 m a pixel.
+Its images come from Europe and Southern California, nearly without clouds: elsewhere nothing has
+been measured. Decisions about people or places need a check by people.
 
 ## Data and terms
 
@@ -370,13 +386,13 @@ under an hour on a CPU: to try things out.
 
 Both contain modified Copernicus Sentinel data. The weights are under Apache-2.0, as the code.
 
-## Normalisation
+## Normalization
 
 `(value - mean) / std` of 8-bit values, by band; EuroSAT by the first row, the pairs by the others:
 
 | | mean | std |
 | --- | --- | --- |
-{normalisation}
+{normalization}
 
 ## Recipe
 
@@ -384,9 +400,12 @@ Both contain modified Copernicus Sentinel data. The weights are under Apache-2.0
 objective of `RSVHeatPretraining` with `RandomView(size={VIEW})` and a temperature of
 {RECIPE.temperature}, {epochs} epochs over EuroSAT's training part in batches of {RECIPE.batch},
 each with {RECIPE.pairs} pairs of random crops; AdamW (rate {RECIPE.lr}, weight decay 0.05,
-5 % warm-up, cosine), bfloat16, seed {seed};
-{last["cpu_seconds"] / 60:.0f} minutes of one CPU thread. From the first epoch to the last:
+5 % warm-up, cosine), bfloat16, seed {seed}, no other. From the first epoch to the last:
 {losses}.
+
+Time: {minutes:.0f} minutes of one thread of a server's CPU. Energy was not measured; at {WATTS} W a
+core, an assumption, it is {WATTS * minutes / 60:.0f} Wh. Trials of settings, of 4 epochs each, came
+before it.
 
 ## Measured
 

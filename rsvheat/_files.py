@@ -84,30 +84,32 @@ def _take_over(folder: Path, name: str) -> tuple[Path | None, int | None]:
 
 
 @contextmanager
-def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def complete_file(path: str | os.PathLike[str], resumed: str | None = None) -> Iterator[Path]:
     """Give a path of the same name elsewhere, whose file replaces ``path`` on success.
 
     Args:
         path: Path of the file; its folder is created if it does not exist.
+        resumed: Name of a file beside the temporary one, see ``replacing``.
     """
     path = Path(path)
-    with replacing(path.parent) as temporary:
+    with replacing(path.parent, resumed) as temporary:
         yield temporary / path.name
 
 
 @contextmanager
-def output_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def output_file(path: str | os.PathLike[str], resumed: str | None = None) -> Iterator[Path]:
     """Give a path like ``complete_file``, and keep other processes from writing the file.
 
     Args:
         path: Path of the file; its folder is created if it does not exist.
+        resumed: Name of a file beside the temporary one, see ``replacing``.
 
     Raises:
         InUseError: If another process writes the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Lock(path), complete_file(path) as temporary:
+    with Lock(path), complete_file(path, resumed) as temporary:
         yield temporary
 
 

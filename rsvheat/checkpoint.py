@@ -146,6 +146,15 @@ class Checkpoint:
     window: int | None = None
     temperature: float = 1.0
 
+    @property
+    def stems(self) -> dict[str, str]:
+        """Name of the encoder's stem by modality of the training images.
+
+        They are equal but for the two dates of change detection, which may share a stem.
+        """
+        dates = dict(((self.model or {}).get("options") or {}).get("dates") or {})
+        return {name: dates.get(name, name) for name in (self.spec.modalities if self.spec else ())}
+
     @classmethod
     def read(cls, path: _Path) -> "Checkpoint":
         """Read a file.

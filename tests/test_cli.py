@@ -541,6 +541,49 @@ def test_from_pretraining_to_scores_and_an_exported_file(pretrain, run, images, 
     assert code == 0, err
 
 
+def test_several_seeds_give_mean_and_deviation(run, images, tmp_path):
+    words = [
+        *("finetune", "--data.dataset.root", images / "classes", "--data.crop.size", 32),
+        *("--data.loader.num_workers", 0, "--data.loader.batch_size", 8),
+        *("--data.dataset.val_fraction", 0.25, "--trainer.accelerator", "cpu"),
+        *("--model.encoder_options", TINY, "--output", tmp_path / "runs"),
+        *("--trainer.max_epochs", 1, "--seeds", 4, 7),
+    ]
+    code, out, err = run(*words)
+    assert code == 0, err
+    found, splits = [], []
+    for seed in (4, 7):
+        folder = tmp_path / f"runs/seed_{seed}"
+        found.append(json.loads((folder / "scores.json").read_text())["overall_accuracy"])
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        splits.append((config["seed_everything"], config["seeds"], config["output"]))
+    assert splits == [(seed, None, str(tmp_path / f"runs/seed_{seed}")) for seed in (4, 7)]
+    scores = json.loads((tmp_path / "runs/seeds.json").read_text())
+    assert scores["seeds"] == [4, 7]
+    accuracy = scores["scores"]["overall_accuracy"]
+    assert accuracy["values"] == found
+    assert accuracy["mean"] == pytest.approx(sum(found) / 2)
+    assert accuracy["deviation"] == pytest.approx(abs(found[0] - found[1]) / 2**0.5)
+    assert out.splitlines()[-1].startswith(f"2 seeds: overall accuracy {accuracy['mean']:.4f} ± ")
+
+    code, _, err = run(*words)
+    assert code == 1
+    assert "holds a run: go on with --resume" in err
+    # A third seed: the finished ones are not trained again.
+    code, out, err = run(*words, 9, "--resume")
+    assert code == 0, err
+    assert err.count("was complete") == 2
+    scores = json.loads((tmp_path / "runs/seeds.json").read_text())
+    assert scores["scores"]["overall_accuracy"]["values"][:2] == found
+    for wrong, part in (((4, "--resume"), "seeds must differ"), (("--resume", "x"), "alone")):
+        code, _, err = run(*words, *wrong)
+        assert code == 1
+        assert part in err
+    code, _, err = run(*words, "--trainer.devices", 2, "--output", tmp_path / "two")
+    assert code == 1
+    assert "--seeds trains in one process" in err
+
+
 def test_files_that_are_no_checkpoints_are_told_in_a_line(run, tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html></html>")

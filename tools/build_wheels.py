@@ -140,7 +140,7 @@ def build_wheel(source: Path, variant: str, python: Path) -> Path:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSVHEAT_", "CMAKE_"))}
     environment = kept | {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "CMAKE_ARGS": f"-DRSVHEAT_TORCH_PYTHON={sys.executable}",
+        "CMAKE_ARGS": f"-DRSVHEAT_TORCH_PYTHON={sys.executable} -DRSVHEAT_ALL_GPUS=ON",
         "RSVHEAT_NATIVE": "OFF" if variant == "pure" else "ON",
         "RSVHEAT_CUDA": "ON" if variant == "cuda" else "OFF",
         "RSVHEAT_DEMO_IMAGES": "OFF",

@@ -2,7 +2,9 @@
 """Command lines that train: Lightning's, around one data module, any task and a run's folder."""
 
 import copy
+import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -14,7 +16,9 @@ from rsvheat._files import complete_file
 from rsvheat.commands._parser import flag, one_line, texts
 from rsvheat.commands._recipes import with_recipes
 from rsvheat.data.datamodule import DataModule
+from rsvheat.evaluation import SeedScores
 from rsvheat.tasks import SupervisedTask
+from rsvheat.tasks.supervised import Scores
 from rsvheat.training import Run
 from rsvheat.training.console import quieten, say
 
@@ -32,6 +36,8 @@ class TrainingCLI(LightningCLI):
         task: Class of the tasks that the command trains; it is the default unless it is abstract.
         defaults: Values of options that differ from the classes' own, by option.
         trainer: Values of the Trainer's options that differ from Lightning's.
+        seed: Seed of one of several runs, instead of that of the options; None for the options'.
+        output: Folder of this run, with ``seed``.
     """
 
     def __init__(
@@ -42,9 +48,18 @@ class TrainingCLI(LightningCLI):
         *,
         defaults: dict[str, Any],
         trainer: dict[str, Any],
+        seed: int | None = None,
+        output: Path | None = None,
     ) -> None:
         if not cli.debugging:
             quieten()
+        self._is_one_of_several = seed is not None
+        self._for_seed = functools.partial(
+            type(self), name, arguments, task, defaults=defaults, trainer=trainer
+        )
+        if seed is not None:
+            arguments = [*arguments, f"--seed_everything={seed}", f"--output={output}"]
+        self._has_scores = inspect.isabstract(task) or issubclass(task, SupervisedTask)
         self._defaults = defaults
         if not inspect.isabstract(task):
             self._defaults = {"model": {"class_path": f"rsvheat.tasks.{task.__name__}"}, **defaults}
@@ -68,7 +83,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the seed."""
+        """Add the seed, and seeds where what is trained has scores."""
         parser.add_argument(
             "--seed_everything",
             type=int,
@@ -76,6 +91,17 @@ class TrainingCLI(LightningCLI):
             metavar="SEED",
             help="Seed of weights, order of samples, augmentation, masks and splits.",
         )
+        if self._has_scores:
+            parser.add_argument(
+                "--seeds",
+                type=int,
+                nargs="+",
+                default=None,
+                metavar="SEED",
+                help="Seeds to train with, one after the other, such as --seeds 0 1 2, instead of "
+                "--seed_everything: mean and deviation of the scores over the seeds are written to "
+                "seeds.json in the folder of the output, each run to its folder seed_N.",
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's options, links and defaults."""
@@ -84,6 +110,15 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
+
+    def instantiate_classes(self) -> None:
+        """Build everything, unless it is built anew for each of several seeds."""
+        if not self._seeds:
+            super().instantiate_classes()
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [] if self._is_one_of_several else self.config.get("seeds") or []
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the run and the trainer."""
@@ -109,13 +144,47 @@ class TrainingCLI(LightningCLI):
             Exit code.
 
         Raises:
-            ValueError: If the checkpoint to resume from is of another network.
+            ValueError: If the checkpoint to resume from is of another network, or several seeds
+                are to be trained in several processes.
         """
+        if self._seeds:
+            return self._fit_seeds()
         self._save_config()
         code = self.run.fit(self.trainer, self.model, self.datamodule)
         if code == 0 and isinstance(self.model, SupervisedTask):
             self._score()
         return code
+
+    def _fit_seeds(self) -> int:
+        """Train with each seed in a folder of its own; write the spread of the scores."""
+        output, resume = Path(self.config.output), self.config.resume
+        if len(set(self._seeds)) < len(self._seeds):
+            raise ValueError(f"seeds must differ, got {self._seeds}")
+        if not isinstance(resume, bool):
+            raise ValueError("--seeds resumes each run from its own folder: give --resume alone")
+        found: dict[int, Scores] = {}
+        for seed in self._seeds:
+            one = self._for_seed(seed=seed, output=output / f"seed_{seed}")
+            if one.trainer.world_size > 1:
+                raise ValueError(
+                    f"--seeds trains in one process. In {one.trainer.world_size} processes train "
+                    f"each seed by itself, --seed_everything N --output {output}/seed_N; then "
+                    "--seeds with --resume and --trainer.devices 1 scores them"
+                )
+            if not isinstance(one.model, SupervisedTask):
+                raise ValueError(
+                    f"--seeds needs a task with scores, got {type(one.model).__name__}"
+                )
+            code = one.fit()
+            if code:
+                return code
+            if one.model.scores is not None:
+                found[seed] = one.model.scores
+        if found:
+            spread = SeedScores({seed: scores.to_dict() for seed, scores in found.items()})
+            files = spread.save(output)
+            print(f"{spread} ({files[0]})")
+        return 0
 
     def _score(self) -> None:
         """Score the best checkpoint on the test samples or, without any, those for validation."""
@@ -140,5 +209,7 @@ class TrainingCLI(LightningCLI):
         """Keep the configuration beside what comes of it, for ``--config``."""
         config = copy.deepcopy(self.config)
         config.resume = False
+        if self._has_scores:
+            config.seeds = None
         with complete_file(self.run.folder / "config.yaml") as temporary:
             temporary.write_text(self.parser.dump(config, skip_unset=False))

@@ -79,8 +79,8 @@ def predict(
         assets: Asset of STAC items by modality: --assets.optical visual.
         shard: Part of many scenes that this job predicts, such as 2/8: the second of eight. Give
             each task of a SLURM array its own.
-        resume: Go on with an unfinished map, to the same bytes; of many scenes, keep the outputs
-            that are there and predict the others.
+        resume: Go on with an unfinished map or unfinished boxes, to the same bytes; of many scenes,
+            keep the outputs that are there and predict the others.
         dask: Address of a Dask scheduler whose workers predict many scenes, such as
             tcp://10.0.0.1:8786, or local for processes on this machine.
         workers: Number of processes of --dask local; one for each core by default.

@@ -19,6 +19,7 @@ from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
 from rsvheat.evaluation.panels import Panel, WorstPanels, panels_figure, save_figure
 from rsvheat.evaluation.probing import Features, extract_features, knn, linear_probe, standardize
 from rsvheat.evaluation.score_files import Measure
+from rsvheat.evaluation.seed_scores import SeedScores, Spread
 from rsvheat.evaluation.segmentation_scores import SegmentationScores
 from rsvheat.evaluation.submissions import merge_windows, write_dota, write_fair1m
 from rsvheat.evaluation.whole_images import WholeImages
@@ -35,7 +36,9 @@ __all__ = [
     "Measure",
     "Panel",
     "Scores",
+    "SeedScores",
     "SegmentationScores",
+    "Spread",
     "WholeImages",
     "WorstBoxPanels",
     "WorstPanels",

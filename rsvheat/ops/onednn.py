@@ -6,7 +6,6 @@ oneDNN, which is part of every torch for x86, gets near the peak on CPUs of any 
 an activation into the product, and takes weights in a blocked layout that can be prepared once.
 """
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -60,11 +59,11 @@ _LOWERED_LINEAR = _lowered_linear()
 LOWERED_BLOCK = 32  # its channels are multiples of it
 _DTYPES: tuple[torch.dtype, ...] = (torch.float32,)
 
-# Rows of a product from which a weight is kept packed. To see whether the weight is still the one
-# that was packed takes as long as reading it: with more rows less than a hundredth of the product,
-# with fewer as long as oneDNN takes to rearrange the weight within the product. Under autocast the
-# weight is rounded within the product, too, where the CPU multiplies bfloat16: to round it for
-# oneDNN, once or at each call, takes longer.
+# Rows of a product from which a linear layer keeps its weight packed. To see whether the weight is
+# still the one that was packed takes as long as reading it: with more rows less than a hundredth of
+# the product, with fewer as long as oneDNN takes to rearrange the weight within the product. Under
+# autocast the weight is rounded within the product, too, where the CPU multiplies bfloat16: to
+# round it for oneDNN, once or at each call, takes longer.
 PACKED_ROWS = 1025
 if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _DTYPES += (torch.bfloat16,)
@@ -92,8 +91,7 @@ class _PackedModule(nn.Module):
 
     The copy takes as much memory again as the weight, half of that in bfloat16. It is used while
     the weight's fingerprint is the one it was made of, so that every write to the weight counts.
-    Products of few rows use the weight as it is, where they can: see ``PACKED_ROWS``. ``train()``,
-    a move and a pass that records gradients free the copy.
+    ``train()``, a move and a pass that records gradients free the copy.
     """
 
     weight: Tensor
@@ -141,9 +139,6 @@ class _PackedModule(nn.Module):
             self._packed = _NOTHING  # the next step changes the weight
         return not recorded
 
-    def _worth_packing(self, rows: int, dtype: torch.dtype) -> bool:
-        return rows >= PACKED_ROWS or dtype != self.weight.dtype
-
     def _pack(
         self, dtype: torch.dtype, pack: Callable[[Tensor], Tensor], slices: int = 1
     ) -> list[Tensor]:
@@ -163,7 +158,10 @@ class _PackedModule(nn.Module):
 
 
 class Linear(_PackedModule, nn.Linear):
-    """``nn.Linear`` that multiplies with oneDNN on the CPU."""
+    """``nn.Linear`` that multiplies with oneDNN on the CPU.
+
+    Products of few rows use the weight as it is, where they can: see ``PACKED_ROWS``.
+    """
 
     def _fits(self, x: Tensor) -> bool:
         return x.dim() > 1 and x.shape[-1] == self.in_features
@@ -218,7 +216,8 @@ class Linear(_PackedModule, nn.Linear):
         """Return the slices of the weight, packed where that is worth it."""
         assert _OPERATORS is not None
         rows = x.numel() // self.in_features
-        if self._worth_packing(rows, dtype) and not self._is_lowered(rows, dtype, count):
+        worth = rows >= PACKED_ROWS or dtype != self.weight.dtype
+        if worth and not self._is_lowered(rows, dtype, count):
             return self._pack(dtype, _OPERATORS.pack_linear, count)
         return self.weight.chunk(count)
 
@@ -355,7 +354,8 @@ def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
 class Conv2dNHWC(_PackedModule, nn.Conv2d):
     """A 2-D convolution of NHWC features, (B, H, W, C) -> (B, H', W', C').
 
-    oneDNN's kernels for channels-last tensors read and write this layout without copies.
+    oneDNN's kernels for channels-last tensors read and write this layout without copies. The weight
+    is kept packed for any number of rows: else each call would bring it into their layout.
     """
 
     def _fits(self, x: Tensor) -> bool:
@@ -368,9 +368,6 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
         dtype = self._type(x)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if dtype is None or not plain or self.groups > 1 or not self._records_nothing(x):
-            return super().forward(x).permute(0, 2, 3, 1)
-        rows = x.shape[0] * x.shape[2] * x.shape[3] // math.prod(self.stride)
-        if not self._worth_packing(rows, dtype):
             return super().forward(x).permute(0, 2, 3, 1)
         assert _OPERATORS is not None
         geometry = (self.padding, self.stride, self.dilation, self.groups)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.found_boxes import FoundBoxes
+from rsvheat.raster.box_seams import BoxSeams, RowBoxes, RowsFile
+from rsvheat.raster.journal import Journal
 from rsvheat.raster.map_files import CONFIDENCE_STEPS, confidence_counts
 from rsvheat.raster.predictor import Files, Scenes
 from rsvheat.raster.projection import Projection
@@ -80,8 +82,11 @@ class BoxFile:
         projection: Projection,
         layer: VectorLayer,
         tags: Mapping[str, str],
+        seams: BoxSeams,
+        rows: RowsFile | None = None,
     ) -> None:
         self._path, self._classes, self.done = path, classes, 0
+        self._seams, self._rows = seams, rows
         self._projection, self._layer = projection, layer
         self._counts, self._tags = np.zeros(len(classes), np.int64), tags
         self._confidence = np.zeros(CONFIDENCE_STEPS, np.int64)
@@ -89,21 +94,25 @@ class BoxFile:
 
     @classmethod
     @contextmanager
-    def open(cls, files: Files, model: TrainedModel, scenes: Scenes) -> Iterator["BoxFile"]:
+    def open(
+        cls, files: Files, model: TrainedModel, scenes: Scenes, seams: BoxSeams
+    ) -> Iterator["BoxFile"]:
         """Create the file, which appears when the block succeeds.
 
         Args:
             files: Path and options.
             model: Network that predicts.
             scenes: Scenes by modality.
+            seams: Merging of boxes over the seams between windows.
 
         Yields:
-            The file, which takes ``rsvheat.found_boxes.FoundBoxes``.
+            The file, which takes ``rsvheat.raster.box_seams.RowBoxes``.
 
         Raises:
             ValueError: If the suffix is unknown, or an option has no meaning for boxes.
             ModuleNotFoundError: If a package that writes the format is not installed.
-            FileExistsError: If there is such a file, and it is not to be replaced.
+            FileExistsError: If there is such a file, and it is not to be replaced, or an unfinished
+                one of another prediction.
             InUseError: If another process writes the file.
             OSError: If the file cannot be written.
         """
@@ -111,16 +120,41 @@ class BoxFile:
             if getattr(files, name) is not None:
                 raise ValueError(f"{name} has no meaning for boxes, got {getattr(files, name)}")
         place = next(iter(scenes.values())).georeference
-        with vector_file(files.output, "boxes", place, files.tags, files.overwrite) as file:
-            layer, projection = file
-            yield cls(files.output, model.classes, projection, layer, files.tags)
+        options = files.tags, files.overwrite, files.resume
+        with vector_file(files.output, "boxes", place, *options) as file:
+            rows = None
+            if files.resume:
+                journal = Journal(file.unfinished.parent, {**files.tags, **files.about})
+                rows = RowsFile(file.unfinished, journal)
+            output = cls(
+                files.output, model.classes, file.projection, file.layer, files.tags, seams, rows
+            )
+            output._go_on()
+            yield output
+            if rows is not None:
+                rows.remove()
 
-    def write(self, part: FoundBoxes) -> None:
-        """Write boxes.
+    def write(self, part: RowBoxes) -> None:
+        """Write the boxes of a row of windows, but those that the next row may find again.
 
         Args:
-            part: The next boxes.
+            part: Boxes of the next row.
         """
+        if self._rows is not None:
+            self._rows.write(part)
+        self._add(part)
+
+    def _go_on(self) -> None:
+        """Take over the rows that a killed process wrote: merging them takes little time."""
+        for part in self._rows.read() if self._rows is not None else ():
+            self._add(part)
+            self.done += 1
+
+    def _add(self, part: RowBoxes) -> None:
+        for found in self._seams.add(part):
+            self._write(found)
+
+    def _write(self, part: FoundBoxes) -> None:
         import shapely
 
         columns: dict[str, NDArray[Any]] = {

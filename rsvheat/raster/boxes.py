@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import Window
-from rsvheat.found_boxes import FoundBoxes, merge
+from rsvheat.found_boxes import FoundBoxes
 from rsvheat.raster.box_files import BoxFile
+from rsvheat.raster.box_seams import BoxSeams, RowBoxes
 from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
 from rsvheat.raster.strips import Strip, strips
 from rsvheat.raster.tiling import Panel, cores, panels, window_starts
@@ -25,7 +26,7 @@ class BoxPredictor:
     Windows overlap by a quarter of their side by default. A window answers for its core, which ends
     in the middle of the overlaps: of its boxes those are kept whose center lies in there. Boxes
     that reach over a seam between cores may have been found from both sides, whole or in pieces;
-    ``rsvheat.found_boxes.merge`` makes one of them. So objects are found once and, as
+    ``rsvheat.raster.box_seams.BoxSeams`` makes one of them. So objects are found once and, as
     far as the network finds their pieces, whole, also those larger than the overlap. Boxes whose
     center has no data are dropped.
 
@@ -60,9 +61,15 @@ class BoxPredictor:
         columns = options.columns(scenes, self._height)
         most = max(1, columns // (self._width - self._overlap) - 1)
         self._panels = panels(self._lefts, self._width, 0, scene.width, most)
+        # Neighbors of the last panel show its windows, too; boxes need each window once.
+        ends = [-1, *(panel.windows[-1] for panel in self._panels)]
+        self._panel_lefts = [
+            [left for left in panel.windows if left > end]
+            for panel, end in zip(self._panels, ends, strict=False)
+        ]
         self.windows = len(self._tops) * len(self._lefts)
         self._batch_size = options.batch_size or max(1, _PIXELS // size**2)
-        self._nothing = FoundBoxes.none(5 if model.output == "oriented_boxes" else 4)
+        self._numbers = 5 if model.output == "oriented_boxes" else 4
 
     def open(self, files: Files) -> AbstractContextManager[BoxFile]:
         """Create the file of the boxes.
@@ -70,52 +77,33 @@ class BoxPredictor:
         Args:
             files: Files to be written.
         """
-        return BoxFile.open(files, self._model, self._scenes)
+        edges = [(self._columns[ls[0]][0], self._columns[ls[-1]][1]) for ls in self._panel_lefts]
+        seams = BoxSeams(self._shape, edges, len(self._tops), self._numbers)
+        return BoxFile.open(files, self._model, self._scenes, seams)
 
-    def parts(self, done: int = 0) -> Generator[tuple[int, FoundBoxes], None, None]:
+    def parts(self, done: int = 0) -> Generator[tuple[int, RowBoxes], None, None]:
         """Predict from top to bottom, one panel after the other.
 
         Args:
-            done: 0, as boxes are always predicted from the top.
+            done: Number of first parts to be left out.
 
         Yields:
-            Number of windows, and boxes that no later window can find again.
+            Number of windows, and the boxes of a row of them.
         """
-        # Boxes that reach into the next panel.
-        waiting = self._nothing
-        begin = 0
-        for panel in self._panels:
-            # Neighbors of the last panel show its windows, too; boxes need each window once.
-            lefts = [left for left in panel.windows if left >= begin]
-            begin = lefts[-1] + 1
-            edges = self._columns[lefts[0]][0], self._columns[lefts[-1]][1]
-            reaching = self._nothing
-            for windows, found in self._panel(panel, lefts):
-                left, _, right, _ = found.extents.T
-                inner = (left >= edges[0]) & (right <= edges[1])
-                yield windows, found[inner]
-                reaching = reaching + found[~inner]
-            waiting, _ = merge(waiting + reaching, self._shape)
-            later = waiting.extents[:, 2] > edges[1]
-            yield 0, waiting[~later]
-            waiting = waiting[later]
-        yield 0, waiting
+        for panel, lefts in zip(self._panels, self._panel_lefts, strict=True):
+            if done < len(self._tops):
+                yield from self._panel(panel, lefts, done)
+            done = max(0, done - len(self._tops))
 
     def _panel(
-        self, panel: Panel, lefts: Sequence[int]
-    ) -> Generator[tuple[int, FoundBoxes], None, None]:
-        intervals = [(top, top + self._height) for top in self._tops]
+        self, panel: Panel, lefts: Sequence[int], done: int
+    ) -> Generator[tuple[int, RowBoxes], None, None]:
+        tops = self._tops[done:]
+        intervals = [(top, top + self._height) for top in tops]
         reading = [strips(scene, intervals, panel.columns) for scene in self._scenes.values()]
-        # Boxes that reach over a seam, of the row of windows above.
-        above = self._nothing
-        for top, core, *read in zip(self._tops, self._rows, *reading, strict=True):
+        for top, core, *read in zip(tops, self._rows[done:], *reading, strict=True):
             strips_read = dict(zip(self._scenes, read, strict=True))
-            inside, over = self._row(strips_read, lefts, top, core)
-            objects, numbers = merge(above + over, self._shape)
-            recent = np.isin(np.arange(len(objects)), numbers[len(above) :])
-            yield len(lefts), inside + objects[~recent]
-            above = objects[recent]
-        yield 0, above
+            yield len(lefts), self._row(strips_read, lefts, top, core)
 
     def _row(
         self,
@@ -123,9 +111,8 @@ class BoxPredictor:
         lefts: Sequence[int],
         top: int,
         rows: tuple[float, float],
-    ) -> tuple[FoundBoxes, FoundBoxes]:
-        """Return the boxes of a row of windows: those within a core, and those over a seam."""
-        inside = over = self._nothing
+    ) -> RowBoxes:
+        inside = crossing = FoundBoxes.none(self._numbers)
         places = [Window(top, left, self._height, self._width) for left in lefts]
         places = [place for place in places if self._filled(read, place)]
         for begin in range(0, len(places), self._batch_size):
@@ -140,10 +127,10 @@ class BoxPredictor:
                 boxes = boxes[own]
                 boxes = boxes[self._known(read, boxes)]
                 left, upper, right, lower = boxes.extents.T
-                crossing = (left < columns[0]) | (right > columns[1])
-                crossing |= (upper < rows[0]) | (lower > rows[1])
-                inside, over = inside + boxes[~crossing], over + boxes[crossing]
-        return inside, over
+                over = (left < columns[0]) | (right > columns[1])
+                over |= (upper < rows[0]) | (lower > rows[1])
+                inside, crossing = inside + boxes[~over], crossing + boxes[over]
+        return RowBoxes(inside, crossing)
 
     def _filled(self, read: Mapping[str, Strip], window: Window) -> bool:
         """Return whether enough of a window holds data: by default, any of it."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from rsvheat._files import complete_file
+from rsvheat._files import complete_file, remove_unfinished
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.raster.predictor import Scenes
 from rsvheat.raster.scene import source_files
 
-_NAME = "journal.json"
+_NAME = ".journal"  # no name of an output, which is in the same folder
 
 
 def fingerprint(model: TrainedModel, scenes: Scenes) -> dict[str, Any]:
@@ -48,6 +48,8 @@ class Journal:
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self._path = folder / _NAME
         self._about = json.loads(json.dumps(dict(about)))
+        # Of a process that was killed while it replaced the journal.
+        remove_unfinished(folder)
 
     def read(self) -> dict[str, Any] | None:
         """Return what was written last, None if nothing was.

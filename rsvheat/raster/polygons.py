@@ -83,7 +83,7 @@ def write_polygons(
         tags, place = file.tags(), Georeference.of(file)
         names = np.array(json.loads(tags["RSVHEAT_CLASSES"]), object)
         kept = {name: text for name, text in tags.items() if name.startswith("RSVHEAT")}
-        with vector_file(output, "polygons", place, kept, overwrite) as (layer, projection):
+        with vector_file(output, "polygons", place, kept, overwrite) as (layer, projection, _):
             for polygons, labels in _areas(file):
                 pixels = shapely.area(polygons).round().astype(np.int64)
                 chosen = pixels >= min_pixels

@@ -99,9 +99,9 @@ def predict(
             GPU if there is one.
         precision: Floating-point type that the network computes in.
         overwrite: Whether an older output is replaced.
-        resume: Whether to go on with a map that a killed process left unfinished, with the same
-            arguments; the result has the same bytes. An interruption of this call leaves the
-            unfinished map, too. Boxes begin again.
+        resume: Whether to go on with a map or boxes that a killed process left unfinished, with the
+            same arguments; the result has the same bytes. An interruption of this call leaves the
+            unfinished output, too.
 
     Returns:
         Summary of the map or of the boxes.

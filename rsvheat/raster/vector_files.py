@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of polygons: GeoPackage, FlatGeobuf, GeoParquet and GeoJSON, written a part at a time."""
 
+import glob
 import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from rsvheat._files import output_file
+from rsvheat._files import output_file, remove_unfinished
 from rsvheat.raster.projection import LONGITUDE_LATITUDE, Projection
 from rsvheat.raster.scene import Georeference
 
 GEOPACKAGE = ".gpkg"
 _PARQUET_BATCH = 65536
+# Time of a change that GeoPackages hold: a fixed one, so that equal predictions have equal bytes.
+_NO_TIME = {"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"}
 
 
 class VectorLayer(Protocol):
@@ -80,6 +83,7 @@ class _GeoPackage:
         self._path, self._tags, self._crs = path, tags, _wkt(crs)
 
     def __enter__(self) -> Self:
+        self._pyogrio = importlib.import_module("pyogrio")
         self._raw = importlib.import_module("pyogrio.raw")
         return self
 
@@ -90,6 +94,10 @@ class _GeoPackage:
         import shapely
 
         begun = self._path.exists()
+        if begun and not len(polygons):
+            return
+        before = {name: self._pyogrio.get_gdal_config_option(name) for name in _NO_TIME}
+        self._pyogrio.set_gdal_config_options(_NO_TIME)
         try:
             self._raw.write(
                 self._path,
@@ -105,6 +113,8 @@ class _GeoPackage:
             )
         except RuntimeError as error:
             raise OSError(f"{self._path.name} cannot be written: {error}") from error
+        finally:
+            self._pyogrio.set_gdal_config_options(before)
 
 
 class _FlatGeobuf(_GeoPackage):
@@ -224,10 +234,30 @@ def check_vector(path: Path, what: str, overwrite: bool) -> None:
         raise FileExistsError(f"{path} is there already: --overwrite replaces it")
 
 
+class VectorFile(NamedTuple):
+    """A file of polygons that is being written.
+
+    Attributes:
+        layer: The file, which takes polygons.
+        projection: Projection from columns and rows to its coordinates.
+        unfinished: Path of a file beside it, of which a process that resumes finds what a killed
+            one wrote. It is to be removed when the polygons are complete.
+    """
+
+    layer: VectorLayer
+    projection: Projection
+    unfinished: Path
+
+
 @contextmanager
 def vector_file(
-    path: Path, what: str, place: Georeference, tags: Mapping[str, str], overwrite: bool
-) -> Iterator[tuple[VectorLayer, Projection]]:
+    path: Path,
+    what: str,
+    place: Georeference,
+    tags: Mapping[str, str],
+    overwrite: bool,
+    resume: bool = False,
+) -> Iterator[VectorFile]:
     """Create a file of polygons, which appears when the block succeeds.
 
     Args:
@@ -237,9 +267,11 @@ def vector_file(
         place: Location of the raster.
         tags: Metadata; FlatGeobuf has none.
         overwrite: Whether an older file is replaced.
+        resume: Whether to give the file ``unfinished`` of a process that was killed, and to keep it
+            if this one is interrupted.
 
     Yields:
-        The file, and the projection from columns and rows to its coordinates.
+        The file.
 
     Raises:
         ValueError: If the suffix is that of no format.
@@ -251,7 +283,14 @@ def vector_file(
     check_vector(path, what, overwrite)
     kind = _KINDS[path.suffix.lower()]
     projection = Projection(place, LONGITUDE_LATITUDE if kind is _GeoJSON else None)
-    with output_file(path) as temporary, kind(temporary, projection.crs, tags) as layer:
+    rows_name = f"rows-{path.name}"
+    with output_file(path, rows_name if resume else None) as temporary:
         # Another process may have written the file before the lock was taken.
         check_vector(path, what, overwrite)
-        yield layer, projection
+        if not resume:
+            remove_unfinished(path.parent, rows_name)
+        # Polygons of a process that was killed, and temporary files of SQLite beside them.
+        for old in temporary.parent.glob(f"{glob.escape(path.stem)}.*"):
+            old.unlink()
+        with kind(temporary, projection.crs, tags) as layer:
+            yield VectorFile(layer, projection, temporary.with_name(rows_name))

@@ -162,8 +162,12 @@ def writing(
         if not resumed:
             _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         try:
-            file = _reopen(plain) if resumed else _create(plain, layer, rows, columns, georeference)
-            writer = LayerWriter(plain, file, resumed)
+            if not resumed:
+                # A process that is killed here leaves no rows that cannot be opened again.
+                begun = folder / f"new-{rows_name}"
+                _create(begun, layer, rows, columns, georeference).close()
+                begun.replace(plain)
+            writer = LayerWriter(plain, _reopen(plain), resumed)
             try:
                 yield writer
             finally:

@@ -45,6 +45,9 @@ class Scores(Protocol):
     def __str__(self) -> str:
         """Return the most important values in one line."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+
     def save(
         self, folder: str | PathLike[str], name: str = ..., about: Mapping[str, Any] | None = ...
     ) -> Any:

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps that an interrupted process left unfinished."""
+"""Maps and boxes that an interrupted process left unfinished."""
 
 import os
-import signal
 import subprocess
 import sys
+from pathlib import Path  # noqa: F401 - of the killed processes
 
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("rasterio")
+from box_scenes import harbor
 from rasterio.transform import Affine
-from stand_ins import Classifier, Pixels, trained
+from stand_ins import Boxes, Classifier, OrientedBoxes, Pixels, trained
 
 from rsvheat.raster import predict
 
@@ -124,40 +125,137 @@ def test_another_prediction_does_not_go_on(scene, write_scene, tmp_path):
     assert sorted(path.name for path in output.parent.iterdir()) == ["m.tif", "m.tif.aux.xml"]
 
 
+@pytest.fixture
+def busy(write_scene):
+    """A scene of 150 x 210 pixels with ships, of which one is larger than the windows' overlap."""
+    values, _ = harbor(150, 210)
+    values[:, 60:66, 20:200] = 250
+    return write_scene(values, **UTM)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "memory"),
+    [
+        (Boxes, "b.geojson", 1e-6),
+        (OrientedBoxes, "b.gpkg", 1.0),
+        (Boxes, "b.fgb", 1.0),
+        (Boxes, "b.parquet", 1.0),
+    ],
+)
+def test_interrupted_boxes_end_with_the_same_bytes(busy, tmp_path, kind, name, memory):
+    model = trained(kind, classes=CLASSES[:2], size=64)
+    options = {"overlap": 24, "memory": memory, "batch_size": 2}
+    calls, limit, original = [], 10**9, model.network.predict
+
+    def counted(images):
+        calls.append(1)
+        if len(calls) > limit:
+            raise KeyboardInterrupt
+        return original(images)
+
+    model.network.predict = counted
+    expected = predict(busy, tmp_path / "whole" / name, model, **options)
+    total = len(calls)
+    output = tmp_path / "again" / name
+    for limit in (0, total // 3, total // 2):  # noqa: B007 - read by counted
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            predict(busy, output, model, resume=True, **options)
+        assert not output.exists()
+    calls.clear()
+    limit = 10**9
+    result = predict(busy, output, model, resume=True, **options)
+    # What was done before was not done again.
+    assert len(calls) < total // 2 + total // 6
+    assert output.read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (result.counts, result.confidence) == (expected.counts, expected.confidence)
+    assert sum(result.counts) > 9
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_boxes_of_another_prediction_do_not_go_on(busy, tmp_path, monkeypatch):
+    model = trained(Boxes, classes=CLASSES[:2], size=64)
+    output = tmp_path / "b.geojson"
+    original, calls = model.network.predict, []
+
+    def interrupted(images):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(images)
+
+    monkeypatch.setattr(model.network, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(busy, output, model, batch_size=2, resume=True)
+    with pytest.raises(FileExistsError, match=r"was begun with options .*'min_score': None.* 0\.5"):
+        predict(busy, output, model, batch_size=2, resume=True, min_score=0.5)
+    assert len(list(tmp_path.glob(".unfinished-*"))) == 1
+    predict(busy, output, model, batch_size=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.tif", "b.geojson"}
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_resume as module
-from rsvheat.raster import predict
-from stand_ins import trained
 import torch
+from rsvheat import _files
+from rsvheat.raster import journal, predict, vector_files, writing
+from stand_ins import Boxes, trained
+
 torch.manual_seed(0)
-class Killing(module.Interrupting):
-    task = "stand_in_killing"
-    def predict(self, images):
-        self.left -= 1
-        if self.left < 0:
+torch.set_num_threads(1)
+maps = trained(module.Pixels, classes=module.CLASSES)
+boxes = trained(Boxes, classes=module.CLASSES[:2], size=64)
+RUNS = {
+    "map.tif": (maps, {"window": 64, "batch_size": 2}),
+    "boxes.gpkg": (boxes, {"overlap": 24, "batch_size": 1}),
+}
+scene, folder = sys.argv[2:4]
+
+def killing(owner, name, number):
+    # Kills this process at a call of a function.
+    original, calls = getattr(owner, name), []
+    def call(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return module.Pixels.predict(self, images)
-model = trained(Killing, classes=module.CLASSES)
-model.network.left = int(sys.argv[4])
-predict(sys.argv[2], sys.argv[3], model, window=40, batch_size=2, resume=True)
+        return original(*args, **kwargs)
+    setattr(owner, name, call)
+
+MOMENTS = {
+    "map.tif": [
+        (maps.network, "predict", 1), (maps.network, "predict", 6),
+        (writing.LayerWriter, "flush", 2), (journal.json, "dumps", 3), (writing, "_finish", 1),
+    ],
+    "boxes.gpkg": [
+        (boxes.network, "predict", 1), (boxes.network, "predict", 6),
+        (vector_files._GeoPackage, "write", 3), (journal.Journal, "remove", 1),
+    ],
+}
+for output, (model, options) in RUNS.items():
+    predict(scene, f"{folder}/whole/{output}", model, **options)
+    whole = {p.name: p.read_bytes() for p in module.Path(folder, "whole").glob(f"{output}*")}
+    for number, moment in enumerate(MOMENTS[output]):
+        place = module.Path(folder, f"{number}")
+        child = os.fork()
+        if child == 0:
+            killing(*moment)
+            predict(scene, place / output, model, resume=True, **options)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (moment, status)
+        assert not (place / output).exists(), moment
+        predict(scene, place / output, model, resume=True, **options)
+        assert {p.name: p.read_bytes() for p in place.glob(f"{output}*")} == whole, moment
+        assert list(place.glob(".*")) == [], moment
 """
 
 
-def test_a_killed_process_can_be_gone_on_from(scene, tmp_path):
+def test_processes_that_are_killed_at_any_moment_can_be_gone_on_from(busy, tmp_path):
+    pytest.importorskip("pyogrio")
     here = os.path.dirname(__file__)
     environment = {**os.environ, "PYTHONPATH": f"{os.path.dirname(here)}:{here}"}
-
-    def run(name, calls):
-        words = [sys.executable, "-c", KILLED, here, str(scene), str(tmp_path / name), str(calls)]
-        return subprocess.run(words, env=environment, capture_output=True, text=True)
-
-    whole = run("a.tif", 10**9)
-    assert whole.returncode == 0, whole.stderr
-    assert run("b.tif", 7).returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".unfinished-*"))) == 1
-    again = run("b.tif", 10**9)
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
-    assert list(tmp_path.glob(".unfinished-*")) == []
+    words = [sys.executable, "-c", KILLED, here, str(busy), str(tmp_path / "out")]
+    run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
