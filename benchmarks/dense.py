@@ -75,14 +75,16 @@ class Settings:
         return ", ".join([f"lr {self.lr:g}", *(f"{k} {v}" for k, v in other.items())])
 
 
-# By network and start.
+# By network and start, chosen on `dubai`.
 SETTINGS = {
     ("rsvheat_nano", "scratch"): Settings(2e-3),
     ("rsvheat_nano", "pretrained"): Settings(2e-3),
     ("resnet18", "scratch"): Settings(1e-3),
-    ("rsvheat_tiny", "scratch"): Settings(1e-3),
+    ("rsvheat_tiny", "scratch"): Settings(3e-4),
     ("convnext_tiny", "scratch"): Settings(1e-3),
 }
+# Chosen on another set, for that set, where they are not the same.
+SEARCHED = {("ombria_sar", "rsvheat_nano", "pretrained"): Settings(2e-3, layer_decay=0.7)}
 SMALL = [key for key in SETTINGS if not key[0].endswith("tiny")]
 LARGE = [key for key in SETTINGS if key[0].endswith("tiny")]
 BOTH = "ombria_optical_sar"
@@ -99,11 +101,16 @@ class Run:
     fusion: str = ""
     dropout: float = 0.0
     steps: int = STEPS
-    settings: str = ""
+    settings: Settings | None = None
+
+    @property
+    def used(self) -> Settings:
+        """Settings of the run: by default those of the network and its start."""
+        return self.settings or SETTINGS[self.network, self.start]
 
     def key(self) -> dict[str, str]:
         """Return the columns that identify the run."""
-        return {name: str(value) for name, value in vars(self).items()}
+        return {name: str(value) for name, value in (vars(self) | {"settings": self.used}).items()}
 
 
 def runs() -> Iterator[Run]:
@@ -117,16 +124,23 @@ def runs() -> Iterator[Run]:
     # Single sensors, to judge the networks that may miss one.
     yield from equal_runs(floods[:2], [ours], [1, 2])
     yield from dropout_runs(("gate", "attention"), [1, 2])
-    yield from equal_runs(["dubai"], LARGE, [0])
     yield from equal_runs(["levir"], [ours, peer], [0], LEVIR_STEPS)
     # A step of nano takes half the time of ResNet-18's.
     for name in ("ombria_sar", "change_sar", "dubai"):
         yield Run(name, *ours, steps=2 * STEPS)
     yield from equal_runs([BOTH, *floods], SMALL, [1, 2])
     yield from equal_runs(changes, SMALL, [1, 2])
-    yield from equal_runs(["levir"], SMALL, [0, 1, 2], LEVIR_STEPS)
+    yield from equal_runs(["levir"], SMALL, [0, 1], LEVIR_STEPS)
+    for seed in range(3):
+        yield Run(BOTH, *ours, seed, "attention")
+    for name, network, start in SEARCHED:
+        for seed in range(3):
+            yield Run(name, network, start, seed, settings=SEARCHED[name, network, start])
+    yield from equal_runs(["dubai"], LARGE[:1], [0, 1, 2])
+    yield from equal_runs(["dubai"], LARGE, [0, 1, 2])
+    yield from equal_runs([BOTH, "change_optical", *floods[:2], *changes[1:]], LARGE, [0])
+    yield from equal_runs(["levir"], SMALL, [2], LEVIR_STEPS)
     yield from equal_runs(["levir"], LARGE, [0], LEVIR_STEPS)
-    yield from equal_runs(["dubai"], LARGE, [1, 2])
 
 
 def equal_runs(
@@ -146,11 +160,11 @@ def dropout_runs(fusions: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
         yield Run(BOTH, "rsvheat_nano", "pretrained", seed, fusion, 0.5)
 
 
-def build(run: Run, data: DenseSet, settings: Settings) -> DenseModel:
+def build(run: Run, data: DenseSet) -> DenseModel:
     encoder: Encoder
-    given: dict[str, Any] = {"stems": {}} if settings.fresh_stems else {}
-    if settings.layer_scale is not None:
-        given["layer_scale"] = settings.layer_scale
+    given: dict[str, Any] = {"stems": {}} if run.used.fresh_stems else {}
+    if run.used.layer_scale is not None:
+        given["layer_scale"] = run.used.layer_scale
     if run.network in rsvheat.models.VARIANTS:
         encoder = rsvheat.create_model(
             run.network,
@@ -182,10 +196,11 @@ def in_layout_of(model: DenseModel, images: dict[str, Tensor]) -> dict[str, Tens
     return {k: x.contiguous(memory_format=torch.channels_last) for k, x in images.items()}
 
 
-def fit(run: Run, data: DenseSet, settings: Settings) -> tuple[DenseModel, float]:
+def fit(run: Run, data: DenseSet) -> tuple[DenseModel, float]:
     """Train a network; return it and the CPU seconds."""
+    settings = run.used
     torch.manual_seed(run.seed)
-    model = build(run, data, settings)
+    model = build(run, data)
     if settings.frozen:
         for part in (model.encoder.stems, *model.encoder.stages[: settings.frozen]):
             part.requires_grad_(False)
@@ -263,10 +278,6 @@ def train_all(arguments: argparse.Namespace) -> None:
         "schedule": f"steps of {BATCH} crops of {CROP} pixels, AdamW, weight decay 0.05, "
         "warm-up of 10 % and half a cosine, cross entropy + Dice, classes weighted by one over "
         f"the root of their pixels; decoder FPN of {CHANNELS} channels",
-        "settings": "; ".join(
-            f"{network} {start}: lr {s.lr:g}, layer decay {s.layer_decay:g}"
-            for (network, start), s in SETTINGS.items()
-        ),
         "columns": "iou, f1, precision, recall: of flood or change; iou_by_*: with one sensor only",
     }
     sets: dict[str, DenseSet] = {}
@@ -278,7 +289,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         if run.set not in sets:
             sets[run.set] = SETS[run.set](arguments.data)
         begin = time.perf_counter()
-        model, seconds = fit(run, sets[run.set], SETTINGS[run.network, run.start])
+        model, seconds = fit(run, sets[run.set])
         row = {
             **run.key(),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -303,18 +314,11 @@ def tune(arguments: argparse.Namespace) -> None:
             arguments.frozen,
             arguments.seeds,
         ):
-            run = Run(
-                name,
-                *which.split(":"),
-                seed,
-                arguments.fusion,
-                arguments.dropout,
-                arguments.steps,
-            )
             settings = Settings(
                 lr, decay, warmup, frozen, arguments.fresh_stems, arguments.layer_scale
             )
-            model, seconds = fit(run, data, settings)
+            how = (arguments.fusion, arguments.dropout, arguments.steps)
+            model, seconds = fit(Run(name, *which.split(":"), seed, *how, settings), data)
             found = {k: f"{v:.3f}" for k, v in scores_of(model, data).items()}
             print(name, which, seed, settings, found, f"{seconds:.0f} CPU s", flush=True)
 
@@ -342,7 +346,7 @@ def speed(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     alone, beside = loader(arguments, 0), loader(arguments, 2)
     batch = next(alone)
-    model = build(Run("dubai"), SETS["dubai"](arguments.data), Settings(2e-3))
+    model = build(Run("dubai"), SETS["dubai"](arguments.data))
     loss, optimizer = SegmentationLoss(LOSSES), torch.optim.AdamW(model.parameters())
 
     def step(batch: dict[str, Any]) -> None:
@@ -377,7 +381,7 @@ def profile(arguments: argparse.Namespace) -> None:
         data = SETS[name](arguments.data)
         run = Run(name, steps=5)
         with torch.profiler.profile() as training:
-            model, _ = fit(run, data, SETTINGS[run.network, run.start])
+            model, _ = fit(run, data)
         model.eval()
         scene = data.test[0]
         predict(model, scene, list(data.stems))  # prepares the filters
@@ -395,26 +399,28 @@ def markdown() -> str:
     rows = read(TABLE)
     lines = []
     for name in SETS:
+        # The other fusions are in a table of their own.
         some = [r for r in rows if r["set"] == name and float(r["dropout"]) == 0]
+        some = [r for r in some if r["fusion"] in ("", "gate")]
         own = ("mean_iou", "mean_f1", "overall_accuracy")
         if any(r.get("iou") for r in some):
             own = ("iou", "f1", "precision", "recall")
         lines += [
             f"### {name}",
             "",
-            f"| network | start | parameters | steps | seeds | {' | '.join(own)} | CPU s |",
-            f"| --- | --- | ---: | ---: | ---: |{' ---: |' * (len(own) + 1)}",
+            "| network | start | settings | parameters | steps | seeds | "
+            f"{' | '.join(own)} | CPU s |",
+            f"| --- | --- | --- | ---: | ---: | ---: |{' ---: |' * (len(own) + 1)}",
         ]
-        for network, start, steps in dict.fromkeys(
-            (r["network"], r["start"], r["steps"]) for r in some
-        ):
-            how = (network, start, steps)
-            chosen = [r for r in some if (r["network"], r["start"], r["steps"]) == how]
+        columns = ("network", "start", "settings", "steps")
+        for how in dict.fromkeys(tuple(r[c] for c in columns) for r in some):
+            chosen = [r for r in some if tuple(r[c] for c in columns) == how]
+            network, start, settings, steps = how
             cells = [spread([r[column] for r in chosen]) for column in own]
             size = f"{int(chosen[0]['parameters']) / 1e6:.1f} M"
             seconds = statistics.mean(float(r["cpu_seconds"]) for r in chosen)
-            columns = (network, start, size, steps, str(len(chosen)), *cells, f"{seconds:.0f}")
-            lines.append(f"| {' | '.join(columns)} |")
+            row = (network, start, settings, size, steps, str(len(chosen)), *cells)
+            lines.append(f"| {' | '.join(row)} | {seconds:.0f} |")
         lines.append("")
     lines += [
         "### One sensor missing",

@@ -146,6 +146,15 @@ class Checkpoint:
     window: int | None = None
     temperature: float = 1.0
 
+    @property
+    def stems(self) -> dict[str, str]:
+        """Name of the encoder's stem by modality of the training images.
+
+        They are equal but for the two dates of change detection, which may share a stem.
+        """
+        dates = dict(((self.model or {}).get("options") or {}).get("dates") or {})
+        return {name: dates.get(name, name) for name in (self.spec.modalities if self.spec else ())}
+
     @classmethod
     def read(cls, path: _Path) -> "Checkpoint":
         """Read a file.
@@ -579,7 +588,10 @@ def finite_rows(output: Any) -> list[bool]:
         output: Predictions of ``TrainedModel.infer``.
     """
     if isinstance(output, Tensor):
-        found: list[bool] = output.flatten(1).isfinite().all(1).tolist()
+        rows = output.flatten(1)
+        # A sum with a value that is not finite is not finite either, and takes 1/30 of the time.
+        sums = rows.sum(1).isfinite()
+        found: list[bool] = (sums if sums.all() else rows.isfinite().all(1)).tolist()
         return found
     return [
         bool(one["boxes"].isfinite().all() and one["scores"].isfinite().all()) for one in output

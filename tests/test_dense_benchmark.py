@@ -110,8 +110,8 @@ def test_finished_runs_are_kept(dense, squares, monkeypatch, tmp_path, capsys):
 
 
 def test_a_run_is_repeatable(dense, squares):
-    run = dense.Run(dense.BOTH, "rsvheat_nano", "scratch", 3, "gate", 0.5, steps=1)
-    models = [dense.fit(run, squares, dense.Settings(1e-3))[0] for _ in range(2)]
+    run = dense.Run(dense.BOTH, "rsvheat_nano", "scratch", 3, "gate", 0.5, 1)
+    models = [dense.fit(run, squares)[0] for _ in range(2)]
     first, second = (model.state_dict() for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

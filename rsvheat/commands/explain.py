@@ -57,7 +57,8 @@ def explain(
             without a checkpoint rsvheat_nano by default.
         pretrained: Whether the bundled weights are taken without a checkpoint; if not, random ones.
         modalities: Bands by stem, such as {optical: 3}, for a variant.
-        modality: Stem that takes the image; by default the first for as many bands.
+        modality: Modality of the image, or stem that takes it: of a change detection before or
+            after; by default the first for as many bands.
         bands: Bands of the file that the model gets, counted from 1, such as 4,3,2; all by default.
         rgb: Bands of the file that are shown, counted from 1, such as 4,3,2.
         window: Part of the image as row,column,height,width in pixels, such as 0,0,256,256.
@@ -83,6 +84,7 @@ def explain(
 
     given: dict[str, Any] = {} if modalities is None else {"modalities": modalities}
     normalizers: Mapping[str, Normalizer] = {}
+    stems: dict[str, str] = {}
     missing: list[str] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
@@ -99,9 +101,15 @@ def explain(
             encoder, loaded = load_encoder(saved, variant, **given)
             baseline = RSVHeat(**encoder.config)
             normalizers, missing = saved.normalizers, loaded.missing
+            stems = {k: stem for k, stem in saved.stems.items() if stem in encoder.modalities}
+    # The images of change detection are named by date, and may share a stem.
+    bands_of = {name: encoder.modalities[stem] for name, stem in stems.items()}
+    bands_of |= {k: n for k, n in encoder.modalities.items() if k not in stems.values()}
+    if modality in encoder.modalities and modality not in bands_of:
+        modality = next(name for name, stem in stems.items() if stem == modality)
     part = read_window(
         image,
-        encoder.modalities,
+        bands_of,
         modality,
         bands=bands,
         rgb=rgb,
@@ -112,8 +120,9 @@ def explain(
         mean=mean,
         std=std,
     )
-    if any(name.startswith(f"stems.{part.modality}.") for name in missing):
-        raise CheckpointError(f"{checkpoint} has no stem for modality {part.modality!r}")
+    stem = stems.get(part.modality, part.modality)
+    if any(name.startswith(f"stems.{stem}.") for name in missing):
+        raise CheckpointError(f"{checkpoint} has no stem for modality {stem!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     row, column, height, width = part.window
@@ -121,7 +130,7 @@ def explain(
         output,
         encoder.to(device),
         part.image,
-        part.modality,
+        stem,
         background=part.picture,
         point=part.point,
         stages=stages,

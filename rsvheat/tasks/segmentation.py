@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from rsvheat._files import complete_file
 from rsvheat.data.datamodule import DataModule
+from rsvheat.data.skip_report import DataError
 from rsvheat.data.spec import IGNORE_INDEX, DataSpec, Target
 from rsvheat.evaluation import (
     ConfusionMatrix,
@@ -31,6 +32,8 @@ from rsvheat.models.segmentation import SegmentationModel
 from rsvheat.models.task_model import TaskModel
 from rsvheat.segmentation_losses import SegmentationLoss, Term, Weighting, class_weights
 from rsvheat.tasks.calibrated import CalibratedTask
+
+AbsentClasses: TypeAlias = Literal["warn", "raise", "ignore"]
 
 _AUXILIARY = 0.4
 
@@ -72,6 +75,9 @@ class DenseTask(CalibratedTask):
         turns: Whether a test averages the predictions of each sample's 8 flipped and rotated
             versions.
         panels: Number of samples in panels; 0 for none.
+        absent_classes: Treatment of classes of which the first epoch's training samples have no
+            pixel: ``"warn"`` names them, ``"raise"`` ends the run with an error that names them,
+            ``"ignore"`` says nothing.
         **options: Further arguments of ``CalibratedTask``.
 
     Attributes:
@@ -98,8 +104,13 @@ class DenseTask(CalibratedTask):
         background: str | None = None,
         turns: bool = False,
         panels: int = 4,
+        absent_classes: AbsentClasses = "warn",
         **options: Any,
     ) -> None:
+        if absent_classes not in get_args(AbsentClasses):
+            raise ValueError(
+                f"absent_classes must be one of {get_args(AbsentClasses)}, got {absent_classes!r}"
+            )
         super().__init__(
             spec,
             variant,
@@ -111,6 +122,7 @@ class DenseTask(CalibratedTask):
                 f"background must be one of {', '.join(self.spec.classes)}, got {background!r}"
             )
         self.background, self.turns, self.panels = background, turns, panels
+        self.absent_classes = absent_classes
         self._terms, self._weighting = losses, class_weights
         weights = None if isinstance(class_weights, str) else class_weights
         self.loss = SegmentationLoss(losses, weights)
@@ -141,18 +153,25 @@ class DenseTask(CalibratedTask):
         return super().training_losses(batch, batch_idx)
 
     def on_train_epoch_end(self) -> None:
-        """Name classes that no sample of the first epoch has: nothing was learned of them."""
+        """Look for classes that no sample of the first epoch has: nothing was learned of them.
+
+        Raises:
+            DataError: If there is one and ``absent_classes`` is ``"raise"``.
+        """
+        if self.current_epoch > 0 or self.absent_classes == "ignore":
+            return
         # A run that resumed within the epoch, or ends within it, has not seen all of them.
-        if self.current_epoch > 0 or not (self._from_start and self.trainer.is_last_batch):
+        if not (self._from_start and self.trainer.is_last_batch):
             return
         seen = self.trainer.strategy.reduce(self._seen.float().to(self.device), reduce_op="sum")
         pairs = zip(self.spec.classes, (seen > 0).tolist(), strict=True)
         absent = [name for name, occurs in pairs if not occurs]
-        if absent:
-            rank_zero_warn(
-                f"no pixel of the first epoch's training samples is of {', '.join(absent)}: the "
-                "network learns never to predict this"
-            )
+        if not absent:
+            return
+        found = f"no pixel of the first epoch's training samples is of {', '.join(absent)}"
+        if self.absent_classes == "raise":
+            raise DataError(f'{found}; absent_classes="warn" trains all the same')
+        rank_zero_warn(f"{found}: the network learns never to predict this")
 
     def losses(self, output: Tensor | DenseLogits, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """See ``CalibratedTask.losses``."""

@@ -9,7 +9,9 @@ import torch
 from explain.conftest import conducting
 
 from rsvheat import cli, explain
-from rsvheat.data import Normalizer
+from rsvheat.checkpoint import TrainedModel
+from rsvheat.data import DataSpec, Normalizer
+from rsvheat.models.change_detection import ChangeDetectionModel
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jsonargparse")
@@ -87,6 +89,38 @@ def test_report_is_one_page_with_all_pictures(one_thread, tmp_path, png, checkpo
     assert arrays["receptive_field.this_model.stage0"].shape == (32, 32)
     assert "receptive_field.random_weights.stage1" in arrays
     assert set(arrays["spectra.image.omega"]) == set(explain.radial_mean(np.ones((32, 32)))[0])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_dates_of_a_change_detection_are_normalized_as_in_training(
+    tmp_path, png, run, monkeypatch, shared
+):
+    stem = "optical" if shared else "later"
+    encoder = conducting(modalities={"optical": 3, stem: 3})
+    dates = {"before": "optical", "after": stem}
+    network = ChangeDetectionModel(encoder, 2, dates=dates, decoder="fpn", channels=8)
+    spec = DataSpec({"before": 3, "after": 3}, "mask", ("no change", "change"), (32, 32))
+    normalizers = {
+        "before": Normalizer((100.0,) * 3, (50.0,) * 3, 5.0),
+        "after": Normalizer((90.0,) * 3, (40.0,) * 3, 5.0),
+    }
+    TrainedModel(network, spec, normalizers).save(tmp_path / "change.ckpt")
+    shown = []
+    monkeypatch.setattr(
+        "rsvheat.explain.write_report",
+        lambda folder, model, image, modality, **options: shown.append((image, modality, options)),
+    )
+    values = np.moveaxis(np.asarray(PIL.open(png), np.float32), 2, 0)
+    for name, date in ((None, "before"), ("optical", "before"), ("after", "after"), (stem, "")):
+        date = date or ("before" if shared else "after")
+        words = (png, "--checkpoint", tmp_path / "change.ckpt")
+        code, _, err = run(*words, *(() if name is None else ("--modality", name)))
+        assert code == 0, err
+        image, modality, options = shown.pop()
+        mean, std = {"before": (100, 50), "after": (90, 40)}[date]
+        np.testing.assert_allclose(image, (values - mean) / std, atol=1e-5)
+        assert modality == dates[date]
+        assert options["about"]["normalized"] == "as in the training of the checkpoint"
 
 
 def test_report_of_a_radar_image_and_one_stage(one_thread, tmp_path):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+import warnings
 
 import pytest
 import torch
 from fields import SMALL, TINY, Changes, Fields, Reader, module
 
 from rsvheat.checkpoint import TrainedModel
-from rsvheat.data import DataSpec
+from rsvheat.data import DataError, DataSpec
 from rsvheat.tasks import ChangeDetectionTask, SegmentationTask
 from rsvheat.tasks.evaluation import evaluate
 from rsvheat.training import LastCheckpoint, Optimization, Run
@@ -154,6 +155,7 @@ def test_dates_of_different_sensors_have_stems_of_their_own(trainer, tmp_path):
         ({"background": "sea"}, "background must be one of ground, field, roof, got 'sea'"),
         ({"decoder": "unet"}, "decoder must be one of"),
         ({"losses": "hinge"}, "terms must be of"),
+        ({"absent_classes": "skip"}, "absent_classes must be one of .*, got 'skip'"),
     ],
 )
 def test_wrong_arguments_are_named(options, message):
@@ -194,6 +196,16 @@ def test_classes_that_are_never_seen_are_named(trainer):
         trainer(max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0).fit(task, data)
     weights = task.loss.class_weights
     assert float(weights[3]) == float(weights.max())
+    for choice in ("raise", "ignore"):
+        task = SegmentationTask(data.spec, panels=0, absent_classes=choice, **SMALL)
+        run = trainer(max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "no pixel of the first epoch")
+            if choice == "ignore":
+                run.fit(task, data)
+                continue
+            with pytest.raises(DataError, match="training samples is of sea; absent_classes="):
+                run.fit(task, data)
 
 
 def test_a_result_that_is_not_finite_is_no_class(one_sensor, trainer):
