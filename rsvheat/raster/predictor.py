@@ -239,6 +239,18 @@ def square_size(model: TrainedModel) -> int:
     return height
 
 
+def sensors_with_data(model: TrainedModel, window: Mapping[str, Pixels]) -> tuple[str, ...]:
+    """Return the modalities that predict a window: those with data there.
+
+    Args:
+        model: Trained network; one that needs all modalities gets all, with pixels without data
+            filled as in training.
+        window: Pixels of the window by modality.
+    """
+    found = [name for name, (_, valid) in window.items() if valid is None or valid.any()]
+    return tuple(found if found and model.network.any_sensor else window)
+
+
 def infer(
     model: TrainedModel,
     scenes: Scenes,
@@ -246,7 +258,7 @@ def infer(
     places: Sequence[Window],
     precision: Precision,
 ) -> Any:
-    """Predict a batch of windows.
+    """Predict a batch of windows, each from the sensors that have data there.
 
     Args:
         model: Trained network.
@@ -261,11 +273,22 @@ def infer(
     Raises:
         FloatingPointError: If a prediction is not finite; the message says of which window.
     """
-    images = {
-        name: torch.stack([model.normalizers[name](pixels[name]) for pixels in windows])
-        for name in scenes
-    }
-    output = model.infer(images, precision=precision)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, window in enumerate(windows):
+        groups.setdefault(sensors_with_data(model, window), []).append(number)
+    rows: dict[int, Any] = {}
+    for sensors, numbers in groups.items():
+        images = {
+            name: torch.stack([model.normalizers[name](windows[i][name]) for i in numbers])
+            for name in sensors
+        }
+        output = model.infer(images, precision=precision)
+        if len(groups) == 1:
+            break
+        rows |= zip(numbers, output, strict=True)
+    if rows:
+        ordered = [rows[number] for number in range(len(windows))]
+        output = torch.stack(ordered) if isinstance(ordered[0], torch.Tensor) else ordered
     for place, finite in zip(places, finite_rows(output), strict=True):
         if not finite:
             names = " and ".join(Path(fspath(scene.name)).name for scene in scenes.values())
