@@ -62,7 +62,10 @@ def test_a_killed_worker_loses_no_scene(scenes, checkpoint, tmp_path):
         killed = threading.Event()
         first = next(iter(client.run(os.getpid).values()))
 
+        reported = []
+
         def kill(outcome):
+            reported.append(outcome.name)
             if not killed.is_set():
                 killed.set()
                 os.kill(first, signal.SIGKILL)
@@ -74,6 +77,10 @@ def test_a_killed_worker_loses_no_scene(scenes, checkpoint, tmp_path):
     assert seconds < 300
     assert [outcome.name for outcome in summary.outcomes] == [scene.name for scene in scenes]
     assert (summary.count("done"), summary.count("failed")) == (12, 1)
+    # No scene twice, and nothing unfinished.
+    assert sorted(reported) == sorted(scene.name for scene in scenes)
+    suffixes = {path.name.partition(".")[2] for path in (tmp_path / "out").iterdir()}
+    assert suffixes <= {"tif", "tif.aux.xml"}
     predict_many(scenes, tmp_path / "alone", TrainedModel.load(checkpoint, device="cpu"))
     for number in range(12):
         one, other = (tmp_path / folder / f"{number}.tif" for folder in ("out", "alone"))
