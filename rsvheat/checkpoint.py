@@ -69,6 +69,8 @@ PRETRAINING = "pretraining"
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 _Path: TypeAlias = str | os.PathLike[str]
+# Modules of the errors of torch.compile, which take seconds to import.
+_COMPILER = ("torch._dynamo", "torch._inductor")
 
 
 def training_content(
@@ -417,6 +419,19 @@ class TrainedModel:
             raise ValueError(f"device {device!r} cannot be used: {error}") from error
         return self
 
+    def compile(self) -> "TrainedModel":
+        """Have the network compiled by ``torch.compile`` at its first call, and return the model.
+
+        The weights are the same. Each new size of images is compiled again.
+        """
+        if not self._is_compiled:
+            self.network.compile()
+        return self
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self.network._compiled_call_impl is not None
+
     def save(self, path: _Path) -> None:
         """Write a checkpoint that ``load`` reads: smaller than training's, without optimizer.
 
@@ -496,7 +511,8 @@ class TrainedModel:
             see ``finite_rows``.
 
         Raises:
-            ValueError: If the precision is unknown, or images do not fit the network.
+            ValueError: If the precision is unknown, images do not fit the network, or it cannot be
+                compiled after ``compile``.
         """
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
@@ -505,8 +521,17 @@ class TrainedModel:
         images = {name: resized(image, size).to(self.device) for name, image in images.items()}
         dtype = getattr(torch, precision)
         mixed = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-        with torch.inference_mode(), mixed:
-            output = self.network.predict(images)
+        try:
+            with torch.inference_mode(), mixed:
+                output = self.network.predict(images)
+        except RuntimeError as error:
+            if self._is_compiled and type(error).__module__.startswith(_COMPILER):
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"torch.compile cannot compile the network for {self.device}: {reason}. "
+                    "Predict without compile"
+                ) from error
+            raise
         if self.output in ("class", "mask"):
             output = tempered(output.float(), self.temperature)
             return output if self.output == "class" else resized(output, (height, width))

@@ -45,6 +45,7 @@ def predict(
     memory: float = 1.0,
     device: str = "auto",
     precision: Precision = "float32",
+    compile: bool = False,  # noqa: A002 - as torch calls it
     overwrite: bool = False,
     resume: bool = False,
 ) -> MapResult | BoxesResult:
@@ -98,6 +99,8 @@ def predict(
         device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"`` is a
             GPU if there is one.
         precision: Floating-point type that the network computes in.
+        compile: Whether to compile the network by ``torch.compile``, for long runs; a loaded model
+            stays compiled.
         overwrite: Whether an older output is replaced.
         resume: Whether to go on with a map or boxes that a killed process left unfinished, with the
             same arguments; the result has the same bytes. An interruption of this call leaves the
@@ -107,7 +110,8 @@ def predict(
         Summary of the map or of the boxes.
 
     Raises:
-        ValueError: If an argument is not as above, or has no meaning for the task.
+        ValueError: If an argument is not as above, or has no meaning for the task, or if the
+            network cannot be compiled.
         FileNotFoundError: If there is no such raster or checkpoint.
         FileExistsError: If there is an output, and ``overwrite`` is not set; or an unfinished one
             of other arguments, and ``resume`` is.
@@ -117,7 +121,9 @@ def predict(
         OSError: If the output cannot be written.
     """
     start = perf_counter()
-    options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision, memory)
+    options = Options(
+        window, stride, overlap, max_nodata, min_score, batch_size, precision, memory, compile
+    )
     paths = {"output": Path(output)}
     if probability is not None:
         paths["probability"] = Path(probability)
@@ -126,6 +132,8 @@ def predict(
     model = checkpoint
     if not isinstance(model, TrainedModel):
         model = TrainedModel.load(model, device=device)
+    if compile:
+        model.compile()
     with open_scenes(source, model.spec.modalities, bands, nodata) as scenes:
         if match:
             model = matched(model, scenes)

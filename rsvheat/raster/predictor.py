@@ -34,6 +34,7 @@ class Options:
     batch_size: int | None = None
     precision: Precision = "float32"
     memory: float = 1.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check the options."""
