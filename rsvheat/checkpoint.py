@@ -59,6 +59,7 @@ from rsvheat.prediction import (
     MaskPrediction,
     Prediction,
     SampleReader,
+    averaged_turns,
     batches,
     resized,
     tempered,
@@ -497,13 +498,21 @@ class TrainedModel:
         scale = self.size[0] / self.window
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def infer(self, images: Mapping[str, Tensor], *, precision: Precision = "float32") -> Any:
+    def infer(
+        self,
+        images: Mapping[str, Tensor],
+        *,
+        precision: Precision = "float32",
+        turns: bool = False,
+    ) -> Any:
         """Return predictions of a batch of normalized images.
 
         Args:
             images: Images by modality (B, bands, H, W), normalized; they are brought to
                 ``input_size`` first.
             precision: Floating-point type that the network computes in.
+            turns: Whether the probabilities of the 8 flipped and rotated versions of each image
+                are averaged; for classes of pixels.
 
         Returns:
             Predictions as ``rsvheat.models.task_model.TaskModel.predict`` returns them, in
@@ -511,11 +520,13 @@ class TrainedModel:
             see ``finite_rows``.
 
         Raises:
-            ValueError: If the precision is unknown, images do not fit the network, or it cannot be
-                compiled after ``compile``.
+            ValueError: If the precision is unknown, ``turns`` has no meaning for the output, images
+                do not fit the network, or it cannot be compiled after ``compile``.
         """
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
+        if turns and self.output != "mask":
+            raise ValueError(f"turns is for classes of pixels, and the output is {self.output}")
         height, width = next(iter(images.values())).shape[-2:]
         size = self.input_size(height, width)
         images = {name: resized(image, size).to(self.device) for name, image in images.items()}
@@ -523,7 +534,10 @@ class TrainedModel:
         mixed = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         try:
             with torch.inference_mode(), mixed:
-                output = self.network.predict(images)
+                if turns:
+                    output = averaged_turns(self.network.predict, images)
+                else:
+                    output = self.network.predict(images)
         except RuntimeError as error:
             if self._is_compiled and type(error).__module__.startswith(_COMPILER):
                 reason = " ".join(str(error).split())[:300]

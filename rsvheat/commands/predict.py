@@ -61,6 +61,7 @@ def predict(
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     compile: bool = False,  # noqa: A002 - as torch calls it
+    turns: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Write a map of each scene, or the boxes of its objects, as the checkpoint's task says.
@@ -118,6 +119,8 @@ def predict(
         device: Device to compute on, such as cpu, cuda or cuda:1; auto is a GPU if there is one.
         precision: Type that the network computes in; bfloat16 is faster on most GPUs.
         compile: Compile the network by torch.compile, which takes a minute or more; for long runs.
+        turns: Average the probabilities of the 8 flipped and rotated versions of each window, as
+            evaluate --turns does, for classes of pixels and change. It takes 8 times as long.
         overwrite: Replace an older output.
     """
     if checkpoint is None:
@@ -153,6 +156,7 @@ def predict(
         "memory": memory,
         "precision": precision,
         "compile": compile,
+        "turns": turns,
         "overwrite": overwrite,
     }
     beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)

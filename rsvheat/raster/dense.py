@@ -145,7 +145,10 @@ class DensePredictor:
         for begin in range(0, len(places), self._batch_size):
             batch = places[begin : begin + self._batch_size]
             windows = [{name: strip.cut(place) for name, strip in rows.items()} for place in batch]
-            output = infer(self._model, self._scenes, windows, batch, self._options.precision)
+            options = self._options
+            output = infer(
+                self._model, self._scenes, windows, batch, options.precision, options.turns
+            )
             if self._model.network.any_sensor:
                 for place, window in zip(batch, windows, strict=True):
                     names = sensors_with_data(self._model, window)

@@ -46,6 +46,7 @@ def predict(
     device: str = "auto",
     precision: Precision = "float32",
     compile: bool = False,  # noqa: A002 - as torch calls it
+    turns: bool = False,
     overwrite: bool = False,
     resume: bool = False,
 ) -> MapResult | BoxesResult:
@@ -101,6 +102,8 @@ def predict(
         precision: Floating-point type that the network computes in.
         compile: Whether to compile the network by ``torch.compile``, for long runs; a loaded model
             stays compiled.
+        turns: Whether the probabilities of the 8 flipped and rotated versions of each window are
+            averaged, for classes of pixels and change. It takes 8 times as long.
         overwrite: Whether an older output is replaced.
         resume: Whether to go on with a map or boxes that a killed process left unfinished, with the
             same arguments; the result has the same bytes. An interruption of this call leaves the
@@ -122,7 +125,16 @@ def predict(
     """
     start = perf_counter()
     options = Options(
-        window, stride, overlap, max_nodata, min_score, batch_size, precision, memory, compile
+        window,
+        stride,
+        overlap,
+        max_nodata,
+        min_score,
+        batch_size,
+        precision,
+        memory,
+        compile,
+        turns,
     )
     paths = {"output": Path(output)}
     if probability is not None:
@@ -137,7 +149,7 @@ def predict(
     with open_scenes(source, model.spec.modalities, bands, nodata) as scenes:
         if match:
             model = matched(model, scenes)
-        files = replace(files, tags=_tags(model, scenes, precision, match))
+        files = replace(files, tags=_tags(model, scenes, options, match))
         if resume:
             about = {**fingerprint(model, scenes), "options": asdict(options)}
             files = replace(files, resume=True, about=about)
@@ -165,7 +177,7 @@ def _predictor(model: TrainedModel, scenes: Scenes, options: Options) -> Predict
     return DensePredictor(model, scenes, options)
 
 
-def _tags(model: TrainedModel, scenes: Scenes, precision: str, match: bool) -> dict[str, str]:
+def _tags(model: TrainedModel, scenes: Scenes, options: Options, match: bool) -> dict[str, str]:
     """Return the provenance that outputs keep; of several rasters, by modality."""
     names = {name: Path(scene.name).name for name, scene in scenes.items()}
     bands = {name: scene.select for name, scene in scenes.items()}
@@ -177,7 +189,8 @@ def _tags(model: TrainedModel, scenes: Scenes, precision: str, match: bool) -> d
         **({} if model.path is None else {"RSVHEAT_CHECKPOINT": model.path.name}),
         "RSVHEAT_SOURCE": names[alone] if alone else json.dumps(names),
         "RSVHEAT_BANDS": json.dumps(bands[alone] if alone else bands),
-        "RSVHEAT_PRECISION": precision,
+        "RSVHEAT_PRECISION": options.precision,
+        **({"RSVHEAT_TURNS": "true"} if options.turns else {}),
         "RSVHEAT_MATCH": str(match).lower(),
         **(
             {"RSVHEAT_RESAMPLED": json.dumps(dict.fromkeys(resampled, "bilinear"))}

@@ -35,6 +35,7 @@ class Options:
     precision: Precision = "float32"
     memory: float = 1.0
     compile: bool = False
+    turns: bool = False
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -93,7 +94,7 @@ class Options:
             ValueError: If one of them is set.
         """
         for name in names:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and getattr(self, name) is not False:
                 raise ValueError(f"{name} has no meaning for {kind}, got {getattr(self, name)}")
 
 
@@ -258,6 +259,7 @@ def infer(
     windows: Sequence[Mapping[str, Pixels]],
     places: Sequence[Window],
     precision: Precision,
+    turns: bool = False,
 ) -> Any:
     """Predict a batch of windows, each from the sensors that have data there.
 
@@ -267,6 +269,7 @@ def infer(
         windows: Pixels of the windows by modality, as the files hold them, of one size.
         places: Places of the windows in the scene.
         precision: Floating-point type that the network computes in.
+        turns: Whether flipped and rotated versions of the windows are averaged.
 
     Returns:
         Predictions, see ``rsvheat.checkpoint.TrainedModel.infer``.
@@ -283,7 +286,7 @@ def infer(
             name: torch.stack([model.normalizers[name](windows[i][name]) for i in numbers])
             for name in sensors
         }
-        output = model.infer(images, precision=precision)
+        output = model.infer(images, precision=precision, turns=turns)
         if len(groups) == 1:
             break
         rows |= zip(numbers, output, strict=True)
