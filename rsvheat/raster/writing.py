@@ -105,6 +105,14 @@ class LayerWriter:
         self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
 
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        """Add metadata to those of the layer.
+
+        Args:
+            tags: Metadata.
+        """
+        self._file.update_tags(**{name: xml_text(value) for name, value in tags.items()})
+
     def flush(self) -> None:
         """Hand the rows over to the system, so that they outlive this process."""
         self.close()
