@@ -2,21 +2,26 @@
 """Detection on real images: rsvheat_nano from the bundled weights and from scratch, and ResNet-18.
 
 train     Trains each row on each data set, with the same detector, schedule, crops and seeds.
+small     Scores small vehicles by themselves, by the detectors of FAIR1M's five groups.
+options   Trains those detectors on, each with another option.
+peer      Trains Oriented R-CNN of oriented-det, where that is installed, and this package's.
 
 Whatever is finished is written at once; a command that was stopped goes on after the last epoch.
 Real images are looked for in --data: det_nwpu_vhr10 (horizontal boxes, 240 images, a fifth of them
-for testing) and obb_fair1m (oriented boxes of five groups, 60 images, a quarter of them for
-testing). Splits are drawn from a seed of their own.
+for testing) and obb_fair1m (oriented boxes, 60 images, a quarter of them for testing): its five
+groups, and small vehicles by themselves. Splits are drawn from a seed of their own.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from operator_tables import RESULTS
 from tables import ROOT, append, execute, read, spread
@@ -26,9 +31,12 @@ import rsvheat
 from rsvheat._files import complete_file
 from rsvheat.benchmarking import describe
 from rsvheat.data import Crop, DataModule, LoaderOptions
+from rsvheat.data.boxes import ImageBoxes
+from rsvheat.data.datasets.box_finding import Annotated, ClassNames
 from rsvheat.data.datasets.fair1m import FAIR1M
+from rsvheat.data.datasets.fair1m import GROUPS as FAIR1M_GROUPS
 from rsvheat.data.datasets.nwpu_vhr10 import NWPUVHR10
-from rsvheat.data.datasets.reader import DatasetReader
+from rsvheat.data.datasets.reader import DatasetReader, Scan
 from rsvheat.data.sample import collate
 from rsvheat.data.samplers import SampleIndex
 from rsvheat.data.tiles import Tiles
@@ -40,19 +48,42 @@ from rsvheat.models.detection import DetectionModel
 from rsvheat.models.features import Encoder
 from rsvheat.models.oriented_detection import OrientedDetectionModel
 from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.ops import boxes_from_mmcv, boxes_to_mmcv
 from rsvheat.training.optimization import Optimization, warmup_cosine
 
 RUNS = ROOT / "runs" / "detection"
 TABLE = RESULTS / "detection.csv"
+OPTIONS_TABLE = RESULTS / "detection_options.csv"
+SMALL_TABLE = RESULTS / "detection_small_vehicles.csv"
+PEER_TABLE = RESULTS / "detection_peer.csv"
 SPLIT_SEED = 0
+SMALL_VEHICLES = ("Small Car", "Van")
 
 ROWS = ("nano, bundled weights", "nano, from scratch", "ResNet-18, from scratch")
+
+
+class SmallVehicles(FAIR1M):
+    """Cars and vans of FAIR1M-1.0 as one class; everything else is background."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root, version="1.0", val_fraction=0.25)
+        self.names = ClassNames(("small vehicle",), dict.fromkeys(SMALL_VEHICLES, "small vehicle"))
+
+    def _find(self, part: str, scan: Scan) -> list[Annotated]:
+        return [one._replace(boxes=_only_small(one.boxes)) for one in super()._find(part, scan)]
+
+
+def _only_small(boxes: ImageBoxes) -> ImageBoxes:
+    chosen = np.array([name in SMALL_VEHICLES for name in boxes.names], bool)
+    names = tuple(name for name in boxes.names if name in SMALL_VEHICLES)
+    return ImageBoxes(boxes.corners[chosen], names, boxes.difficult[chosen], boxes.size)
 
 
 @dataclass(frozen=True)
 class Setting:
     """Data set, detector and schedule, which are the same for each row."""
 
+    runs: str
     folder: str
     reader: Callable[[str], DatasetReader]
     network: type[BoxDetector]
@@ -62,13 +93,45 @@ class Setting:
     epochs: int
     crops: int = 1
     focus: float = 0.5
+    rotation: float = 0.0
+    balance: float = 0.0
+    steps: int | None = None
     batch: int = 8
     lr: float = 1e-3
     weight_decay: float = 0.05
 
+    def about(self) -> str:
+        """Return one line for the head of a table."""
+        return (
+            f"{self.network.__name__} {dict(self.options)}, windows of {self.window} px at "
+            f"{self.size} px, {self.epochs} epochs of {self.crops} crops an image, batch "
+            f"{self.batch}, AdamW {self.lr}, decay {self.weight_decay}, warm-up 5 %, cosine, "
+            "bfloat16"
+        )
 
+
+ORIENTED = {
+    "detector": "oriented_rcnn",
+    "channels": 64,
+    "proposals": 200,
+    "regions": 128,
+    "anchor_scale": 4.0,
+}
+GROUPS = Setting(
+    "obb_fair1m",
+    "obb_fair1m",
+    lambda root: FAIR1M(root, version="1.0", level="groups", val_fraction=0.25),
+    OrientedDetectionModel,
+    ORIENTED,
+    size=256,
+    window=256,
+    epochs=30,
+    crops=4,
+    focus=0.8,
+)
 SETTINGS = {
     "NWPU VHR-10": Setting(
+        "det_nwpu_vhr10",
         "det_nwpu_vhr10",
         lambda root: NWPUVHR10(root, val_fraction=0.0, test_fraction=0.2),
         DetectionModel,
@@ -77,34 +140,136 @@ SETTINGS = {
         window=512,
         epochs=40,
     ),
-    "FAIR1M-1.0, five groups": Setting(
-        "obb_fair1m",
-        lambda root: FAIR1M(root, version="1.0", level="groups", val_fraction=0.25),
-        OrientedDetectionModel,
-        {
-            "detector": "oriented_rcnn",
-            "channels": 64,
-            "proposals": 200,
-            "regions": 128,
-            "anchor_scale": 4.0,
-        },
-        size=256,
-        window=256,
-        epochs=50,
-        crops=4,
-        focus=0.8,
+    "FAIR1M-1.0, five groups": GROUPS,
+    "FAIR1M-1.0, small vehicles": replace(
+        GROUPS, runs="obb_fair1m_small", reader=SmallVehicles, window=160, epochs=12
     ),
 }
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the options, and what differs from the first row with the same detector."""
+
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    detector: str = "oriented_rcnn"
+
+    @property
+    def learned(self) -> str:
+        """Beginning of the names of weights that are taken from the detector of the groups."""
+        return "" if self.detector == "oriented_rcnn" else "encoder."
+
+    @property
+    def whole(self) -> Setting:
+        """Setting with as many steps as every other row of the same detector."""
+        shared = ORIENTED if self.detector == "oriented_rcnn" else {"channels": 64}
+        options = {**shared, "detector": self.detector, **self.network}
+        epochs = 2 if self.detector == "oriented_rcnn" else 4
+        base = replace(GROUPS, runs="obb_fair1m_options", epochs=epochs, steps=22)
+        return replace(base, options=options, **self.setting)
+
+
+OPTIONS = {
+    "Oriented R-CNN, stride 4, windows around boxes of classes drawn uniformly": Option(),
+    "windows anywhere": Option({"focus": 0.0}),
+    "rotations by any angle": Option({"rotation": 180.0}),
+    "rotated FCOS, stride 8, angle as a vector": Option(detector="rotated_fcos"),
+    "rotated FCOS, stride 8, angle itself": Option(
+        network={"angle_coding": "direct"}, detector="rotated_fcos"
+    ),
+    "rotated FCOS, stride 4, angle as a vector": Option(
+        network={"finest": 4}, detector="rotated_fcos"
+    ),
+    "images of rare classes repeated": Option({"balance": 0.3}),
+    "loss of overlap, KLD": Option(network={"box_loss": "kld"}),
+}
+
+
+PEER = replace(GROUPS, runs="obb_fair1m_peer", epochs=4)
+PEER_ROWS = ("rsvheat, ResNet-18, from scratch", "oriented-det, ResNet-18, from scratch")
+
+
+class OrientedDet(nn.Module):
+    """Oriented R-CNN of oriented-det, with the methods of this package's detectors.
+
+    Its losses and thresholds are its own defaults; backbone, pyramid, anchors and the numbers of
+    proposals and regions are those of ``ORIENTED``.
+    """
+
+    numbers = 5
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        from oriented_det.models import OrientedRCNN
+        from torchvision.models import resnet18
+        from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+        layers = {f"layer{i + 1}": str(i) for i in range(4)}
+        channels = ORIENTED["channels"]
+        self.num_classes = num_classes
+        self.network = OrientedRCNN(
+            num_classes,
+            backbone=BackboneWithFPN(resnet18(), layers, [64, 128, 256, 512], channels),
+            anchor_scales=[ORIENTED["anchor_scale"]],
+            rpn_pre_nms_top_n=ORIENTED["proposals"],
+            rpn_post_nms_top_n=ORIENTED["proposals"],
+            roi_batch_size_per_image=ORIENTED["regions"],
+            max_detections_per_image=2000,
+            final_nms_iou_threshold=0.1,
+            # A chunk saves memory of a GPU; it costs time here.
+            roi_chunk_size=4096,
+        )
+
+    def forward(self, images: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the images, as the other methods take them."""
+        return list(images["optical"])
+
+    def losses(
+        self,
+        images: list[torch.Tensor],
+        boxes: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses by name."""
+        targets = [
+            {"rboxes": boxes_to_mmcv(box, "le90"), "labels": label + 1}
+            for box, label in zip(boxes, labels, strict=True)
+        ]
+        parts = self.network(images, targets)
+        return {name: part for name, part in parts.items() if name.startswith("loss")}
+
+    def predict(self, images: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """Return the boxes of each image."""
+        return [
+            {
+                "boxes": boxes_from_mmcv(
+                    torch.tensor(
+                        [[b.cx, b.cy, b.width, b.height, b.angle] for b in one["rboxes"]]
+                    ).view(-1, 5)
+                ),
+                "scores": one["scores"].float(),
+                "labels": one["labels"] - 1,
+            }
+            for one in self.network(self(images))
+        ]
 
 
 def data_of(setting: Setting, folder: Path) -> DataModule:
     data = DataModule(
         setting.reader(str(folder / setting.folder)),
-        crop=Crop(setting.size, setting.window, scale=(0.6, 1.0), focus=setting.focus),
+        crop=Crop(
+            setting.size,
+            setting.window,
+            scale=(0.6, 1.0),
+            focus=setting.focus,
+            rotation=setting.rotation,
+        ),
         loader=LoaderOptions(batch_size=setting.batch, num_workers=0),
         seed=SPLIT_SEED,
         crops=setting.crops,
         overlap=setting.window // 4,
+        balance=setting.balance,
     )
     data.setup()
     return data
@@ -127,10 +292,10 @@ def network_of(row: str, setting: Setting, classes: Sequence[str]) -> BoxDetecto
     return network.to(memory_format=torch.channels_last)
 
 
-def fit(model: BoxDetector, data: DataModule, setting: Setting, seed: int, path: Path) -> float:
+def fit(model: Any, data: DataModule, setting: Setting, seed: int, path: Path) -> float:
     """Train, or go on from the last complete epoch; return CPU seconds."""
     train = data.datasets["train"]
-    steps = len(train) // setting.batch
+    steps = setting.steps or len(train) // setting.batch
     settings = Optimization(lr=setting.lr, betas=(0.9, 0.999), weight_decay=setting.weight_decay)
     groups = parameter_groups(model, weight_decay=setting.weight_decay)
     groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups]
@@ -177,9 +342,8 @@ def fit(model: BoxDetector, data: DataModule, setting: Setting, seed: int, path:
     return seconds
 
 
-def score(model: BoxDetector, data: DataModule, setting: Setting) -> tuple[DetectionScores, float]:
-    """Return the scores of the test images as a whole, and tiles of ``size`` a CPU second."""
-    metric = DetectionMetric(model.num_classes, model.numbers == 5)
+def predicted(model: Any, data: DataModule, setting: Setting) -> tuple[list[Any], float]:
+    """Return found and true boxes of each whole test image, and tiles a CPU second."""
     model.eval()
     name = "test" if "test" in data.datasets else "val"
     source = data.datasets[name].source
@@ -194,21 +358,37 @@ def score(model: BoxDetector, data: DataModule, setting: Setting) -> tuple[Detec
             images += len(found)
             for key, one in zip(batch["keys"], found, strict=True):
                 whole.add(key, one)
-    for one, truth in whole.images():
-        boxes, labels, difficult = (torch.from_numpy(part) for part in truth)
+    pairs = [(one, tuple(map(torch.from_numpy, truth))) for one, truth in whole.images()]
+    return pairs, images / seconds
+
+
+def score(model: Any, data: DataModule, setting: Setting) -> tuple[DetectionScores, float]:
+    """Return the scores of the test images as a whole, and tiles a CPU second."""
+    metric = DetectionMetric(model.num_classes, model.numbers == 5)
+    pairs, speed = predicted(model, data, setting)
+    for one, (boxes, labels, difficult) in pairs:
         metric.update([one], [boxes], [labels], [difficult])
-    return DetectionScores.of(metric, data.spec.classes), images / seconds
+    return DetectionScores.of(metric, data.spec.classes), speed
+
+
+def measure(model: Any, data: DataModule, setting: Setting, seed: int, runs: str) -> Any:
+    """Train and score a network; return its columns of a table."""
+    path = RUNS / f"{runs}-{seed}.pt"
+    seconds = fit(model, data, setting, seed, path)
+    scores, speed = score(model, data, setting)
+    print(scores, flush=True)
+    (RUNS / path.stem).mkdir(exist_ok=True)
+    scores.save(RUNS / path.stem)
+    values = {k: v for k, v in scores.logged().items() if k in COLUMNS}
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    cost = {"parameters_m": parameters, "cpu_minutes": seconds / 60, "images_s": speed}
+    return {"seed": seed, "epochs": setting.epochs, **values, **cost}
 
 
 def train(arguments: argparse.Namespace) -> None:
     command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
     head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
-    head["settings"] = "; ".join(
-        f"{name}: {s.network.__name__} {dict(s.options)}, windows of {s.window} px at {s.size} px, "
-        f"{s.epochs} epochs of {s.crops} crops an image, batch {s.batch}, AdamW {s.lr}, decay "
-        f"{s.weight_decay}, warm-up 5 %, cosine, bfloat16"
-        for name, s in SETTINGS.items()
-    )
+    head["settings"] = "; ".join(f"{name}: {setting.about()}" for name, setting in SETTINGS.items())
     for name in arguments.sets:
         setting = SETTINGS[name]
         data = data_of(setting, arguments.data)
@@ -220,20 +400,124 @@ def train(arguments: argparse.Namespace) -> None:
                 print(f"{name}, {row}, seed {seed}", flush=True)
                 torch.manual_seed(seed)
                 model = network_of(row, setting, data.spec.classes)
-                path = RUNS / f"{setting.folder}-{ROWS.index(row)}-{seed}.pt"
-                seconds = fit(model, data, setting, seed, path)
-                scores, speed = score(model, data, setting)
-                print(scores, flush=True)
-                (RUNS / path.stem).mkdir(exist_ok=True)
-                scores.save(RUNS / path.stem)
-                values = {k: v for k, v in scores.logged().items() if k in COLUMNS}
-                about = {"data": name, "row": row, "seed": seed, "epochs": setting.epochs}
-                parameters = sum(p.numel() for p in model.parameters()) / 1e6
-                cost = {"parameters_m": parameters, "cpu_minutes": seconds / 60, "images_s": speed}
-                append(TABLE, [{**about, **values, **cost}], head)
+                values = measure(model, data, setting, seed, f"{setting.runs}-{ROWS.index(row)}")
+                append(TABLE, [{"data": name, "row": row, **values}], head)
+
+
+def learned_groups(row: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return the weights of a detector of the five groups."""
+    path = RUNS / f"{GROUPS.runs}-{ROWS.index(row)}-{seed}.pt"
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} is not there: `train --sets "FAIR1M-1.0, five groups" --rows "{row}"` first'
+        )
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
+    return state
+
+
+def options(arguments: argparse.Namespace) -> None:
+    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
+    head = describe("cpu", arguments.threads, command, ("torchvision",))
+    about = "; ".join(f"{row}: {OPTIONS[row].whole.about()}" for row in arguments.rows)
+    head["settings"] = f"FAIR1M-1.0, five groups, 22 steps an epoch: {about}"
+    state = learned_groups("nano, bundled weights")
+    for seed in arguments.seeds:
+        for number, row in enumerate(OPTIONS):
+            done = [(r["row"], r["seed"]) for r in read(OPTIONS_TABLE)]
+            if row not in arguments.rows or (row, str(seed)) in done:
+                continue
+            print(f"{row}, seed {seed}", flush=True)
+            option = OPTIONS[row]
+            setting = option.whole
+            data = data_of(setting, arguments.data)
+            torch.manual_seed(seed)
+            model = network_of("nano, bundled weights", setting, data.spec.classes)
+            chosen = {k: v for k, v in state.items() if k.startswith(option.learned)}
+            # A detector lacks the norms of maps that it does not use.
+            lacking = model.load_state_dict(chosen, strict=False).missing_keys
+            lacking = [name for name in lacking if name.startswith(option.learned)]
+            if lacking:
+                raise KeyError(f"the detector of the groups has no {', '.join(lacking)}")
+            values = measure(model, data, setting, seed, f"{setting.runs}-{number}")
+            append(OPTIONS_TABLE, [{"row": row, **values}], head)
+
+
+def small(arguments: argparse.Namespace) -> None:
+    """Score small vehicles alone by the detectors of the five groups.
+
+    Their class is the group of vehicles; other vehicles are difficult: neither demanded nor wrong.
+    """
+    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
+    head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
+    fine = replace(GROUPS, reader=lambda root: FAIR1M(root, version="1.0", val_fraction=0.25))
+    data = data_of(fine, arguments.data)
+    names, groups = data.spec.classes, tuple(FAIR1M_GROUPS)
+    vehicles = torch.tensor([name in FAIR1M_GROUPS["Vehicle"] for name in names])
+    others = torch.tensor([name not in SMALL_VEHICLES for name in names])
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            if (row, str(seed)) in [(r["row"], r["seed"]) for r in read(SMALL_TABLE)]:
+                continue
+            model = network_of(row, GROUPS, groups)
+            model.load_state_dict(learned_groups(row, seed))
+            metric = DetectionMetric(1, oriented=True)
+            for found, (boxes, labels, _) in predicted(model, data, GROUPS)[0]:
+                own, true = found["labels"] == groups.index("Vehicle"), vehicles[labels]
+                found = {name: value[own] for name, value in found.items()}
+                found["labels"] = torch.zeros_like(found["labels"])
+                zeros = torch.zeros_like(labels[true])
+                metric.update([found], [boxes[true]], [zeros], [others[labels][true]])
+            scores = DetectionScores.of(metric, ("small vehicle",))
+            print(f"{row}, seed {seed}: {scores}", flush=True)
+            values = {k: v for k, v in scores.logged().items() if k in COLUMNS}
+            append(SMALL_TABLE, [{"row": row, "seed": seed, **values}], head)
+
+
+def peer(arguments: argparse.Namespace) -> None:
+    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
+    head = describe("cpu", arguments.threads, command, ("oriented-det", "timm", "torchvision"))
+    head["settings"] = f"FAIR1M-1.0, five groups: {PEER.about()}"
+    data = data_of(PEER, arguments.data)
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            if (row, str(seed)) in [(r["row"], r["seed"]) for r in read(PEER_TABLE)]:
+                continue
+            print(f"{row}, seed {seed}", flush=True)
+            torch.manual_seed(seed)
+            model: nn.Module
+            if row.startswith("oriented-det"):
+                model = OrientedDet(len(data.spec.classes))
+            else:
+                model = network_of("ResNet-18, from scratch", PEER, data.spec.classes)
+            runs = f"{PEER.runs}-{PEER_ROWS.index(row)}"
+            append(PEER_TABLE, [{"row": row, **measure(model, data, PEER, seed, runs)}], head)
 
 
 COLUMNS = ("map50", "map50_95", "map50_voc07", "map50_area", "map50_95_area")
+
+
+def rows_markdown(table: Path, kinds: Sequence[str]) -> str:
+    lines = [
+        "| row | seeds | mAP50 | mAP50:95 | parameters, M | CPU minutes | images/s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = read(table)
+    for kind in kinds:
+        runs = [r for r in rows if r["row"] == kind]
+        if runs:
+            lines.append(f"| {kind} | {_cells(runs, 'map50_area', 'map50_95_area')} |")
+    return "\n".join(lines)
+
+
+def _cells(runs: Sequence[Mapping[str, str]], first: str, second: str) -> str:
+    """Return the cells of the runs of a row: number, scores and cost."""
+    cost = ("parameters_m", "cpu_minutes", "images_s")
+    cells = [
+        str(len(runs)),
+        *(spread([r[c] for r in runs]) for c in (first, second)),
+        *(spread([r.get(c, "") for r in runs], 1) for c in cost),
+    ]
+    return " | ".join(cells)
 
 
 def markdown() -> str:
@@ -249,15 +533,7 @@ def markdown() -> str:
                 continue
             first = "map50" if runs[0].get("map50") else "map50_area"
             second = "map50_95" if runs[0].get("map50_95") else "map50_95_area"
-            cells = [
-                spread([r[first] for r in runs]),
-                spread([r[second] for r in runs]),
-                *(
-                    spread([r[c] for r in runs], 1)
-                    for c in ("parameters_m", "cpu_minutes", "images_s")
-                ),
-            ]
-            lines.append(f"| {name} | {kind} | {len(runs)} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {kind} | {_cells(runs, first, second)} |")
     return "\n".join(lines)
 
 
@@ -266,14 +542,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    part = commands.add_parser("train")
-    part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    part.add_argument("--threads", type=int, default=1)
-    part.add_argument("--seeds", type=int, nargs="+", default=[0])
-    part.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    part.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    part.add_argument("--markdown", action="store_true", help="print the table, no run")
-    return execute(train, markdown, parser.parse_args(argv))
+    commands_rows = {"train": ROWS, "small": ROWS, "options": OPTIONS, "peer": PEER_ROWS}
+    for name, rows in commands_rows.items():
+        part = commands.add_parser(name)
+        part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+        part.add_argument("--threads", type=int, default=1)
+        part.add_argument("--seeds", type=int, nargs="+", default=[0])
+        part.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
+        part.add_argument("--markdown", action="store_true", help="print the table, no run")
+        if name == "train":
+            part.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    arguments = parser.parse_args(argv)
+    if arguments.command == "small":
+        return execute(small, partial(rows_markdown, SMALL_TABLE, ROWS), arguments)
+    if arguments.command == "options":
+        table = partial(rows_markdown, OPTIONS_TABLE, list(OPTIONS))
+        return execute(options, table, arguments)
+    if arguments.command == "peer":
+        return execute(peer, partial(rows_markdown, PEER_TABLE, PEER_ROWS), arguments)
+    return execute(train, markdown, arguments)
 
 
 if __name__ == "__main__":

@@ -26,17 +26,24 @@ from rsvheat.postprocess import METADATA, PostProcessing
 
 if TYPE_CHECKING:
     # They import torchvision, which takes seconds that encoders need not wait for.
-    from rsvheat.models.box_detector import BoxDetector, DenseCandidates
+    from rsvheat.models.box_detector import BoxDetector
 
 Task: TypeAlias = Literal["logits", "features"]
 Operators: TypeAlias = Literal["native", "reference"]
 _Run: TypeAlias = Callable[..., Sequence[Tensor]]
 
+# Largest part of the proposals of two stages that may be others than the model's. Where scores, or
+# an overlap and its threshold, are equal but for rounding, that decides.
+_OTHER_PROPOSALS = 0.02
+# Distance of the numbers of a proposal, in units of their root mean square, within which it is one.
+_SAME_PROPOSAL = 1e-3
 # Largest relative L2 distance from the model. Measured: 1.5e-6 in float32.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 # Values in a constant of an ONNX model: 64 MiB hold the filters of images of 1024 x 1024, where the
 # exporter's own limit leaves even DCT matrices to be computed at each run.
 _LARGEST_CONSTANT = 2**24
+# Number of the type in ONNX's TensorProto.
+_ONNX_BOOL = 9
 # The oldest that torch's exporter has implementations for.
 _OLDEST_OPSET = 18
 
@@ -127,15 +134,18 @@ def export_detector(
     opset: int = 20,
     verify: bool | None = None,
 ) -> Exported:
-    """Write a detector of one stage as an ONNX model, up to the boxes before suppression.
+    """Write a detector as an ONNX model, up to the boxes before suppression.
 
     The inputs are the images of each sensor by its name, ``images`` if there is one sensor. The
     outputs are ``boxes`` of every anchor, (B, A, 4) XYXY or (B, A, 5) CXCYWHR in pixels and
-    degrees, and ``scores`` of each class, (B, A, classes). The file holds the settings with which
-    ``rsvheat.postprocess.PostProcessing`` finishes them, without torch.
+    degrees, and ``scores`` of each class, (B, A, classes). Detectors of two stages have a row for
+    each proposal instead, with scores of 0 where an image has fewer; Faster R-CNN has boxes of each
+    class, (B, A, classes, 4). Proposals are suppressed within the file, by their horizontal boxes,
+    as the models do. The file holds the settings with which ``rsvheat.postprocess.PostProcessing``
+    finishes the boxes, without torch.
 
     Args:
-        model: Detector in float32, in either mode: RetinaNet, FCOS or rotated FCOS.
+        model: Detector in float32, in either mode.
         path: File to write, ``*.onnx``; an older one is replaced when all went well.
         classes: Class names by label.
         img_size: Height and width of the images in pixels, or one number for both.
@@ -145,12 +155,13 @@ def export_detector(
 
     Returns:
         The file's input, outputs and measured error: that of the boxes' center and second moments,
-        which are the same for all numbers that stand for a rectangle.
+        which are the same for all numbers that stand for a rectangle. Of two stages it is that of
+        the proposals which both choose, 98 % or more.
 
     Raises:
         ImportError: If onnx or onnxscript is missing, or onnxruntime and ``verify`` is True.
         TypeError: If ``model`` is no detector, or not in float32.
-        ValueError: If an argument is not as above, or the detector has two stages.
+        ValueError: If an argument is not as above.
         ExportError: If the file computes something else than the model. None is left then.
     """
     verify = _check_onnx(opset, verify)
@@ -187,6 +198,7 @@ def _export_onnx(
             output_names=list(entry.outputs),
             dynamic_shapes=entry.dynamic_shapes,
             opset_version=opset,
+            custom_translation_table=_translations(),
             optimize=False,
             verbose=False,
         )
@@ -199,6 +211,38 @@ def _export_onnx(
         program.save(file)
 
     return _export(entry, path, ".onnx", write, _load_onnx if verify else None)
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]] | None:
+    """Return the ONNX form of operators of detectors, where these are loaded."""
+    if not hasattr(torch.ops.rsvheat_models, "suppress_levels"):
+        return None
+    op: Any = importlib.import_module("onnxscript").opset18
+    lowest = torch.finfo(torch.float32).min
+
+    def suppress_levels(
+        boxes: Any, scores: Any, counts: Sequence[int], iou_threshold: float
+    ) -> Any:
+        masks, begin = [], 0
+        for count in counts:
+            part = [begin], [begin + count], [1]
+            some = op.Slice(scores, *part)
+            chosen = op.NonMaxSuppression(
+                op.Slice(boxes, *part),
+                op.Unsqueeze(some, [1]),
+                op.Constant(value_ints=[count]),
+                op.Constant(value_floats=[iou_threshold]),
+                op.Constant(value_floats=[lowest]),
+            )
+            # Columns: number of the image, of the class, which is 0, and of the box.
+            places = op.Gather(chosen, [0, 2], axis=1)
+            kept = op.Expand(op.Constant(value_floats=[1.0]), op.Shape(places, end=1))
+            nothing = op.Expand(op.Constant(value_floats=[0.0]), op.Shape(some))
+            masks.append(op.Cast(op.ScatterND(nothing, places, kept), to=_ONNX_BOOL))
+            begin += count
+        return op.Concat(*masks, axis=1)
+
+    return {torch.ops.rsvheat_models.suppress_levels.default: suppress_levels}
 
 
 def export_torch(
@@ -334,6 +378,7 @@ class _Graph(nn.Module):
         self.size, self.batch_size = size, batch_size
         example = next(encoder.stems.parameters())
         self.device, self.dtype = example.device, example.dtype
+        self.tolerance = _TOLERANCE[self.dtype]
 
     @property
     def dynamic_shapes(self) -> Any:
@@ -363,9 +408,11 @@ class _Graph(nn.Module):
                 self, images, dynamic_shapes=self.dynamic_shapes, strict=False
             )
 
-    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return numbers that are close if the outputs are."""
-        return outputs
+    def comparable(
+        self, actual: Sequence[Tensor], expected: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pairs of numbers that are close if the outputs are."""
+        return zip(actual, expected, strict=True)
 
     def distance(self, run: _Run) -> float:
         """Return the largest relative L2 distance of what ``run`` returns from the model."""
@@ -375,13 +422,10 @@ class _Graph(nn.Module):
             with _evaluation(self.model), torch.no_grad():
                 expected = self(*images)
                 actual = run(*images)
-            pairs = zip(actual, _sequence(expected), strict=True)
-            for a, b in pairs:
+            for a, b in zip(actual, _sequence(expected), strict=True):
                 if a.shape != b.shape:
                     raise ExportError(f"outputs of shape {tuple(a.shape)}, not {tuple(b.shape)}")
-            for a, b in zip(
-                self.comparable(actual), self.comparable(_sequence(expected)), strict=True
-            ):
+            for a, b in self.comparable(actual, _sequence(expected)):
                 distances.append((a.double() - b.double()).norm() / b.double().norm())
         return float(torch.stack(distances).max())  # NaN if one is
 
@@ -423,7 +467,7 @@ class _Entry(_Graph):
 
 
 class _DetectorEntry(_Graph):
-    """A detector of one stage, up to the boxes of all anchors."""
+    """A detector up to the boxes before suppression."""
 
     def __init__(
         self,
@@ -438,12 +482,6 @@ class _DetectorEntry(_Graph):
             raise TypeError(
                 f"model must be a detector with an RSVHeat encoder, got {type(model).__name__}"
             )
-        if not hasattr(model.head, "candidates"):
-            raise ValueError(
-                f"{model.options['detector']} has two stages, of which the second depends on "
-                "suppression of proposals; one-stage detectors can be exported: retinanet, fcos, "
-                "rotated_fcos"
-            )
         if len(classes) != model.num_classes:
             raise ValueError(
                 f"classes must be the names of {model.num_classes} classes, got {len(classes)}"
@@ -453,23 +491,19 @@ class _DetectorEntry(_Graph):
         inputs = dict(modalities) if len(modalities) > 1 else {"images": modalities[self.names[0]]}
         outputs = ("boxes", "scores")
         super().__init__(model, model.encoder, inputs, outputs, _image_size(img_size), batch_size)
-        head = cast("DenseCandidates", model.head)
-        self.settings = PostProcessing(
-            tuple(classes),
-            model.numbers == 5,
-            self._levels(model),
-            head.most_candidates,
-            head.score_threshold,
-            head.nms_threshold,
-            head.max_detections,
-        )
+        selection = model.head.selection(self._anchors(model))
+        self.settings = PostProcessing(tuple(classes), model.numbers == 5, **selection._asdict())
+        self.two_stages = model.head.stages == 2
+        if self.two_stages:
+            # The second stage resamples features at places that the first one computes.
+            self.tolerance *= 10
 
-    def _levels(self, model: "BoxDetector") -> tuple[int, ...]:
+    def _anchors(self, model: "BoxDetector") -> list[int]:
         """Return the number of anchors of each level."""
         head: Any = model.head
         sizes = [[-(-side // stride) for side in self.size] for stride in model.pyramid.strides]
         maps = [torch.zeros(1, 1, *size) for size in sizes]
-        return tuple(len(level) for level in head.anchors(maps))
+        return [len(level) for level in head.anchors(maps)]
 
     @property
     def dynamic_shapes(self) -> Any:
@@ -483,12 +517,20 @@ class _DetectorEntry(_Graph):
         by_name = dict(zip(self.names, images, strict=True))
         maps = model.pyramid(model.features.fuse_complete(model.encoder, by_name))
         output = DetectorOutput(maps, model.head(maps), self.size)
-        return cast("DenseCandidates", model.head).candidates(output)
+        return model.head.candidates(output)
 
-    def comparable(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        boxes, scores = outputs
-        if boxes.shape[2] == 4:
-            return boxes, scores
+    def comparable(
+        self, actual: Sequence[Tensor], expected: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        ours, theirs = (self._numbers(*outputs) for outputs in (actual, expected))
+        if self.two_stages:
+            ours, theirs = _same_rows(ours, theirs)
+        return zip(ours, theirs, strict=True)
+
+    def _numbers(self, boxes: Tensor, scores: Tensor) -> list[Tensor]:
+        """Return numbers of each row that are the same however a rectangle is written."""
+        if boxes.shape[-1] == 4:
+            return [boxes.flatten(2), scores]
         # The angle jumps where others do not, by half a turn.
         angle = boxes[..., 4:].double().deg2rad()
         axes = torch.cat((angle.cos(), -angle.sin()), -1), torch.cat((angle.sin(), angle.cos()), -1)
@@ -496,7 +538,33 @@ class _DetectorEntry(_Graph):
             side.square()[..., None, None] * axis[..., None] * axis[..., None, :]
             for side, axis in zip(boxes[..., 2:4].double().unbind(-1), axes, strict=True)
         )
-        return boxes[..., :2], cast(Tensor, moments), scores
+        return [boxes[..., :2], cast(Tensor, moments).flatten(2), scores]
+
+
+def _same_rows(ours: list[Tensor], theirs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the rows of proposals that both have, (rows, numbers) in the order of the second.
+
+    Raises:
+        ExportError: If more than ``_OTHER_PROPOSALS`` of them are others.
+    """
+    kept: tuple[list[list[Tensor]], list[list[Tensor]]] = ([], [])
+    for image in range(len(ours[0])):
+        a, b = ([part[image].double() for part in parts] for parts in (ours, theirs))
+        scales = [part.square().mean().sqrt().clamp(min=1e-30) for part in b]
+        first, second = (
+            torch.cat([part / scale for part, scale in zip(parts, scales, strict=True)], 1)
+            for parts in (a, b)
+        )
+        least, rows = torch.cdist(second, first).min(1)
+        same = least < _SAME_PROPOSAL
+        if not same.double().mean() >= 1 - _OTHER_PROPOSALS:
+            raise ExportError(f"{int((~same).sum())} of {len(same)} proposals are not the model's")
+        kept[0].append([part[rows[same]] for part in a])
+        kept[1].append([part[same] for part in b])
+    first_rows, second_rows = (
+        [torch.cat(parts) for parts in zip(*images, strict=True)] for images in kept
+    )
+    return first_rows, second_rows
 
 
 def _export(

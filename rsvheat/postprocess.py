@@ -37,6 +37,7 @@ class PostProcessing:
         score_threshold: Score that boxes have to exceed.
         nms_threshold: Largest overlap of two boxes of a class that both stay.
         max_detections: Largest number of boxes of an image.
+        per_class: Whether each class has a box of its own.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +47,7 @@ class PostProcessing:
     score_threshold: float
     nms_threshold: float
     max_detections: int
+    per_class: bool = False
 
     @classmethod
     def of(cls, session: Any) -> "PostProcessing":
@@ -81,7 +83,8 @@ class PostProcessing:
         """Return the boxes of each image, by decreasing score.
 
         Args:
-            boxes: Boxes of all levels, (B, A, 4) or (B, A, 5).
+            boxes: Boxes of all levels, (B, A, 4) or (B, A, 5); with ``per_class`` (B, A, classes,
+                4) or (B, A, classes, 5).
             scores: Scores of each class, (B, A, classes).
 
         Returns:
@@ -94,8 +97,10 @@ class PostProcessing:
         """
         boxes, scores = np.asarray(boxes), np.asarray(scores)
         anchors, numbers = sum(self.levels), 5 if self.oriented else 4
-        if boxes.ndim != 3 or boxes.shape[1:] != (anchors, numbers):
-            raise ValueError(f"boxes must have shape (B, {anchors}, {numbers}), got {boxes.shape}")
+        shape = (anchors, len(self.classes), numbers) if self.per_class else (anchors, numbers)
+        if boxes.ndim != len(shape) + 1 or boxes.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
+            raise ValueError(f"boxes must have shape (B, {expected}), got {boxes.shape}")
         if scores.shape != (len(boxes), anchors, len(self.classes)):
             raise ValueError(
                 f"scores must have shape ({len(boxes)}, {anchors}, {len(self.classes)}), got "
@@ -106,7 +111,7 @@ class PostProcessing:
     def _choose(self, boxes: NDArray[Any], scores: NDArray[Any]) -> dict[str, NDArray[Any]]:
         if not np.isfinite(scores).all():
             return {
-                "boxes": np.full((1, boxes.shape[1]), np.nan, boxes.dtype),
+                "boxes": np.full((1, boxes.shape[-1]), np.nan, boxes.dtype),
                 "scores": np.full(1, np.nan, scores.dtype),
                 "labels": np.zeros(1, np.int64),
             }
@@ -118,14 +123,22 @@ class PostProcessing:
             chosen.append(begin * len(self.classes) + places[best])
             begin += count
         rows, labels = np.divmod(np.concatenate(chosen), len(self.classes))
-        found, values = boxes[rows], scores[rows, labels]
-        finite = np.isfinite(found).all(1)
-        found, values, labels = found[finite], values[finite], labels[finite]
+        found = boxes[rows, labels] if self.per_class else boxes[rows]
+        values = scores[rows, labels]
+        good = np.isfinite(found).all(1)
+        if self.per_class:
+            good &= self._filled(found)
+        found, values, labels = found[good], values[good], labels[good]
         kept = nms(found, values, labels, self.nms_threshold)[: self.max_detections]
-        if not self.oriented:
-            # What lies beyond the image was clipped to nothing.
-            kept = kept[(found[kept, 2:] - found[kept, :2] >= _SMALLEST_SIDE).all(1)]
+        if not self.per_class:
+            kept = kept[self._filled(found[kept])]
         return {"boxes": found[kept], "scores": values[kept], "labels": labels[kept]}
+
+    def _filled(self, boxes: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which boxes have an area: what lies beyond the image was clipped to nothing."""
+        if self.oriented:
+            return np.ones(len(boxes), bool)
+        return np.asarray((boxes[:, 2:] - boxes[:, :2] >= _SMALLEST_SIDE).all(1))
 
 
 def nms(

@@ -305,6 +305,31 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(images, size, mode="bilinear", antialias=True)
 
 
+def averaged_turns(
+    predict: Callable[[Mapping[str, Tensor]], Tensor], images: Mapping[str, Tensor]
+) -> Tensor:
+    """Return the mean prediction of the 8 flipped and rotated versions of images.
+
+    Args:
+        predict: Function from images to probabilities (B, K, H, W).
+        images: Images by modality (n, bands, H, W).
+
+    Returns:
+        Mean probabilities (B, K, H, W), each version turned back.
+    """
+    total: Any = 0
+    for flip in (False, True):
+        for turns in range(4):
+            versions = {
+                name: torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1))
+                for name, image in images.items()
+            }
+            output = torch.rot90(predict(versions), -turns, (-2, -1))
+            total = total + (output.flip(-1) if flip else output)
+    mean: Tensor = total / 8
+    return mean
+
+
 def tempered(probabilities: Tensor, temperature: float) -> Tensor:
     """Return ``softmax(logits / temperature)`` from ``softmax(logits)``.
 

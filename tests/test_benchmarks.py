@@ -439,8 +439,16 @@ def test_boxes_are_timed_beside_the_peers_that_are_installed(tmp_path: Path) -> 
     for row in rows:
         assert (row["min_ms"] == "") == (row["rounds"] == "0")
         assert row["min_ms"] or row["note"]
+    options = ("--exactness", "--quick", "--write", "--results", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "boxes.py"), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     document = (tmp_path / "boxes.md").read_text()
     assert all(f"## {row['case']}\n" in document for row in own)
+    section = document.split("## Exactness of `box_iou_rotated`\n")[1]
+    assert "\n| jitter 1e-09 | " in section
+    assert section.count("\n| ") > 25
 
 
 def test_weight_checks_are_counted_timed_and_stored(monkeypatch, tmp_path, capsys):

@@ -15,6 +15,7 @@ from rsvheat.checkpoint import (
     Checkpoint,
     CheckpointError,
     TrainedModel,
+    finite_rows,
     load_encoder,
     training_content,
 )
@@ -623,3 +624,13 @@ def test_certain_predictions_stay_finite_at_any_temperature():
     certain = torch.tensor([[1.0, 0.0, 0.0]])
     assert torch.equal(tempered(certain, 3.0), certain)
     assert torch.isnan(tempered(torch.tensor([[float("nan"), 0.5]]), 3.0)).all()
+
+
+def test_rows_that_are_not_finite_are_found():
+    values = torch.zeros(5, 3, 8, 8)
+    values[1, 2, 7, 7] = float("nan")
+    values[2, 0, 0, 0], values[2, 0, 0, 1] = float("inf"), float("-inf")
+    values[3] = 3e38  # whose sum is not finite
+    values[4, 1, 3, 3] = float("inf")
+    assert finite_rows(values) == [True, False, False, True, False]
+    assert finite_rows(values[:1]) == [True]

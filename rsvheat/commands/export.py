@@ -42,7 +42,7 @@ def export(
         img_size: Side of the images in pixels, such as 256, or [height, width]; by default the
             model's.
         task: Logits, or feature maps of all stages; auto takes logits of a model with classes, and
-            of a one-stage detector the boxes before suppression.
+            of a detector the boxes before suppression.
         modality: Stem that takes the images; by default the model's first.
         gsd: Ground sampling distance of the images in meters per pixel, for models that take one.
         batch_size: Number of images, if the file shall take just that; any by default.

@@ -38,6 +38,7 @@ def predict(
     resume: bool = False,
     dask: str | None = None,
     workers: int | None = None,
+    devices: list[str] | Literal["all"] | None = None,
     window: int | None = None,
     stride: int | None = None,
     overlap: int | None = None,
@@ -59,6 +60,8 @@ def predict(
     memory: float = 1.0,
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    compile: bool = False,  # noqa: A002 - as torch calls it
+    turns: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Write a map of each scene, or the boxes of its objects, as the checkpoint's task says.
@@ -84,6 +87,8 @@ def predict(
         dask: Address of a Dask scheduler whose workers predict many scenes, such as
             tcp://10.0.0.1:8786, or local for processes on this machine.
         workers: Number of processes of --dask local; one for each core by default.
+        devices: Devices that predict many scenes side by side, with a process each, such as
+            [cuda:0,cuda:1], or all for every GPU of this machine.
         window: Side of the windows in pixels of the raster, such as 256; by default that of
             training. Classifiers get windows of another side resized, to see more or less ground.
         stride: Side of the map's pixels in pixels of the raster, for classes of windows; the
@@ -113,6 +118,9 @@ def predict(
             need more are predicted in panels side by side.
         device: Device to compute on, such as cpu, cuda or cuda:1; auto is a GPU if there is one.
         precision: Type that the network computes in; bfloat16 is faster on most GPUs.
+        compile: Compile the network by torch.compile, which takes a minute or more; for long runs.
+        turns: Average the probabilities of the 8 flipped and rotated versions of each window, as
+            evaluate --turns does, for classes of pixels and change. It takes 8 times as long.
         overwrite: Replace an older output.
     """
     if checkpoint is None:
@@ -126,7 +134,10 @@ def predict(
     # As an exception, the signal lets unfinished files be removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sources = [source] if isinstance(source, str) else source
-    model = TrainedModel.load(checkpoint, device=device)
+    if devices is not None and (dask is not None or device != "auto"):
+        raise UsageError("--devices is another way than --dask and --device: give one of them")
+    # With several devices each has a process that loads the network.
+    model = TrainedModel.load(checkpoint, device=device if devices is None else "cpu")
     # The raster without a name is the first that is not named.
     unnamed = [name for name in model.spec.modalities if name not in (also or {})]
     if not unnamed:
@@ -144,11 +155,13 @@ def predict(
         "batch_size": batch_size,
         "memory": memory,
         "precision": precision,
+        "compile": compile,
+        "turns": turns,
         "overwrite": overwrite,
     }
     beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)
     if is_single(sources):
-        of_many = {"shard": shard, "assets": assets, "dask": dask}
+        of_many = {"shard": shard, "assets": assets, "dask": dask, "devices": devices}
         for name, value in of_many.items():
             if value:
                 raise UsageError(f"--{name} is of many scenes, and {sources[0]} is one")
@@ -166,6 +179,8 @@ def predict(
     if dask is not None:
         cluster = {"scheduler": dask, "workers": workers, "device": device}
         options |= {"checkpoint": checkpoint, **cluster}
+    if devices is not None:
+        options |= {"checkpoint": checkpoint, "devices": devices}
     return _predict_many(
         sources, unnamed[0], also, assets, output or "runs/maps", model, shard, options
     )
@@ -201,6 +216,10 @@ def _predict_many(
         from rsvheat.raster.cluster import predict_on_cluster
 
         summary = predict_on_cluster(scenes, folder, **options)
+    elif "devices" in options:
+        from rsvheat.raster.devices import predict_on_devices
+
+        summary = predict_on_devices(scenes, folder, **options)
     else:
         summary = many.predict_many(scenes, folder, model, **options)
     summary.save(Path(folder) / name)

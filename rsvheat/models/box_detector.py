@@ -3,7 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,16 +60,38 @@ class Target(NamedTuple):
     labels: Tensor
 
 
+class Selection(NamedTuple):
+    """Rules by which boxes are chosen among the candidates of an image.
+
+    Attributes:
+        levels: Number of candidates of each level, in their order.
+        candidates: Largest number of pairs of box and class of a level that are compared.
+        score_threshold: Score that boxes have to exceed.
+        nms_threshold: Largest overlap of two boxes of a class that both stay.
+        max_detections: Largest number of boxes of an image.
+        per_class: Whether each class has a box of its own.
+    """
+
+    levels: tuple[int, ...]
+    candidates: int
+    score_threshold: float
+    nms_threshold: float
+    max_detections: int
+    per_class: bool = False
+
+
 class BoxHead(nn.Module, ABC):
     """The parts of a detector behind the feature pyramid.
 
     Attributes:
         coarse: How the pyramid's coarse levels are made.
         finest: Stride of the pyramid's finest level by default.
+        stages: Number of stages; with two, the boxes are refined proposals.
     """
 
     coarse: ClassVar[Coarse]
     finest: ClassVar[Stride]
+    stages: ClassVar[int] = 1
 
     @abstractmethod
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -96,27 +118,24 @@ class BoxHead(nn.Module, ABC):
             output: Levels, and the result of ``forward`` for them.
         """
 
-
-class DenseCandidates(Protocol):
-    """Parts of a one-stage detector, which has a box at every anchor.
-
-    Attributes:
-        score_threshold: Lowest score of boxes.
-        nms_threshold: Largest overlap of two boxes of a class that both stay.
-        max_detections: Largest number of boxes in an image.
-        most_candidates: Largest number of boxes of a level before non-maximum suppression.
-    """
-
-    score_threshold: float
-    nms_threshold: float
-    max_detections: int
-    most_candidates: int
-
+    @abstractmethod
     def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """Return the boxes of all anchors, (B, anchors, 4 or 5), and scores (B, anchors, classes).
+        """Return the boxes that ``detect`` chooses from, as many for every image.
 
         Args:
-            output: Levels, and the result of the layers on them.
+            output: Levels, and the result of ``forward`` for them.
+
+        Returns:
+            Boxes (B, N, 4 or 5), or (B, N, classes, 4) if each class has its own; and scores (B, N,
+            classes), 0 for rows without a box.
+        """
+
+    @abstractmethod
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """Return how ``detect`` chooses among ``candidates``.
+
+        Args:
+            anchors: Number of anchors of each level.
         """
 
 
@@ -320,29 +339,20 @@ def mark_not_finite(found: list[Found], *values: Tensor) -> list[Found]:
     return found
 
 
-def check_fractions(**values: float) -> None:
-    """Check that values lie within 0 to 1.
+def check_thresholds(score_threshold: float, nms_threshold: float, **counts: int) -> None:
+    """Check that thresholds lie within 0 to 1, and that numbers are positive.
 
     Args:
-        **values: Values by the name of the argument.
+        score_threshold: Lowest score of boxes.
+        nms_threshold: Largest overlap of two boxes of a class that both stay.
+        **counts: Numbers by the name of the argument.
 
     Raises:
-        ValueError: If one does not.
+        ValueError: If a value does not.
     """
-    for name, value in values.items():
+    for name, value in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be within 0 to 1, got {value}")
-
-
-def check_counts(**values: int) -> None:
-    """Check that values are positive.
-
-    Args:
-        **values: Values by the name of the argument.
-
-    Raises:
-        ValueError: If one is not.
-    """
-    for name, value in values.items():
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

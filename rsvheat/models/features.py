@@ -57,6 +57,11 @@ class FeaturePyramid(nn.Module):
             build = {"gate": GateFusion, "attention": AttentionFusion, "mean": MeanFusion}[fusion]
             self.fusions.extend(build(dim, list(encoder.modalities)) for dim in encoder.dims)
 
+    @property
+    def any_sensor(self) -> bool:
+        """Whether there are several sensors, of which some may be left out."""
+        return len(self.fusions) > 0
+
     def forward(
         self,
         encoder: Encoder,

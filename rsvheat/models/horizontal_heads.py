@@ -19,7 +19,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 from rsvheat.models.box_detector import (
@@ -30,9 +30,9 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
+    Selection,
     Target,
-    check_counts,
-    check_fractions,
+    check_thresholds,
     mark_not_finite,
 )
 from rsvheat.models.decoding import build_norm
@@ -42,6 +42,12 @@ from rsvheat.models.detection_pyramid import (
     Stride,
     flatten_levels,
     precise,
+)
+from rsvheat.models.proposals import (
+    best_of_levels,
+    choose_proposals,
+    scores_of_valid,
+    take_rows,
 )
 
 _norm = partial(build_norm, "group")
@@ -69,6 +75,7 @@ class FasterRCNNHead(BoxHead):
 
     coarse: ClassVar[Coarse] = "pool"
     finest: ClassVar[Stride] = 4
+    stages: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -84,12 +91,18 @@ class FasterRCNNHead(BoxHead):
         max_detections: int = 300,
     ) -> None:
         super().__init__()
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
+        check_thresholds(
+            score_threshold,
+            nms_threshold,
+            proposals=proposals,
+            regions=regions,
+            max_detections=max_detections,
+        )
         before = {"training": 2 * proposals, "testing": 2 * proposals}
         after = {"training": proposals, "testing": proposals}
+        self.anchors = GridAnchors(strides, (anchor_scale,), RATIOS)
         self.rpn: Any = RegionProposalNetwork(
-            GridAnchors(strides, (anchor_scale,), RATIOS),
+            self.anchors,
             RPNHead(channels, len(RATIOS)),
             0.7,
             0.3,
@@ -144,7 +157,7 @@ class FasterRCNNHead(BoxHead):
 
     def losses(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """See ``rsvheat.models.box_detector.BoxHead.losses``."""
-        levels = self.rpn.anchor_generator(output.maps)
+        levels = self.anchors(output.maps)
         anchors = [torch.cat(levels)] * len(targets)
         given = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in targets]
         labels, matched = self.rpn.assign_targets_to_anchors(anchors, given)
@@ -167,7 +180,7 @@ class FasterRCNNHead(BoxHead):
 
     def detect(self, output: DetectorOutput) -> list[Found]:
         """See ``rsvheat.models.box_detector.BoxHead.detect``."""
-        proposals = self._proposals(output, self.rpn.anchor_generator(output.maps))
+        proposals = self._proposals(output, self.anchors(output.maps))
         logits, deltas = self._classify(output, proposals)
         rows = self.regions.postprocess_detections(
             logits, deltas, proposals, [output.shape] * len(proposals)
@@ -179,6 +192,57 @@ class FasterRCNNHead(BoxHead):
         counts = [len(one) for one in proposals]
         total = torch.stack([part.sum() for part in torch.split(logits, counts)])
         return mark_not_finite(found, *output.dense.values(), total[:, None])
+
+    def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
+        """See ``rsvheat.models.box_detector.BoxHead.candidates``."""
+        levels = self.anchors(output.maps)
+        objectness = output.dense["objectness"][..., 0]
+        counts = [len(level) for level in levels]
+        rows, counts = best_of_levels(objectness, counts, self.rpn.pre_nms_top_n())
+        deltas = take_rows(output.dense["deltas"], rows)
+        boxes = self.rpn.box_coder.decode_single(
+            deltas.flatten(0, 1), torch.cat(levels)[rows].flatten(0, 1)
+        )
+        boxes = clip_boxes_to_image(boxes.view(*rows.shape, 4), output.shape)
+        filled = (boxes[..., 2:] - boxes[..., :2] >= self.rpn.min_size).all(2)
+        scores = objectness.gather(1, rows).sigmoid().masked_fill(~filled, -torch.inf)
+        most = self.rpn.post_nms_top_n()
+        proposals = choose_proposals(boxes, boxes, scores, counts, self.rpn.nms_thresh, most)
+        regions = proposals.regions
+        features = self.regions.box_head(self._pool(output.maps, regions))
+        logits, deltas = self.regions.box_predictor(features)
+        boxes = self.regions.box_coder.decode_single(deltas, regions[:, 1:])
+        shape = *proposals.valid.shape, logits.shape[1]
+        boxes = clip_boxes_to_image(boxes.view(*shape, 4)[:, :, 1:], output.shape)
+        logits = logits.view(shape)
+        found = torch.where(proposals.valid[..., None], logits, 0.0)
+        scores = logits.softmax(2)[..., 1:]
+        return boxes, scores_of_valid(scores, proposals.valid, *output.dense.values(), found)
+
+    def _pool(self, maps: Sequence[Tensor], regions: Tensor) -> Tensor:
+        """Return the features of regions, as ``MultiScaleRoIAlign`` gives them for lists."""
+        pool = self.regions.box_roi_pool
+        level = pool.map_levels([regions[:, 1:]])
+        features = regions.new_zeros(())
+        for number, scale in enumerate(pool.scales):
+            # Of every level for all regions: sizes that depend on values cannot be traced.
+            part = roi_align(maps[number], regions, BINS, scale, 2)
+            features = torch.where((level == number)[:, None, None, None], part, features)
+        return features
+
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """See ``rsvheat.models.box_detector.BoxHead.selection``."""
+        most = sum(min(self.rpn.pre_nms_top_n(), count) for count in anchors)
+        count = min(self.rpn.post_nms_top_n(), most)
+        classes = self.regions.box_predictor.cls_score.out_features - 1
+        return Selection(
+            (count,),
+            count * classes,
+            self.regions.score_thresh,
+            self.regions.nms_thresh,
+            self.regions.detections_per_img,
+            per_class=True,
+        )
 
 
 class _DenseHead(BoxHead):
@@ -215,31 +279,21 @@ class _DenseHead(BoxHead):
         ]
         return mark_not_finite(found, *output.dense.values())
 
-    @property
-    def score_threshold(self) -> float:
-        """Lowest score of boxes."""
-        return float(self.detector.score_thresh)
-
-    @property
-    def nms_threshold(self) -> float:
-        """Largest overlap of two boxes of a class that both stay."""
-        return float(self.detector.nms_thresh)
-
-    @property
-    def max_detections(self) -> int:
-        """Largest number of boxes in an image."""
-        return int(self.detector.detections_per_img)
-
-    @property
-    def most_candidates(self) -> int:
-        """Largest number of boxes of a level before non-maximum suppression."""
-        return int(self.detector.topk_candidates)
-
     def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """See ``rsvheat.models.box_detector.DenseCandidates.candidates``."""
+        """See ``rsvheat.models.box_detector.BoxHead.candidates``."""
         anchors = torch.cat(self.anchors(output.maps))
         boxes = self._decode(output.dense["bbox_regression"], anchors)
         return clip_boxes_to_image(boxes, output.shape), self._scores(output.dense)
+
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """See ``rsvheat.models.box_detector.BoxHead.selection``."""
+        return Selection(
+            tuple(anchors),
+            self.detector.topk_candidates,
+            self.detector.score_thresh,
+            self.detector.nms_thresh,
+            self.detector.detections_per_img,
+        )
 
     @abstractmethod
     def _decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
@@ -283,8 +337,7 @@ class AnchorHead(_DenseHead):
         nms_threshold: float = 0.5,
         max_detections: int = 300,
     ) -> None:
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(max_detections=max_detections)
+        check_thresholds(score_threshold, nms_threshold, max_detections=max_detections)
         sizes = [anchor_scale * 2 ** (i / 3) for i in range(3)]
         anchors = GridAnchors(strides, sizes, RATIOS)
         number = len(sizes) * len(RATIOS)
@@ -344,8 +397,7 @@ class PointHead(_DenseHead):
         nms_threshold: float = 0.6,
         max_detections: int = 300,
     ) -> None:
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(max_detections=max_detections)
+        check_thresholds(score_threshold, nms_threshold, max_detections=max_detections)
         anchors = GridAnchors(strides, (1.0,), (1.0,))
         head = FCOSHead(32, 1, num_classes)
         # FCOSHead itself has norms of 32 groups, and so takes no other multiples.

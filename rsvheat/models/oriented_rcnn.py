@@ -24,9 +24,9 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
+    Selection,
     Target,
-    check_counts,
-    check_fractions,
+    check_thresholds,
     mark_not_finite,
 )
 from rsvheat.models.detection_pyramid import (
@@ -45,6 +45,13 @@ from rsvheat.models.oriented_coding import (
     encode_relative,
     longer_side_first,
     overlap_loss,
+)
+from rsvheat.models.proposals import (
+    align_rotated,
+    best_of_levels,
+    choose_proposals,
+    scores_of_valid,
+    take_rows,
 )
 from rsvheat.ops import (
     batched_nms_rotated,
@@ -84,6 +91,7 @@ class OrientedRCNNHead(BoxHead):
 
     coarse: ClassVar[Coarse] = "pool"
     finest: ClassVar[Stride] = 4
+    stages: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -100,8 +108,13 @@ class OrientedRCNNHead(BoxHead):
         max_detections: int = 2000,
     ) -> None:
         super().__init__()
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(proposals=proposals, regions=regions, max_detections=max_detections)
+        check_thresholds(
+            score_threshold,
+            nms_threshold,
+            proposals=proposals,
+            regions=regions,
+            max_detections=max_detections,
+        )
         check_box_loss(box_loss)
         self.strides, self.proposals, self.box_loss = list(strides[:-1]), proposals, box_loss
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
@@ -222,12 +235,10 @@ class OrientedRCNNHead(BoxHead):
         return cross_entropy(logits, labels, reduction="sum") / count, boxes_loss / count
 
     def _classify(self, output: DetectorOutput, regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logits and codes of regions, one row each."""
+        """Return logits and codes of the regions of each image, one row each."""
         boxes = torch.cat(list(regions))
         numbers = torch.cat([x.new_full((len(x), 1), i) for i, x in enumerate(regions)])
-        sides = (boxes[:, 2] * boxes[:, 3]).sqrt()
-        level = (sides / (_REGION_SIDE * self.strides[0])).log2().floor()
-        level = level.clamp(0, len(self.strides) - 1)
+        level = self._levels(boxes)
         rows, parts = [], []
         for i, stride in enumerate(self.strides):
             chosen = (level == i).nonzero().flatten()
@@ -235,7 +246,17 @@ class OrientedRCNNHead(BoxHead):
             rows.append(chosen)
             parts.append(roi_align_rotated(precise(output.maps[i]), rois, BINS, 1 / stride, 2))
         order = torch.cat(rows).argsort()
-        features = self.layers(torch.cat(parts)[order].to(output.maps[0].dtype))
+        return self._refine(torch.cat(parts)[order].to(output.maps[0].dtype))
+
+    def _levels(self, boxes: Tensor) -> Tensor:
+        """Return the number of the level that each box's features are taken from."""
+        sides = (boxes[:, 2] * boxes[:, 3]).sqrt()
+        level = (sides / (_REGION_SIDE * self.strides[0])).log2().floor()
+        return level.clamp(0, len(self.strides) - 1).long()
+
+    def _refine(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and codes of regions' features."""
+        features = self.layers(features)
         return precise(self.classes(features)), precise(self.boxes(features))
 
     def detect(self, output: DetectorOutput) -> list[Found]:
@@ -261,6 +282,43 @@ class OrientedRCNNHead(BoxHead):
                 )
             )
         return mark_not_finite(found, *output.dense.values(), torch.stack(finite)[:, None])
+
+    def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
+        """See ``rsvheat.models.box_detector.BoxHead.candidates``."""
+        levels = self.anchors(output.maps)
+        objectness = output.dense["objectness"][..., 0]
+        counts = [len(level) for level in levels]
+        rows, counts = best_of_levels(objectness, counts, self.proposals)
+        boxes = decode_midpoints(
+            torch.cat(levels)[rows].flatten(0, 1),
+            take_rows(output.dense["codes"], rows).flatten(0, 1),
+        ).view(*rows.shape, 5)
+        good = boxes.isfinite().all(2) & (boxes[..., 2:4] >= SMALLEST_SIDE).all(2)
+        scores = objectness.gather(1, rows).masked_fill(~good, -torch.inf)
+        bounds = boxes_to_bounds(boxes)
+        proposals = choose_proposals(boxes, bounds, scores, counts, _PROPOSAL_NMS, self.proposals)
+        regions = proposals.regions
+        maps = output.maps[: len(self.strides)]
+        level = self._levels(regions[:, 1:])
+        logits, codes = self._refine(align_rotated(maps, self.strides, regions, level, BINS, 2))
+        boxes = decode_relative(regions[:, 1:], codes).view(*proposals.valid.shape, 5)
+        found = [
+            torch.where(proposals.valid[..., None], x.view(*proposals.valid.shape, -1), 0.0)
+            for x in (logits, codes)
+        ]
+        scores = found[0].softmax(2)[..., 1:]
+        return boxes, scores_of_valid(scores, proposals.valid, *output.dense.values(), *found)
+
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """See ``rsvheat.models.box_detector.BoxHead.selection``."""
+        count = min(self.proposals, sum(min(self.proposals, n) for n in anchors))
+        return Selection(
+            (count,),
+            count * (self.classes.out_features - 1),
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
 
 
 def _match(matcher: Any, overlaps: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
+    Selection,
     Target,
-    check_counts,
-    check_fractions,
+    check_thresholds,
     mark_not_finite,
 )
 from rsvheat.models.decoding import build_norm
@@ -89,8 +89,7 @@ class RotatedFCOSHead(BoxHead):
         max_detections: int = 2000,
     ) -> None:
         super().__init__()
-        check_fractions(score_threshold=score_threshold, nms_threshold=nms_threshold)
-        check_counts(max_detections=max_detections)
+        check_thresholds(score_threshold, nms_threshold, max_detections=max_detections)
         check_box_loss(box_loss)
         numbers = angle_numbers(angle_coding)
         self.num_classes, self.box_loss, self.angle_coding = num_classes, box_loss, angle_coding
@@ -193,13 +192,8 @@ class RotatedFCOSHead(BoxHead):
         strides, lowest, highest = torch.cat(rows).unbind(1)
         return points, strides, lowest, highest
 
-    @property
-    def most_candidates(self) -> int:
-        """Largest number of boxes of a level before non-maximum suppression."""
-        return _CANDIDATES
-
     def candidates(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """See ``rsvheat.models.box_detector.DenseCandidates.candidates``."""
+        """See ``rsvheat.models.box_detector.BoxHead.candidates``."""
         points, strides, _, _ = self._points(output.maps)
         sides, codes = output.dense["sides"], output.dense["angle"]
         batch = sides.shape[0]
@@ -208,6 +202,16 @@ class RotatedFCOSHead(BoxHead):
         ).view(batch, -1, 5)
         logits, centerness = output.dense["logits"], output.dense["centerness"]
         return boxes, (logits.sigmoid() * centerness.sigmoid()).sqrt()
+
+    def selection(self, anchors: Sequence[int]) -> Selection:
+        """See ``rsvheat.models.box_detector.BoxHead.selection``."""
+        return Selection(
+            tuple(anchors),
+            _CANDIDATES,
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
 
     def detect(self, output: DetectorOutput) -> list[Found]:
         """See ``rsvheat.models.box_detector.BoxHead.detect``."""

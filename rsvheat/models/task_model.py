@@ -96,6 +96,11 @@ class TaskModel(nn.Module, ABC):
             "options": dict(self.options),
         }
 
+    @property
+    def any_sensor(self) -> bool:
+        """Whether ``predict`` takes images of some of several modalities, the others left out."""
+        return bool(getattr(getattr(self, "features", None), "any_sensor", False))
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Build the network with fresh weights.

@@ -43,7 +43,7 @@ class BoxPredictor:
     """
 
     def __init__(self, model: TrainedModel, scenes: Scenes, options: Options) -> None:
-        options.refuse("boxes", "stride")
+        options.refuse("boxes", "stride", "turns")
         self._model, self._scenes, self._options = model, scenes, options
         scene = next(iter(scenes.values()))
         size = square_size(model) if options.window is None else options.window

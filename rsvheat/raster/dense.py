@@ -3,16 +3,24 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import Window
-from rsvheat.raster.map_files import MapFiles, MapRows
-from rsvheat.raster.predictor import Files, Options, Scenes, infer, square_size
+from rsvheat.raster.map_files import MapFiles, MapRows, SensorArea
+from rsvheat.raster.predictor import (
+    Files,
+    Options,
+    Scenes,
+    infer,
+    sensors_with_data,
+    square_size,
+)
 from rsvheat.raster.strips import Strip, strips
-from rsvheat.raster.tiling import Panel, blending_weight, panels, window_starts
+from rsvheat.raster.tiling import Panel, blending_weight, cores, panels, window_starts
 
 # Pixels that the network gets at once, unless told otherwise: four windows of 512 x 512.
 _PIXELS = 4 * 512 * 512
@@ -24,7 +32,8 @@ class DensePredictor:
     Windows overlap by a quarter of their side by default. Of that, the outer quarter on each side,
     where the network lacks context, counts for nothing; over the rest the probabilities of
     neighboring windows are blended with a smooth weight. At the border of the scene the pixels
-    beyond are mirrored. Pixels without data have no class.
+    beyond are mirrored. Pixels without data have no class. Windows in which one of several sensors
+    has no data are predicted from the others, if the network takes that.
 
     Memory holds the rows of one window over the width of a panel: the pixels, and a float32 for
     each class. As many panels lie side by side as the option ``memory`` asks for; a scene that fits
@@ -51,6 +60,10 @@ class DensePredictor:
         self._margin = self._overlap // 4
         self._tops, self._lefts = (
             window_starts(length, size, self._overlap, self._margin) for length in self._shape
+        )
+        self._cores = tuple(
+            dict(zip(starts, cores(starts, size), strict=True))
+            for starts in (self._tops, self._lefts)
         )
         # Sums and weights, and what is made of them: classes, and their probabilities.
         columns = options.columns(scenes, size, 4 * (len(model.classes) + 5))
@@ -103,11 +116,12 @@ class DensePredictor:
         numbers = range(begin, len(self._tops))
         for number, *read in zip(numbers, *reading, strict=True):
             rows = dict(zip(self._scenes, read, strict=True))
-            self._add(self._tops[number], rows, panel, first, sums, weights)
+            sensors = self._add(self._tops[number], rows, panel, first, sums, weights)
             if number < done:
                 continue
             count = ends[number] - first
             finished = self._finished(rows, panel, first, sums[:, :count], weights[:count])
+            finished = replace(finished, sensors=sensors)
             yield len(panel.windows), finished
             for kept in (sums, weights):
                 kept[..., : self._size - count, :] = kept[..., count:, :]
@@ -122,15 +136,23 @@ class DensePredictor:
         first: int,
         sums: NDArray[np.float32],
         weights: NDArray[np.float32],
-    ) -> None:
-        """Add the weighted probabilities of a row of windows."""
+    ) -> list[SensorArea]:
+        """Add the weighted probabilities of a row of windows, and return their sensors."""
+        sensors = []
         size, height = self._size, self._shape[0]
         places = [Window(top, left, size, size) for left in panel.windows]
         places = [place for place in places if self._filled(rows, place)]
         for begin in range(0, len(places), self._batch_size):
             batch = places[begin : begin + self._batch_size]
             windows = [{name: strip.cut(place) for name, strip in rows.items()} for place in batch]
-            output = infer(self._model, self._scenes, windows, batch, self._options.precision)
+            options = self._options
+            output = infer(
+                self._model, self._scenes, windows, batch, options.precision, options.turns
+            )
+            if self._model.network.any_sensor:
+                for place, window in zip(batch, windows, strict=True):
+                    names = sensors_with_data(self._model, window)
+                    sensors.append(SensorArea(names, self._core(place, panel)))
             for place, probabilities in zip(batch, output.cpu().numpy(), strict=True):
                 # The part of the window that is in the panel and not complete yet.
                 up, left = max(first - top, 0), max(panel.left - place.left, 0)
@@ -142,6 +164,19 @@ class DensePredictor:
                 ]
                 sums[there] += probabilities[:, up:down, left:right] * weight
                 weights[there] += weight
+        return sensors
+
+    def _core(self, place: Window, panel: Panel) -> tuple[int, int, int, int]:
+        """Return the part of a panel that is nearest to a window: left, top, right, bottom."""
+        (up, down), (left, right) = (
+            cores[start] for cores, start in zip(self._cores, (place.top, place.left), strict=True)
+        )
+        return (
+            round(max(left, panel.left)),
+            round(max(up, 0)),
+            round(min(right, panel.right)),
+            round(min(down, self._shape[0])),
+        )
 
     def _filled(self, rows: Mapping[str, Strip], place: Window) -> bool:
         """Return whether enough of a window holds data: by default, any of it."""

@@ -42,7 +42,8 @@ main { display: grid; gap: 1.4rem; grid-template-columns: minmax(0, 1fr) 21rem; 
 #stack { position: absolute; left: 0; top: 0; transform-origin: 0 0; }
 #stack > * { position: absolute; left: 0; top: 0; width: 100%; height: 100%; }
 #map { image-rendering: pixelated; }
-#boxes path { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
+#boxes path { fill: none; stroke-width: calc(2px / var(--scale));
+  vector-effect: non-scaling-stroke; }
 #controls { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; margin-top: .6rem; }
 #controls label { display: flex; gap: .5rem; align-items: center; color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -64,6 +65,7 @@ let scale = 1, x = 0, y = 0, from = null;
 function place() {
   stack.style.width = size[0] + "px"; stack.style.height = size[1] + "px";
   stack.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
+  stack.style.setProperty("--scale", scale);
 }
 function whole() {
   scale = Math.min(view.clientWidth / size[0], view.clientHeight / size[1]);

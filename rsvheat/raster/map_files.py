@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of maps of classes."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,18 @@ def confidence_counts(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.histogram(values, CONFIDENCE_STEPS, (0, 1))[0]
 
 
+class SensorArea(NamedTuple):
+    """Part of a map, and the sensors that it was predicted from.
+
+    Attributes:
+        sensors: Names of the sensors.
+        place: Left, top, right and bottom in pixels of the map.
+    """
+
+    sensors: tuple[str, ...]
+    place: tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class MapRows:
     """Rows of a map.
@@ -91,6 +104,7 @@ class MapRows:
         probabilities: Probabilities of the classes (rows, columns); of no meaning without data.
         areas: Number of pixels of the scene (rows, columns) in each pixel of the map; None for 1.
         left: Number of the first column.
+        sensors: Windows that ended with these rows, if the network takes any of several sensors.
     """
 
     first: int
@@ -98,6 +112,21 @@ class MapRows:
     probabilities: NDArray[np.float32]
     areas: NDArray[np.int64] | None = None
     left: int = 0
+    sensors: Sequence[SensorArea] = ()
+
+
+def _stacked(places: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return places, as left, top, right, bottom, of which those above each other are joined."""
+    found: list[list[int]] = []
+    ends: dict[tuple[int, int, int], list[int]] = {}
+    for left, top, right, bottom in places:
+        above = ends.pop((left, right, top), None)
+        if above is None:
+            above = [left, top, right, bottom]
+            found.append(above)
+        above[3] = bottom
+        ends[left, right, bottom] = above
+    return found
 
 
 class MapFiles:
@@ -115,14 +144,18 @@ class MapFiles:
         stride: int,
         resampled: tuple[str, ...],
         tags: Mapping[str, str],
+        sensors: Sequence[str],
         journal: Journal | None = None,
     ) -> None:
-        self._journal, self.done = journal, 0
+        self._journal, self.done, self._all_sensors = journal, 0, "+".join(sensors)
         self._path, self._writers, self._resampled = path, writers, resampled
         self._tags, self._confidence = tags, np.zeros(CONFIDENCE_STEPS, np.int64)
         self._shape, self._classes, self._place, self._stride = shape, classes, place, stride
         self._counts = np.zeros(self.NODATA + 1, np.int64)
         self._areas = np.zeros(self.NODATA + 1)
+        # Places of the windows by the sensors that they were predicted from, as left, top, right,
+        # bottom; neighbors in a row are one.
+        self._sensors: dict[str, list[list[int]]] = {}
 
     @classmethod
     @contextmanager
@@ -177,10 +210,20 @@ class MapFiles:
                 journal = Journal(writers[0].folder, about)
             resampled = tuple(scene.name for scene in scenes.values() if scene.resampled)
             output = cls(
-                files.output, writers, shape, classes, where, stride, resampled, tags, journal
+                files.output,
+                writers,
+                shape,
+                classes,
+                where,
+                stride,
+                resampled,
+                tags,
+                tuple(scenes),
+                journal,
             )
             output._go_on()
             yield output
+            output._add_sensors()
             if journal is not None:
                 journal.remove()
 
@@ -205,6 +248,12 @@ class MapFiles:
             shares = 1.0 if part.areas is None else part.areas / self._stride**2
             ground = np.broadcast_to(areas[:, None] * shares, part.labels.shape)
             self._areas += np.bincount(flat, ground.ravel(), minlength=self.NODATA + 1)
+        for sensors, (left, top, right, bottom) in part.sensors:
+            places = self._sensors.setdefault("+".join(sensors), [])
+            if places and places[-1][1:] == [top, left, bottom]:
+                places[-1][2] = right
+            else:
+                places.append([left, top, right, bottom])
         self.done += 1
         if self._journal is not None:
             for writer in self._writers:
@@ -214,6 +263,7 @@ class MapFiles:
                     "parts": self.done,
                     "values": [list(writer.counts.items()) for writer in self._writers],
                     **{name: getattr(self, name).tolist() for name in _SUMS},
+                    "sensors": self._sensors,
                 }
             )
 
@@ -224,12 +274,30 @@ class MapFiles:
         content = self._journal.read()
         if content is None:
             return
-        self.done = content["parts"]
+        self.done, self._sensors = content["parts"], content["sensors"]
         for writer, counts in zip(self._writers, content["values"], strict=True):
             writer.counts.update(dict(counts))
         for name in _SUMS:
             sums = getattr(self, name)
             sums[:] = content[name]
+
+    def _add_sensors(self) -> None:
+        """Add the tag that says which sensors predicted which part of the map."""
+        if not self._sensors:
+            return
+        areas = {
+            names: sum((right - left) * (bottom - top) for left, top, right, bottom in places)
+            for names, places in self._sensors.items()
+        }
+        total = sum(areas.values())
+        about: dict[str, Any] = {}
+        for names, places in sorted(self._sensors.items()):
+            about[names] = {"share": round(areas[names] / total, 6)}
+            if names != self._all_sensors:
+                about[names]["places"] = _stacked(places)
+        self._tags = {**self._tags, "RSVHEAT_SENSORS": json.dumps(about)}
+        for writer in self._writers:
+            writer.add_tags({"RSVHEAT_SENSORS": self._tags["RSVHEAT_SENSORS"]})
 
     def result(self, seconds: float) -> MapResult:
         """Return a summary of the map.

@@ -243,6 +243,7 @@ def scene_picture(
     try:
         with ExitStack() as stack:
             file = stack.enter_context(_quietly_open(source))
+            covered: Any = True
             if like is not None:
                 grid = stack.enter_context(_quietly_open(like))
                 file = stack.enter_context(
@@ -256,6 +257,9 @@ def scene_picture(
                         add_alpha=ColorInterp.alpha not in file.colorinterp,
                     )
                 )
+                # GDAL takes an alpha band for a mask only where there are one or three others.
+                number = file.colorinterp.index(ColorInterp.alpha) + 1
+                covered = file.read(number, out_shape=shrunk(file.shape, max_side)) > 0
             size = file.shape
             read = file.read(
                 list(chosen),
@@ -263,6 +267,7 @@ def scene_picture(
                 masked=True,
                 resampling=Resampling.average,
             )
+            read = np.ma.masked_where(np.broadcast_to(~np.array(covered), read.shape), read)
     except (RasterioError, OSError, IndexError) as error:
         raise DataError(f"{source} cannot be shown: {error.__cause__ or error}") from error
     if read.dtype == np.uint8:

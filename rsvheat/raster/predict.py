@@ -45,6 +45,8 @@ def predict(
     memory: float = 1.0,
     device: str = "auto",
     precision: Precision = "float32",
+    compile: bool = False,  # noqa: A002 - as torch calls it
+    turns: bool = False,
     overwrite: bool = False,
     resume: bool = False,
 ) -> MapResult | BoxesResult:
@@ -98,6 +100,10 @@ def predict(
         device: Device to compute on, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``"auto"`` is a
             GPU if there is one.
         precision: Floating-point type that the network computes in.
+        compile: Whether to compile the network by ``torch.compile``, for long runs; a loaded model
+            stays compiled.
+        turns: Whether the probabilities of the 8 flipped and rotated versions of each window are
+            averaged, for classes of pixels and change. It takes 8 times as long.
         overwrite: Whether an older output is replaced.
         resume: Whether to go on with a map or boxes that a killed process left unfinished, with the
             same arguments; the result has the same bytes. An interruption of this call leaves the
@@ -107,7 +113,8 @@ def predict(
         Summary of the map or of the boxes.
 
     Raises:
-        ValueError: If an argument is not as above, or has no meaning for the task.
+        ValueError: If an argument is not as above, or has no meaning for the task, or if the
+            network cannot be compiled.
         FileNotFoundError: If there is no such raster or checkpoint.
         FileExistsError: If there is an output, and ``overwrite`` is not set; or an unfinished one
             of other arguments, and ``resume`` is.
@@ -117,7 +124,18 @@ def predict(
         OSError: If the output cannot be written.
     """
     start = perf_counter()
-    options = Options(window, stride, overlap, max_nodata, min_score, batch_size, precision, memory)
+    options = Options(
+        window,
+        stride,
+        overlap,
+        max_nodata,
+        min_score,
+        batch_size,
+        precision,
+        memory,
+        compile,
+        turns,
+    )
     paths = {"output": Path(output)}
     if probability is not None:
         paths["probability"] = Path(probability)
@@ -126,10 +144,12 @@ def predict(
     model = checkpoint
     if not isinstance(model, TrainedModel):
         model = TrainedModel.load(model, device=device)
+    if compile:
+        model.compile()
     with open_scenes(source, model.spec.modalities, bands, nodata) as scenes:
         if match:
             model = matched(model, scenes)
-        files = replace(files, tags=_tags(model, scenes, precision, match))
+        files = replace(files, tags=_tags(model, scenes, options, match))
         if resume:
             about = {**fingerprint(model, scenes), "options": asdict(options)}
             files = replace(files, resume=True, about=about)
@@ -157,7 +177,7 @@ def _predictor(model: TrainedModel, scenes: Scenes, options: Options) -> Predict
     return DensePredictor(model, scenes, options)
 
 
-def _tags(model: TrainedModel, scenes: Scenes, precision: str, match: bool) -> dict[str, str]:
+def _tags(model: TrainedModel, scenes: Scenes, options: Options, match: bool) -> dict[str, str]:
     """Return the provenance that outputs keep; of several rasters, by modality."""
     names = {name: Path(scene.name).name for name, scene in scenes.items()}
     bands = {name: scene.select for name, scene in scenes.items()}
@@ -169,7 +189,8 @@ def _tags(model: TrainedModel, scenes: Scenes, precision: str, match: bool) -> d
         **({} if model.path is None else {"RSVHEAT_CHECKPOINT": model.path.name}),
         "RSVHEAT_SOURCE": names[alone] if alone else json.dumps(names),
         "RSVHEAT_BANDS": json.dumps(bands[alone] if alone else bands),
-        "RSVHEAT_PRECISION": precision,
+        "RSVHEAT_PRECISION": options.precision,
+        **({"RSVHEAT_TURNS": "true"} if options.turns else {}),
         "RSVHEAT_MATCH": str(match).lower(),
         **(
             {"RSVHEAT_RESAMPLED": json.dumps(dict.fromkeys(resampled, "bilinear"))}

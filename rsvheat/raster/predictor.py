@@ -34,6 +34,8 @@ class Options:
     batch_size: int | None = None
     precision: Precision = "float32"
     memory: float = 1.0
+    compile: bool = False
+    turns: bool = False
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -92,7 +94,7 @@ class Options:
             ValueError: If one of them is set.
         """
         for name in names:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and getattr(self, name) is not False:
                 raise ValueError(f"{name} has no meaning for {kind}, got {getattr(self, name)}")
 
 
@@ -239,14 +241,27 @@ def square_size(model: TrainedModel) -> int:
     return height
 
 
+def sensors_with_data(model: TrainedModel, window: Mapping[str, Pixels]) -> tuple[str, ...]:
+    """Return the modalities that predict a window: those with data there.
+
+    Args:
+        model: Trained network; one that needs all modalities gets all, with pixels without data
+            filled as in training.
+        window: Pixels of the window by modality.
+    """
+    found = [name for name, (_, valid) in window.items() if valid is None or valid.any()]
+    return tuple(found if found and model.network.any_sensor else window)
+
+
 def infer(
     model: TrainedModel,
     scenes: Scenes,
     windows: Sequence[Mapping[str, Pixels]],
     places: Sequence[Window],
     precision: Precision,
+    turns: bool = False,
 ) -> Any:
-    """Predict a batch of windows.
+    """Predict a batch of windows, each from the sensors that have data there.
 
     Args:
         model: Trained network.
@@ -254,6 +269,7 @@ def infer(
         windows: Pixels of the windows by modality, as the files hold them, of one size.
         places: Places of the windows in the scene.
         precision: Floating-point type that the network computes in.
+        turns: Whether flipped and rotated versions of the windows are averaged.
 
     Returns:
         Predictions, see ``rsvheat.checkpoint.TrainedModel.infer``.
@@ -261,11 +277,22 @@ def infer(
     Raises:
         FloatingPointError: If a prediction is not finite; the message says of which window.
     """
-    images = {
-        name: torch.stack([model.normalizers[name](pixels[name]) for pixels in windows])
-        for name in scenes
-    }
-    output = model.infer(images, precision=precision)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, window in enumerate(windows):
+        groups.setdefault(sensors_with_data(model, window), []).append(number)
+    rows: dict[int, Any] = {}
+    for sensors, numbers in groups.items():
+        images = {
+            name: torch.stack([model.normalizers[name](windows[i][name]) for i in numbers])
+            for name in sensors
+        }
+        output = model.infer(images, precision=precision, turns=turns)
+        if len(groups) == 1:
+            break
+        rows |= zip(numbers, output, strict=True)
+    if rows:
+        ordered = [rows[number] for number in range(len(windows))]
+        output = torch.stack(ordered) if isinstance(ordered[0], torch.Tensor) else ordered
     for place, finite in zip(places, finite_rows(output), strict=True):
         if not finite:
             names = " and ".join(Path(fspath(scene.name)).name for scene in scenes.values())

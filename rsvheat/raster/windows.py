@@ -31,7 +31,7 @@ class WindowPredictor:
     """
 
     def __init__(self, model: TrainedModel, scenes: Scenes, options: Options) -> None:
-        options.refuse("classes of windows", "overlap", "min_score")
+        options.refuse("classes of windows", "overlap", "min_score", "turns")
         self._model, self._scenes, self._options = model, scenes, options
         scene = next(iter(scenes.values()))
         size = square_size(model) if options.window is None else options.window

@@ -105,6 +105,14 @@ class LayerWriter:
         self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
 
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        """Add metadata to those of the layer.
+
+        Args:
+            tags: Metadata.
+        """
+        self._file.update_tags(**{name: xml_text(value) for name, value in tags.items()})
+
     def flush(self) -> None:
         """Hand the rows over to the system, so that they outlive this process."""
         self.close()
@@ -162,12 +170,16 @@ def writing(
         if not resumed:
             _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         try:
-            if not resumed:
-                # A process that is killed here leaves no rows that cannot be opened again.
-                begun = folder / f"new-{rows_name}"
-                _create(begun, layer, rows, columns, georeference).close()
-                begun.replace(plain)
-            writer = LayerWriter(plain, _reopen(plain), resumed)
+            if resume:
+                if not resumed:
+                    # A process that is killed here leaves no rows that cannot be opened again.
+                    begun = folder / f"new-{rows_name}"
+                    _create(begun, layer, rows, columns, georeference).close()
+                    begun.replace(plain)
+                file = _reopen(plain)
+            else:
+                file = _create(plain, layer, rows, columns, georeference)
+            writer = LayerWriter(plain, file, resumed)
             try:
                 yield writer
             finally:

@@ -30,6 +30,7 @@ from rsvheat.models.dense import DecoderName, DenseLogits
 from rsvheat.models.features import Fusion
 from rsvheat.models.segmentation import SegmentationModel
 from rsvheat.models.task_model import TaskModel
+from rsvheat.prediction import averaged_turns
 from rsvheat.segmentation_losses import SegmentationLoss, Term, Weighting, class_weights
 from rsvheat.tasks.calibrated import CalibratedTask
 
@@ -292,17 +293,12 @@ class DenseTask(CalibratedTask):
 
     def _turned(self, batch: Mapping[str, Any]) -> Tensor:
         """Return logits of the mean probabilities of a batch's 8 flipped and rotated versions."""
-        total: Any = 0
-        for flip in (False, True):
-            for turns in range(4):
-                images = {
-                    name: torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-                    for name, x in batch["images"].items()
-                }
-                logits = self({**batch, "images": images}).float()
-                output = torch.rot90(logits.softmax(1), -turns, (-2, -1))
-                total = total + (output.flip(-1) if flip else output)
-        mean: Tensor = total / 8
+
+        def predict(images: Mapping[str, Tensor]) -> Tensor:
+            logits: Tensor = self({**batch, "images": images}).float()
+            return logits.softmax(1)
+
+        mean = averaged_turns(predict, batch["images"])
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 

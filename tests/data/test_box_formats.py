@@ -15,6 +15,7 @@ from rsvheat.data.formats import (
     read_dota,
     read_fair1m,
     read_geo,
+    read_instance_mask,
     read_nwpu,
     read_voc,
     read_yolo,
@@ -193,6 +194,41 @@ def test_coco(tmp_path):
     assert len(content.images["2.png"]) == 0
     corners = read_coco(path, oriented=True).images["a/1.png"].corners[0]
     np.testing.assert_array_equal(corners, [[5, 2], [9, 4], [5, 6], [1, 4]])
+
+
+def test_masks_of_objects(tmp_path):
+    shapely = pytest.importorskip("shapely")
+    colors = np.zeros((40, 60, 3), np.uint8)
+    colors[2:5, 3:10] = (0, 0, 128)
+    colors[2:5, 6] = (0, 1, 0)  # parts the first
+    y, x = np.mgrid[:40, :60]
+    slanted = (abs(x - y - 15) < 4) & (abs(x + y - 55) < 16)
+    colors[slanted] = (1, 0, 0)
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(colors).save(path)
+    boxes = read_instance_mask(path, "ship")
+    assert (boxes.names, boxes.size) == (("ship",) * 3, (40, 60))
+    assert not boxes.difficult.any()
+    found = np.concatenate((boxes.corners.min(1), boxes.corners.max(1)), 1)
+    outline = (x[slanted].min(), y[slanted].min(), x[slanted].max() + 1, y[slanted].max() + 1)
+    np.testing.assert_array_equal(found, [(3, 2, 10, 5), (6, 2, 7, 5), outline])
+    corners = read_instance_mask(path, "ship", oriented=True).corners
+    np.testing.assert_array_equal(corners[:2].min(1), [(3, 2), (6, 2)])
+    pixels = [shapely.box(i, j, i + 1, j + 1) for i, j in zip(x[slanted], y[slanted], strict=True)]
+    wanted = shapely.oriented_envelope(shapely.union_all(pixels))
+    one = shapely.Polygon(corners[2])
+    assert one.symmetric_difference(wanted).area < 1e-9 * wanted.area
+    PIL.Image.fromarray(colors[..., 2]).save(path)
+    assert len(read_instance_mask(path, "ship")) == 1
+    PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
+    assert len(read_instance_mask(path, "ship")) == 0
+    alpha = np.where(slanted, 255, 0).astype(np.uint8)
+    PIL.Image.fromarray(np.dstack((colors, alpha))).save(path)
+    assert len(read_instance_mask(path, "ship")) == 1
+    path = tmp_path / "a.tif"
+    PIL.Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
+    with pytest.raises(SampleError, match="has 1 bands of float32; a mask of objects has 1 or 3"):
+        read_instance_mask(path, "ship")
 
 
 def test_damaged_coco_is_named(tmp_path):

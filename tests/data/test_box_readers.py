@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("lightning")
 pytest.importorskip("rasterio")
 pytest.importorskip("PIL")
+import PIL.Image
+
 pytest.importorskip("torchvision")
 
 from rsvheat.data import (
@@ -510,6 +512,29 @@ def test_real_hrsid(shared):
         corners = source.boxes(index).boxes
         found = np.concatenate((corners.min(1), corners.max(1) - corners.min(1)), 1)
         np.testing.assert_allclose(found, wanted)
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_real_hrsid_of_masks(shared, oriented):
+    shapely = pytest.importorskip("shapely")
+    root = shared("det_hrsid")
+    splits = HRSID(str(root), oriented=oriented).splits(Scan(on_error="raise"))
+    source = splits["train"].source
+    assert counts(splits) == (4, Counter(ship=10 + 122 + 8 + 6))
+    for index in range(4):
+        mask = np.array(PIL.Image.open(root / f"{source.key(index)}_instance_id_RGB.png"))
+        colors = [c for c in np.unique(mask.reshape(-1, 3), axis=0) if c.any()]
+        for color, corners in zip(colors, source.boxes(index).boxes, strict=True):
+            y, x = (mask == color).all(2).nonzero()
+            pixels = np.concatenate([np.stack((x + i, y + j), 1) for i in (0, 1) for j in (0, 1)])
+            if oriented:
+                # Of two rectangles with the least area either may be taken.
+                ship, found = shapely.MultiPoint(pixels), shapely.Polygon(corners)
+                assert found.buffer(1e-6).covers(ship)
+                assert np.isclose(found.area, shapely.oriented_envelope(ship).area)
+            else:
+                np.testing.assert_array_equal(corners.min(0), pixels.min(0))
+                np.testing.assert_array_equal(corners.max(0), pixels.max(0))
 
 
 def test_real_sar_aircraft(shared):

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from box_judges import coco_ap, overlaps_by_class, plain_ap
 from torchvision import tv_tensors
 
 from rsvheat.evaluation.box_matching import ERRORS
 from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
-from rsvheat.ops.box_convert import boxes_to_corners
 
 CLASSES = ("car", "plane", "ship", "bridge")
 
@@ -66,42 +66,6 @@ def score(data, oriented, limit=100):
 # ---- Horizontal boxes, judged by pycocotools -----------------------------------------------------
 
 
-def coco_ap(data, limit):
-    """Return the AP of pycocotools by threshold and class, (10, classes); -1 without truth."""
-    pytest.importorskip("pycocotools")
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    def annotation(image, box, label, **more):
-        x1, y1, x2, y2 = box.tolist()
-        box = [x1, y1, x2 - x1, y2 - y1]
-        return {"image_id": image, "bbox": box, "category_id": int(label), **more}
-
-    predictions, truth, labels, _ = data
-    true, found = [], []
-    for i, (guess, boxes, classes) in enumerate(zip(predictions, truth, labels, strict=True)):
-        for box, label in zip(boxes, classes, strict=True):
-            area = float((box[2:] - box[:2]).prod())
-            more = {"id": len(true) + 1, "iscrowd": 0, "area": area}
-            true.append(annotation(i, box, label, **more))
-        for box, one, label in zip(guess["boxes"], guess["scores"], guess["labels"], strict=True):
-            found.append(annotation(i, box, label, score=float(one)))
-    gt = COCO()
-    gt.dataset = {
-        "images": [{"id": i} for i in range(len(truth))],
-        "annotations": true,
-        "categories": [{"id": i} for i in range(len(CLASSES))],
-    }
-    gt.createIndex()
-    evaluation = COCOeval(gt, gt.loadRes(found), "bbox")
-    evaluation.params.maxDets = [limit]
-    evaluation.params.areaRng = [[0, 1e10]]
-    evaluation.params.areaRngLbl = ["all"]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, :, 0, 0].mean(1)
-
-
 @pytest.mark.parametrize(
     ("seed", "limit", "ties"),
     [(0, 100, False), (1, 100, False), (2, 3, False), (3, 100, True), (4, 3, True)],
@@ -109,7 +73,7 @@ def coco_ap(data, limit):
 def test_horizontal_scores_are_those_of_pycocotools(seed, limit, ties, capsys):
     data = random_images(oriented=False, seed=seed, ties=ties)
     scores = score(data, oriented=False, limit=limit)
-    expected = coco_ap(data, limit)
+    expected = coco_ap(data, CLASSES, limit)
     assert (expected[:, 3] == -1).all()
     assert 0.1 < expected[0, :3].mean() < 0.9
     for name, rows in (("map50", [0]), ("map75", [5]), ("map50_95", range(10))):
@@ -122,63 +86,12 @@ def test_horizontal_scores_are_those_of_pycocotools(seed, limit, ties, capsys):
 # ---- Oriented boxes and VOC, judged by a plain version with shapely ------------------------------
 
 
-def overlaps_by_class(data, oriented):
-    """Return of each class the number of demanded boxes, and of each predicted box its score, the
-    image, and the IoU with each true box of the class there and whether that is difficult."""
-    shapely = pytest.importorskip("shapely")
-
-    def polygon(box):
-        if oriented:
-            return shapely.Polygon(boxes_to_corners(box).numpy())
-        return shapely.box(*box.tolist())
-
-    def iou(a, b):
-        common = a.intersection(b).area
-        return common / (a.area + b.area - common)
-
-    result = [[0, []] for _ in CLASSES]
-    for i, (guess, boxes, labels, hard) in enumerate(zip(*data, strict=True)):
-        true = list(zip(map(polygon, boxes), labels.tolist(), hard.tolist(), strict=True))
-        for _, label, difficult in true:
-            result[label][0] += not difficult
-        for box, label, one in zip(guess["boxes"], guess["labels"], guess["scores"], strict=True):
-            found = polygon(box)
-            pairs = [(iou(found, other), hard) for other, known, hard in true if known == label]
-            result[label][1].append((float(one), i, pairs))
-    for _, found in result:
-        found.sort(key=lambda one: -one[0])
-    return result
-
-
-def plain_ap(demanded, found, threshold, points):
-    """Return AP as the devkits of VOC and DOTA define it, from one box at a time."""
-    if not demanded:
-        return math.nan
-    taken, right, wrong, recall, precision = set(), 0, 0, [], []
-    for _, i, pairs in found:
-        overlaps = [iou for iou, _ in pairs] or [0.0]
-        best = int(np.argmax(overlaps))
-        if overlaps[best] <= threshold or (i, best) in taken:
-            wrong += 1
-        elif not pairs[best][1]:
-            taken.add((i, best))
-            right += 1
-        recall.append(right / demanded)
-        precision.append(right / max(right + wrong, 1e-16))
-    recall, precision = np.array(recall), np.array(precision)
-    if points == 11:
-        return sum(precision[recall >= r].max(initial=0) for r in np.arange(0, 1.1, 0.1)) / 11
-    steps = np.unique(recall[recall > 0])
-    heights = [precision[recall >= r].max() for r in steps]
-    return float((np.diff(steps, prepend=0) * heights).sum())
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_oriented_scores_are_those_of_a_plain_version(seed):
     data = random_images(oriented=True, seed=seed, difficult=True)
     scores = score(data, oriented=True)
     assert sum(scores.difficult) > 5
-    pairs = overlaps_by_class(data, oriented=True)
+    pairs = overlaps_by_class(data, CLASSES, oriented=True)
     for kind, points in (("voc07", 11), ("area", 0)):
         expected = np.array(
             [[plain_ap(*one, t, points) for one in pairs] for t in np.linspace(0.5, 0.95, 10)]
@@ -192,7 +105,7 @@ def test_oriented_scores_are_those_of_a_plain_version(seed):
 
 def test_voc07_of_horizontal_boxes_is_that_of_a_plain_version():
     data = random_images(oriented=False, seed=5, difficult=True)
-    expected = [plain_ap(*one, 0.5, 11) for one in overlaps_by_class(data, oriented=False)]
+    expected = [plain_ap(*one, 0.5, 11) for one in overlaps_by_class(data, CLASSES, oriented=False)]
     np.testing.assert_allclose(score(data, False).ap["map50_voc07"], expected, atol=1e-9)
 
 

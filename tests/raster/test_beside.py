@@ -113,6 +113,21 @@ def test_a_page_of_change_has_both_dates_on_one_grid(write_scene, tmp_path):
     assert 'id="date"' in path.read_text()
 
 
+@pytest.mark.parametrize("bands", [3, 4])
+def test_a_page_is_white_where_the_second_date_has_no_data(write_scene, tmp_path, bands):
+    a = write_scene(np.full((bands, 40, 60), 90, np.uint8), "a.tif", **UTM)
+    moved = {**UTM, "transform": Affine(10, 0, 500200, 0, -10, 5000000)}
+    b = write_scene(np.full((bands, 40, 60), 190, np.uint8), "b.tif", **moved)
+    names = {"before": bands, "after": bands}
+    model = trained(Differences, modalities={"optical": bands}, names=names)
+    sources = {"before": a, "after": b}
+    result = predict(sources, tmp_path / "map.tif", model)
+    (path,) = Beside(report=True).write(result, sources)
+    second = pictures(path.read_text())["second"].astype(int)
+    assert (second[:, :16] > 235).all()
+    assert (abs(second[:, 24:] - 190) < 20).all()
+
+
 def test_a_page_shows_boxes_as_they_lie(write_scene, tmp_path):
     values = np.zeros((3, 60, 80), np.uint8)
     values[:, 20:30, 40:60] = 250

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many scenes on a Dask cluster."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +24,9 @@ from rsvheat.models.segmentation import SegmentationModel  # noqa: E402
 from rsvheat.raster.cluster import predict_on_cluster  # noqa: E402
 from rsvheat.raster.many import predict_many  # noqa: E402
 from rsvheat.raster.work_list import work_list  # noqa: E402
+
+# Network namespaces, which stand for hosts.
+NAMES = [f"rsvheat{os.getpid()}{letter}" for letter in "abc"]
 
 
 @pytest.fixture
@@ -55,7 +62,10 @@ def test_a_killed_worker_loses_no_scene(scenes, checkpoint, tmp_path):
         killed = threading.Event()
         first = next(iter(client.run(os.getpid).values()))
 
+        reported = []
+
         def kill(outcome):
+            reported.append(outcome.name)
             if not killed.is_set():
                 killed.set()
                 os.kill(first, signal.SIGKILL)
@@ -67,6 +77,10 @@ def test_a_killed_worker_loses_no_scene(scenes, checkpoint, tmp_path):
     assert seconds < 300
     assert [outcome.name for outcome in summary.outcomes] == [scene.name for scene in scenes]
     assert (summary.count("done"), summary.count("failed")) == (12, 1)
+    # No scene twice, and nothing unfinished.
+    assert sorted(reported) == sorted(scene.name for scene in scenes)
+    suffixes = {path.name.partition(".")[2] for path in (tmp_path / "out").iterdir()}
+    assert suffixes <= {"tif", "tif.aux.xml"}
     predict_many(scenes, tmp_path / "alone", TrainedModel.load(checkpoint, device="cpu"))
     for number in range(12):
         one, other = (tmp_path / folder / f"{number}.tif" for folder in ("out", "alone"))
@@ -84,3 +98,97 @@ def test_the_command_starts_a_cluster(scenes, checkpoint, tmp_path, capsys):
     assert len(list((tmp_path / "out").glob("*.tif"))) == 12
     assert main([*words, "--resume"]) == 1
     assert "13 scenes: 0 predicted, 12 there before, 1 failed" in capsys.readouterr().out
+
+
+def _namespaces():
+    """Return why this machine gives no network namespaces, or None."""
+    if shutil.which("ip") is None:
+        return "there is no ip command"
+    made = subprocess.run(["ip", "netns", "add", NAMES[0]], capture_output=True, text=True)
+    if made.returncode:
+        return f"no network namespaces: {made.stderr.strip()}"
+    subprocess.run(["ip", "netns", "del", NAMES[0]], check=True)
+    return None
+
+
+@pytest.fixture
+def hosts():
+    """Three hosts of a network of their own, by name of the namespace and address."""
+    missing = _namespaces()
+    if missing:
+        pytest.skip(missing)
+    bridge = f"rsv{os.getpid()}"
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    found = {}
+    try:
+        for name in NAMES:
+            ip("netns", "add", name)
+        # The switch is in the first namespace, so that nothing of it is seen outside.
+        inside = ["-n", NAMES[0]]
+        ip(*inside, "link", "add", bridge, "type", "bridge")
+        ip(*inside, "addr", "add", "10.87.0.1/24", "dev", bridge)
+        ip(*inside, "link", "set", bridge, "up")
+        ip(*inside, "link", "set", "lo", "up")
+        found[NAMES[0]] = "10.87.0.1"
+        for number, name in enumerate(NAMES[1:], 2):
+            port = f"port{number}"
+            ip(*inside, "link", "add", port, "type", "veth", "peer", "name", "net", "netns", name)
+            ip(*inside, "link", "set", port, "master", bridge)
+            ip(*inside, "link", "set", port, "up")
+            found[name] = f"10.87.0.{number}"
+            ip("-n", name, "addr", "add", f"{found[name]}/24", "dev", "net")
+            ip("-n", name, "link", "set", "net", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield found
+    finally:
+        for name in NAMES:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@pytest.mark.slow
+def test_hosts_of_a_network_share_the_scenes_and_a_worker_may_be_lost(
+    hosts, scenes, checkpoint, tmp_path
+):
+    """A scheduler and two workers on a host each; the second worker is killed midway."""
+    running = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def on(host, *words):
+        command = ["ip", "netns", "exec", host, sys.executable, "-W", "ignore", "-m", *words]
+        log = (tmp_path / f"log{len(running)}.txt").open("w")
+        running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        return running[-1]
+
+    address = f"tcp://{hosts[NAMES[0]]}:8786"
+    try:
+        on(NAMES[0], "distributed.cli.dask_scheduler", "--host", hosts[NAMES[0]], "--no-dashboard")
+        workers = [
+            on(name, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny",
+               "--host", hosts[name], "--no-dashboard")
+            for name in NAMES[1:]
+        ]  # fmt: skip
+        command = on(
+            NAMES[0], "rsvheat", "predict", str(tmp_path / "scenes"), "--checkpoint",
+            str(checkpoint), "--output", str(tmp_path / "out"), "--dask", address,
+        )  # fmt: skip
+        limit = time.monotonic() + 240
+        while len(list((tmp_path / "out").glob("*.tif"))) < 3 and command.poll() is None:
+            assert time.monotonic() < limit, (tmp_path / "log3.txt").read_text()
+            time.sleep(0.02)
+        workers[1].kill()
+        assert command.wait(240) == 1, (tmp_path / "log3.txt").read_text()  # one scene is broken
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    content = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (content["done"], content["skipped"], content["failed"]) == (12, 0, 1)
+    names = [scene["name"] for scene in content["scenes"]]
+    assert len(names) == len(set(names)) == 13
+    predict_many(scenes, tmp_path / "alone", TrainedModel.load(checkpoint, device="cpu"))
+    for number in range(12):
+        one, other = (tmp_path / folder / f"{number}.tif" for folder in ("out", "alone"))
+        assert one.read_bytes() == other.read_bytes()

@@ -309,6 +309,49 @@ def test_large_maps_are_drawn_at_low_resolution(model, write_scene, tmp_path):
     assert shares == {f"{name}  {count / 60000:.1%}" for name, count in counts if count}
 
 
+def test_flipped_and_rotated_versions_are_averaged(model, write_scene, tmp_path):
+    """The map of a turned scene is the turned map, which a single version's is not."""
+    values = texture(90, 90)
+    scenes = {
+        "a": write_scene(values, "a.tif"),
+        "b": write_scene(np.rot90(values, 1, (1, 2)).copy(), "b.tif"),
+    }
+    found = {}
+    for turns in (False, True):
+        for name, scene in scenes.items():
+            path = tmp_path / f"{name}_map.tif"
+            percent = tmp_path / f"{name}_percent.tif"
+            options = {"turns": turns, "probability": percent, "overwrite": True}
+            result = predict(scene, path, model, **options)
+            assert result.tags.get("RSVHEAT_TURNS") == ("true" if turns else None)
+            with rasterio.open(percent) as file:
+                found[turns, name] = file.read(1).astype(int)
+    # One window of the middle, by the definition.
+    image = model.normalizers["optical"](rsvheat.data.Pixels(values, None))[None]
+    versions = []
+    for flip in (False, True):
+        for turn in range(4):
+            version = torch.rot90(image.flip(-1) if flip else image, turn, (-2, -1))
+            with torch.no_grad():
+                output = model.network.predict({"optical": version})
+            output = torch.rot90(output, -turn, (-2, -1))
+            versions.append(output.flip(-1) if flip else output)
+    expected = 100 * torch.stack(versions).mean(0)[0].amax(0).numpy()
+    assert np.abs(found[True, "a"] - expected)[8:-8, 8:-8].max() <= 1
+    differences = [
+        np.abs(np.rot90(found[turns, "a"]) - found[turns, "b"]).max() for turns in (False, True)
+    ]
+    assert differences[0] > 5
+    assert differences[1] <= 1
+
+
+@pytest.mark.parametrize(("kind", "output"), [(Classifier, "m.tif"), (Boxes, "m.geojson")])
+def test_turns_are_for_classes_of_pixels(kind, output, write_scene, tmp_path):
+    scene = write_scene(texture(40, 40))
+    with pytest.raises(ValueError, match="turns has no meaning for"):
+        predict(scene, tmp_path / output, trained(kind), turns=True)
+
+
 # Change.
 
 

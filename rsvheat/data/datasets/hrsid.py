@@ -7,13 +7,14 @@ from pathlib import Path
 from rsvheat.data.datasets.box_finding import (
     Annotated,
     ClassNames,
+    annotate,
     annotate_coco,
     box_splits,
     images_by_stem,
 )
 from rsvheat.data.datasets.finding import DataInfo, find_folder, layout_error
 from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
-from rsvheat.data.formats import read_coco
+from rsvheat.data.formats import read_coco, read_instance_mask
 from rsvheat.data.normalize import Sensor
 from rsvheat.data.sources import check_modalities
 from rsvheat.data.splits import random_split
@@ -22,13 +23,16 @@ INFO = DataInfo("HRSID", "github.com/chaozhong2010/HRSID", "GPL-3.0")
 CLASSES = ("ship",)
 
 _FILES = {"train": "train2017.json", "test": "test2017.json"}
+_MASK, _COLORS = "_instance_id_RGB", "_instance_color_RGB"
 
 
 class HRSID(DatasetReader):
     """Reads HRSID in its official split.
 
     Images are in ``JPEGImages``, boxes in ``annotations/train2017.json`` and ``test2017.json``.
-    With another JSON file alone, in ``annotations`` or beside it, all images are for training.
+    With another JSON file alone, in ``annotations`` or beside it, all images are for training. So
+    are they where ``*_instance_id_RGB.png``, masks in which every ship has a color of its own, lie
+    beside the images, as in the examples of its repository.
 
     The data is from its authors' repository chaozhong2010/HRSID, GPL-3.0.
 
@@ -60,17 +64,44 @@ class HRSID(DatasetReader):
         base = find_folder(self.root, "HRSID_JPG", "HRSID", "") or Path(self.root)
         images = find_folder(base, "JPEGImages", "images")
         texts = self._texts(base)
-        if images is None or not texts:
-            raise layout_error(
-                INFO, self.root, "JPEGImages, annotations/train2017.json and test2017.json"
-            )
-        files = {name: {self.modality: p} for name, p in images_by_stem(images, scan).items()}
         found: dict[str, list[Annotated]] = {}
+        if images is None or not texts:
+            found = {"train": self._masked(base, scan)}
+            if not found["train"]:
+                raise layout_error(
+                    INFO,
+                    self.root,
+                    "JPEGImages, annotations/train2017.json and test2017.json, or images beside "
+                    f"their masks *{_MASK}.png",
+                )
+            return self._splits(found, scan)
+        files = {name: {self.modality: p} for name, p in images_by_stem(images, scan).items()}
         for split, path in texts.items():
             content = read_coco(path, oriented=self.oriented)
             found[split] = annotate_coco(files, path, content, scan, report_images=len(texts) == 1)
+        return self._splits(found, scan)
+
+    def _splits(self, found: Mapping[str, list[Annotated]], scan: Scan) -> Mapping[str, Split]:
         return box_splits(
             found, ClassNames(CLASSES), self.oriented, scan, val_fraction=self._val_fraction
+        )
+
+    def _masked(self, base: Path, scan: Scan) -> list[Annotated]:
+        """Return the images that have a mask of their ships beside them."""
+        paths = images_by_stem(base, scan)
+        masks = {k.removesuffix(_MASK): p for k, p in paths.items() if k.endswith(_MASK)}
+        if not masks:
+            return []
+        files = {
+            key: {self.modality: path}
+            for key, path in paths.items()
+            if not key.endswith((_MASK, _COLORS))
+        }
+        return annotate(
+            files,
+            masks,
+            lambda path, _: read_instance_mask(path, CLASSES[0], oriented=self.oriented),
+            scan,
         )
 
     @staticmethod
