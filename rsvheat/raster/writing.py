@@ -170,12 +170,16 @@ def writing(
         if not resumed:
             _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
         try:
-            if not resumed:
-                # A process that is killed here leaves no rows that cannot be opened again.
-                begun = folder / f"new-{rows_name}"
-                _create(begun, layer, rows, columns, georeference).close()
-                begun.replace(plain)
-            writer = LayerWriter(plain, _reopen(plain), resumed)
+            if resume:
+                if not resumed:
+                    # A process that is killed here leaves no rows that cannot be opened again.
+                    begun = folder / f"new-{rows_name}"
+                    _create(begun, layer, rows, columns, georeference).close()
+                    begun.replace(plain)
+                file = _reopen(plain)
+            else:
+                file = _create(plain, layer, rows, columns, georeference)
+            writer = LayerWriter(plain, file, resumed)
             try:
                 yield writer
             finally:
