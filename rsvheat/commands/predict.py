@@ -62,6 +62,7 @@ def predict(
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     compile: bool = False,  # noqa: A002 - as torch calls it
     turns: bool = False,
+    threads: int | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write a map of each scene, or the boxes of its objects, as the checkpoint's task says.
@@ -121,6 +122,7 @@ def predict(
         compile: Compile the network by torch.compile, which takes a minute or more; for long runs.
         turns: Average the probabilities of the 8 flipped and rotated versions of each window, as
             evaluate --turns does, for classes of pixels and change. It takes 8 times as long.
+        threads: Number of threads that a CPU computes with, such as 4; all cores by default.
         overwrite: Replace an older output.
     """
     if checkpoint is None:
@@ -157,6 +159,7 @@ def predict(
         "precision": precision,
         "compile": compile,
         "turns": turns,
+        "threads": threads,
         "overwrite": overwrite,
     }
     beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)

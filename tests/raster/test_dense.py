@@ -122,6 +122,18 @@ def test_a_map_has_the_scenes_pixels_and_tells_shares(model, write_scene, tmp_pa
     assert np.abs(percent - expected)[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT].max() <= 0.51
 
 
+def test_threads_are_set_while_it_predicts(model, write_scene, tmp_path):
+    seen = []
+    model.network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    scene = write_scene(texture(32, 32), **UTM)
+    predict(scene, tmp_path / "map.tif", model, threads=before + 1)
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        predict(scene, tmp_path / "other.tif", model, threads=0)
+
+
 @pytest.mark.parametrize("kind", ["nodata", "nan", "alpha"])
 def test_pixels_without_data_have_no_class(kind, model, write_scene, tmp_path):
     values = texture(70, 90)
