@@ -47,6 +47,7 @@ def predict(
     max_nodata: float | None = None,
     match: bool = False,
     probability: str | None = None,
+    probability_of: list[str] | None = None,
     polygons: Literal["gpkg", "fgb", "parquet", "geojson"] | None = None,
     min_pixels: int = 1,
     simplify: float = 0.0,
@@ -104,6 +105,8 @@ def predict(
         match: First bring each band to its mean and deviation in the training images, for rasters
             that were stretched or calibrated otherwise.
         probability: Another map (.tif), of the probability of the class in percent.
+        probability_of: Classes whose probabilities that map has instead, a band each, such as
+            [water,road].
         polygons: Format of polygons of the map's classes, which lie beside it.
         min_pixels: Number of pixels of the smallest areas that become polygons.
         simplify: Tolerance in pixels within which the borders of polygons are made simpler.
@@ -171,12 +174,13 @@ def predict(
         path = output or Path("runs/maps") / f"{Path(sources[0]).stem}{_suffix(model)}"
         files = {unnamed[0]: sources[0], **(also or {})}
         beside.check(path, is_boxes(model), overwrite)
-        result = predict(files, path, model, probability=probability, resume=resume, **options)
+        options |= {"probability": probability, "probability_of": probability_of or ()}
+        result = predict(files, path, model, resume=resume, **options)
         print(result)
         for written in beside.write(result, files, colors):
             print(written)
         return 0
-    if probability is not None:
+    if probability is not None or probability_of:
         raise UsageError("--probability is of one scene")
     options |= {"resume": resume, "beside": beside}
     if dask is not None:

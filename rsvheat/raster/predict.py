@@ -40,6 +40,7 @@ def predict(
     max_nodata: float | None = None,
     match: bool = False,
     probability: str | os.PathLike[str] | None = None,
+    probability_of: Sequence[str] = (),
     colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
@@ -93,6 +94,7 @@ def predict(
             has in the training images, for rasters that were stretched or calibrated otherwise.
         probability: Path of another map, of the probability of the class in percent, 255 for no
             data.
+        probability_of: Names of classes whose probabilities that map has instead, a band each.
         colors: Colors of classes as ``"#rrggbb"``, or the path of a YAML or JSON file of them.
         min_score: Lowest score of boxes that are kept; by default all that the network gives.
         batch_size: Number of windows that the network gets at once; by default 64 for classes of
@@ -141,12 +143,17 @@ def predict(
         memory,
         compile,
         turns,
+        tuple(probability_of),
     )
+    if probability_of and probability is None:
+        raise ValueError("probability_of needs the path of the map, probability")
     paths = {"output": Path(output)}
     if probability is not None:
         paths["probability"] = Path(probability)
     check_separate(paths, source.values() if isinstance(source, Mapping) else [source])
-    files = Files(paths["output"], paths.get("probability"), colors, overwrite)
+    files = Files(
+        paths["output"], paths.get("probability"), options.probability_of, colors, overwrite
+    )
     model = checkpoint
     if not isinstance(model, TrainedModel):
         model = TrainedModel.load(model, device=device)
