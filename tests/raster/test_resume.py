@@ -188,7 +188,9 @@ def test_boxes_of_another_prediction_do_not_go_on(busy, tmp_path, monkeypatch):
     monkeypatch.setattr(model.network, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict(busy, output, model, batch_size=2, resume=True)
-    with pytest.raises(FileExistsError, match=r"was begun with options .*'min_score': None.* 0\.5"):
+    with pytest.raises(
+        FileExistsError, match=r"was begun with min_score None, and this one has 0\.5: "
+    ):
         predict(busy, output, model, batch_size=2, resume=True, min_score=0.5)
     assert len(list(tmp_path.glob(".unfinished-*"))) == 1
     predict(busy, output, model, batch_size=2)
