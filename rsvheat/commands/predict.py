@@ -47,6 +47,7 @@ def predict(
     max_nodata: float | None = None,
     match: bool = False,
     probability: str | None = None,
+    probability_of: list[str] | None = None,
     polygons: Literal["gpkg", "fgb", "parquet", "geojson"] | None = None,
     min_pixels: int = 1,
     simplify: float = 0.0,
@@ -62,6 +63,7 @@ def predict(
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     compile: bool = False,  # noqa: A002 - as torch calls it
     turns: bool = False,
+    threads: int | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write a map of each scene, or the boxes of its objects, as the checkpoint's task says.
@@ -103,6 +105,8 @@ def predict(
         match: First bring each band to its mean and deviation in the training images, for rasters
             that were stretched or calibrated otherwise.
         probability: Another map (.tif), of the probability of the class in percent.
+        probability_of: Classes whose probabilities that map has instead, a band each, such as
+            [water,road].
         polygons: Format of polygons of the map's classes, which lie beside it.
         min_pixels: Number of pixels of the smallest areas that become polygons.
         simplify: Tolerance in pixels within which the borders of polygons are made simpler.
@@ -121,6 +125,7 @@ def predict(
         compile: Compile the network by torch.compile, which takes a minute or more; for long runs.
         turns: Average the probabilities of the 8 flipped and rotated versions of each window, as
             evaluate --turns does, for classes of pixels and change. It takes 8 times as long.
+        threads: Number of threads that a CPU computes with, such as 4; all cores by default.
         overwrite: Replace an older output.
     """
     if checkpoint is None:
@@ -157,6 +162,7 @@ def predict(
         "precision": precision,
         "compile": compile,
         "turns": turns,
+        "threads": threads,
         "overwrite": overwrite,
     }
     beside = Beside(polygons, min_pixels, simplify, style, picture, stac, report)
@@ -168,12 +174,13 @@ def predict(
         path = output or Path("runs/maps") / f"{Path(sources[0]).stem}{_suffix(model)}"
         files = {unnamed[0]: sources[0], **(also or {})}
         beside.check(path, is_boxes(model), overwrite)
-        result = predict(files, path, model, probability=probability, resume=resume, **options)
+        options |= {"probability": probability, "probability_of": probability_of or ()}
+        result = predict(files, path, model, resume=resume, **options)
         print(result)
         for written in beside.write(result, files, colors):
             print(written)
         return 0
-    if probability is not None:
+    if probability is not None or probability_of:
         raise UsageError("--probability is of one scene")
     options |= {"resume": resume, "beside": beside}
     if dask is not None:

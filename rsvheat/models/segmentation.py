@@ -25,7 +25,8 @@ class SegmentationModel(DenseModel):
             ``"mean"``, as for ``rsvheat.models.features.FeaturePyramid``. Floods seen by
             Sentinel-1 and 2, IoU with both sensors, optical and radar alone: attention 55.5, 44.1
             and 41.2, gate 53.8, 42.3 and 41.2 (three seeds), mean 50.6, 44.9 and 40.4 (one seed),
-            trained with ``modality_dropout=0.5`` (``benchmarks/results/dense.md``).
+            trained with ``modality_dropout=0.5``; attention without it 54.6, 45.1 and 39.8
+            (``benchmarks/results/dense.md``).
         modality_dropout: Probability with which a sample of several sensors loses some of them in
             training, as for ``rsvheat.models.features.FeaturePyramid``.
         **options: Further arguments of ``rsvheat.models.dense.DenseModel``: ``decoder``,

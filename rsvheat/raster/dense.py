@@ -53,6 +53,7 @@ class DensePredictor:
     def __init__(self, model: TrainedModel, scenes: Scenes, options: Options) -> None:
         options.refuse(self.kind, "stride", "min_score")
         self._model, self._scenes, self._options = model, scenes, options
+        self._chosen = options.chosen(model.classes)
         scene = next(iter(scenes.values()))
         self._shape = scene.height, scene.width
         self._size = size = square_size(model) if options.window is None else options.window
@@ -211,9 +212,11 @@ class DensePredictor:
         labels = sums.argmax(0).astype(np.uint8)
         best = np.take_along_axis(sums, labels[None].astype(np.intp), 0)[0]
         missing = weights == 0
-        best /= np.where(missing, 1, weights)
+        weights = np.where(missing, 1, weights)
+        best /= weights
+        chosen = sums[self._chosen] / weights if self._chosen else None
         known = self._known(rows, Window(first, panel.left, *weights.shape))
         if known is not None:
             missing |= ~known
         labels[missing] = MapFiles.NODATA
-        return MapRows(first, labels, best, left=panel.left)
+        return MapRows(first, labels, best, left=panel.left, chosen=chosen)

@@ -37,6 +37,14 @@ def fingerprint(model: TrainedModel, scenes: Scenes) -> dict[str, Any]:
     return {"weights": weights, "files": files, "normalizers": repr(model.normalizers)}
 
 
+def _entries(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values by name, also those of the dictionaries among them."""
+    plain: dict[str, Any] = {}
+    for name, value in about.items():
+        plain |= value if isinstance(value, dict) else {name: value}
+    return plain
+
+
 class Journal:
     """Number of the parts that are written, and sums over them.
 
@@ -60,12 +68,13 @@ class Journal:
         if not self._path.exists():
             return None
         content: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        before = content["about"]
-        for name, value in self._about.items():
-            if before.get(name) != value:
+        before, now = _entries(content["about"]), _entries(self._about)
+        for name in {**before, **now}:
+            if before.get(name) != now.get(name):
                 raise FileExistsError(
                     f"the unfinished prediction was begun with {name} {before.get(name)}, and this "
-                    f"one has {value}: go on as it was begun, or start again without --resume"
+                    f"one has {now.get(name)}: go on as it was begun, or start again without "
+                    "--resume"
                 )
         return content
 

@@ -105,6 +105,8 @@ class MapRows:
         areas: Number of pixels of the scene (rows, columns) in each pixel of the map; None for 1.
         left: Number of the first column.
         sensors: Windows that ended with these rows, if the network takes any of several sensors.
+        chosen: Probabilities (classes, rows, columns) of the classes that were asked for; None
+            for none.
     """
 
     first: int
@@ -113,6 +115,7 @@ class MapRows:
     areas: NDArray[np.int64] | None = None
     left: int = 0
     sensors: Sequence[SensorArea] = ()
+    chosen: NDArray[np.float32] | None = None
 
 
 def _stacked(places: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -197,7 +200,10 @@ class MapFiles:
         layers = [Layer(files.output, "uint8", nodata, "class", "mode", 1.0, classes, table, tags)]
         if files.probability is not None:
             name, path = "probability of the class", files.probability
-            layers.append(Layer(path, "uint8", nodata, name, "average", 0.01, tags=tags))
+            bands = [f"probability of {chosen}" for chosen in files.probability_of]
+            layers.append(
+                Layer(path, "uint8", nodata, name, "average", 0.01, tags=tags, bands=bands)
+            )
         where = scene.georeference.scaled(stride)
         with ExitStack() as stack:
             writers = [
@@ -236,7 +242,8 @@ class MapFiles:
         self._writers[0].write(part.first, part.labels, part.left)
         for writer in self._writers[1:]:
             missing = part.labels == self.NODATA
-            percent = np.where(missing, self.NODATA, np.rint(100 * part.probabilities))
+            shown = part.probabilities if part.chosen is None else part.chosen
+            percent = np.where(missing, self.NODATA, np.rint(100 * shown))
             writer.write(part.first, percent.astype(np.uint8), part.left)
         known = part.probabilities[part.labels != self.NODATA]
         self._confidence += confidence_counts(known)

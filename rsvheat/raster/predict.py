@@ -3,13 +3,14 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rsvheat._library import package_version
@@ -39,6 +40,7 @@ def predict(
     max_nodata: float | None = None,
     match: bool = False,
     probability: str | os.PathLike[str] | None = None,
+    probability_of: Sequence[str] = (),
     colors: Mapping[str, str] | str | os.PathLike[str] | None = None,
     min_score: float | None = None,
     batch_size: int | None = None,
@@ -47,6 +49,7 @@ def predict(
     precision: Precision = "float32",
     compile: bool = False,  # noqa: A002 - as torch calls it
     turns: bool = False,
+    threads: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
 ) -> MapResult | BoxesResult:
@@ -91,6 +94,7 @@ def predict(
             has in the training images, for rasters that were stretched or calibrated otherwise.
         probability: Path of another map, of the probability of the class in percent, 255 for no
             data.
+        probability_of: Names of classes whose probabilities that map has instead, a band each.
         colors: Colors of classes as ``"#rrggbb"``, or the path of a YAML or JSON file of them.
         min_score: Lowest score of boxes that are kept; by default all that the network gives.
         batch_size: Number of windows that the network gets at once; by default 64 for classes of
@@ -104,6 +108,8 @@ def predict(
             stays compiled.
         turns: Whether the probabilities of the 8 flipped and rotated versions of each window are
             averaged, for classes of pixels and change. It takes 8 times as long.
+        threads: Number of threads that a CPU computes with; by default all cores, and in processes
+            of a cluster or of several devices their share.
         overwrite: Whether an older output is replaced.
         resume: Whether to go on with a map or boxes that a killed process left unfinished, with the
             same arguments; the result has the same bytes. An interruption of this call leaves the
@@ -124,6 +130,8 @@ def predict(
         OSError: If the output cannot be written.
     """
     start = perf_counter()
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
     options = Options(
         window,
         stride,
@@ -135,12 +143,17 @@ def predict(
         memory,
         compile,
         turns,
+        tuple(probability_of),
     )
+    if probability_of and probability is None:
+        raise ValueError("probability_of needs the path of the map, probability")
     paths = {"output": Path(output)}
     if probability is not None:
         paths["probability"] = Path(probability)
     check_separate(paths, source.values() if isinstance(source, Mapping) else [source])
-    files = Files(paths["output"], paths.get("probability"), colors, overwrite)
+    files = Files(
+        paths["output"], paths.get("probability"), options.probability_of, colors, overwrite
+    )
     model = checkpoint
     if not isinstance(model, TrainedModel):
         model = TrainedModel.load(model, device=device)
@@ -155,6 +168,7 @@ def predict(
             files = replace(files, resume=True, about=about)
         predictor = _predictor(model, scenes, options)
         with (
+            _threads(threads),
             predictor.open(files) as written,
             _progress(scenes, predictor.windows) as bar,
             closing(predictor.parts(written.done)) as parts,
@@ -164,6 +178,18 @@ def predict(
                 bar.update(windows)
     result: MapResult | BoxesResult = written.result(perf_counter() - start)
     return result
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Set the number of threads of torch within a block; None leaves it."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _predictor(model: TrainedModel, scenes: Scenes, options: Options) -> Predictor:

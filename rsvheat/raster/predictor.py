@@ -36,6 +36,7 @@ class Options:
     memory: float = 1.0
     compile: bool = False
     turns: bool = False
+    probability_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -83,6 +84,22 @@ class Options:
             raise ValueError(f"overlap must be less than the window's {size} pixels, got {overlap}")
         return overlap
 
+    def chosen(self, classes: Sequence[str]) -> list[int]:
+        """Return the numbers of the classes whose probabilities are asked for.
+
+        Args:
+            classes: Names of the classes.
+
+        Raises:
+            ValueError: If there is no such class.
+        """
+        for name in self.probability_of:
+            if name not in classes:
+                raise ValueError(
+                    f"probability_of must name classes of {', '.join(classes)}, got {name!r}"
+                )
+        return [classes.index(name) for name in self.probability_of]
+
     def refuse(self, kind: str, *names: str) -> None:
         """Raise if an option is set that has no meaning for a kind of prediction.
 
@@ -105,6 +122,8 @@ class Files:
     Attributes:
         output: Path of the map or of the boxes.
         probability: Path of a map of the probability of each pixel's class; None for none.
+        probability_of: Classes whose probabilities that map has, a band each; none for the class
+            of each pixel.
         colors: Colors by class name, or the path of a file of them; None for default ones.
         overwrite: Whether older files are replaced.
         tags: Metadata.
@@ -115,6 +134,7 @@ class Files:
 
     output: Path
     probability: Path | None = None
+    probability_of: Sequence[str] = ()
     colors: Mapping[str, str] | Source | None = None
     overwrite: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -33,6 +33,7 @@ class WindowPredictor:
     def __init__(self, model: TrainedModel, scenes: Scenes, options: Options) -> None:
         options.refuse("classes of windows", "overlap", "min_score", "turns")
         self._model, self._scenes, self._options = model, scenes, options
+        self._chosen = options.chosen(model.classes)
         scene = next(iter(scenes.values()))
         size = square_size(model) if options.window is None else options.window
         stride = size if options.stride is None else options.stride
@@ -100,6 +101,7 @@ class WindowPredictor:
         grid = self.grid
         shape = len(rows), len(columns)
         labels, probabilities = np.full(shape, MapFiles.NODATA, np.uint8), np.zeros(shape, "f4")
+        chosen = np.zeros((len(self._chosen), *shape), np.float32)
         cells = [(row, column) for row in rows for column in columns]
         cells = [
             cell for cell in cells if all(self._filled(strip, *cell) for strip in read.values())
@@ -113,8 +115,16 @@ class WindowPredictor:
             output = infer(self._model, self._scenes, windows, places, self._options.precision)
             index = tuple((np.array(batch) - (rows[0], columns[0])).T)
             probabilities[index], labels[index] = (x.cpu().numpy() for x in output.max(1))
+            chosen[:, index[0], index[1]] = output[:, self._chosen].T.cpu().numpy()
         areas = grid.areas(rows[0], len(rows))[:, columns[0] : columns[-1] + 1]
-        return MapRows(rows[0], labels, probabilities, areas, columns[0])
+        return MapRows(
+            rows[0],
+            labels,
+            probabilities,
+            areas,
+            columns[0],
+            chosen=chosen if self._chosen else None,
+        )
 
     def _filled(self, strip: Strip, row: int, column: int) -> bool:
         """Return whether enough of a window holds data, and some of its pixel of the map."""

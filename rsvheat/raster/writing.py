@@ -66,6 +66,7 @@ class Layer:
         names: Names of the values from 0 on, if they are classes.
         colors: Colors (n, 3) of the values from 0 on, uint8.
         tags: Metadata.
+        bands: Descriptions of several bands, if there are any.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class Layer:
     names: Sequence[str] = ()
     colors: NDArray[np.uint8] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    bands: Sequence[str] = ()
 
 
 class LayerWriter:
@@ -98,11 +100,12 @@ class LayerWriter:
 
         Args:
             row: Number of the first row.
-            values: Pixels (rows, columns).
+            values: Pixels (rows, columns), or (bands, rows, columns) of several bands.
             column: Number of the first column.
         """
-        height, width = values.shape
-        self._file.write(values, 1, window=RasterioWindow(column, row, width, height))
+        height, width = values.shape[-2:]
+        bands = values.reshape(-1, height, width)
+        self._file.write(bands, window=RasterioWindow(column, row, width, height))
         self.counts += _count(values)
 
     def add_tags(self, tags: Mapping[str, str]) -> None:
@@ -168,14 +171,19 @@ def writing(
         plain, finished = folder / rows_name, folder / path.name
         resumed = plain.exists()
         if not resumed:
-            _check_space(folder, 2 * rows * columns * np.dtype(layer.dtype).itemsize)
+            bands = max(1, len(layer.bands))
+            _check_space(folder, 2 * bands * rows * columns * np.dtype(layer.dtype).itemsize)
         try:
-            if not resumed:
-                # A process that is killed here leaves no rows that cannot be opened again.
-                begun = folder / f"new-{rows_name}"
-                _create(begun, layer, rows, columns, georeference).close()
-                begun.replace(plain)
-            writer = LayerWriter(plain, _reopen(plain), resumed)
+            if resume:
+                if not resumed:
+                    # A process that is killed here leaves no rows that cannot be opened again.
+                    begun = folder / f"new-{rows_name}"
+                    _create(begun, layer, rows, columns, georeference).close()
+                    begun.replace(plain)
+                file = _reopen(plain)
+            else:
+                file = _create(plain, layer, rows, columns, georeference)
+            writer = LayerWriter(plain, file, resumed)
             try:
                 yield writer
             finally:
@@ -284,16 +292,17 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
         driver="GTiff",
         width=columns,
         height=rows,
-        count=1,
+        count=max(1, len(layer.bands)),
         dtype=layer.dtype,
         nodata=layer.nodata,
         bigtiff="IF_SAFER",
         **{name: value for name, value in where.items() if value},
     )
     file.update_tags(**{name: xml_text(value) for name, value in layer.tags.items()})
-    file.set_band_description(1, layer.description)
+    for number, description in enumerate(layer.bands or [layer.description], 1):
+        file.set_band_description(number, xml_text(description))
     if layer.scale != 1:
-        file.scales = (layer.scale,)
+        file.scales = (layer.scale,) * file.count
     if layer.colors is not None:
         table = {i: (*color, 255) for i, color in enumerate(layer.colors.tolist())}
         file.write_colormap(1, {**table, int(layer.nodata): (0, 0, 0, 0)})
@@ -324,7 +333,7 @@ def _counts(path: Path) -> Counter[float]:
     counts: Counter[float] = Counter()
     with rasterio.open(path) as file:
         for _, window in file.block_windows(1):
-            counts += _count(file.read(1, window=window))
+            counts += _count(file.read(window=window))
     return counts
 
 

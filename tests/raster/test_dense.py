@@ -122,6 +122,38 @@ def test_a_map_has_the_scenes_pixels_and_tells_shares(model, write_scene, tmp_pa
     assert np.abs(percent - expected)[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT].max() <= 0.51
 
 
+def test_probabilities_of_chosen_classes_are_bands(model, write_scene, tmp_path):
+    values = texture(70, 90)
+    values[:, :10, :20] = 0
+    scene = write_scene(values, nodata=0, **UTM)
+    paths = {"output": tmp_path / "map.tif", "probability": tmp_path / "p.tif"}
+    predict(scene, checkpoint=model, overlap=16, probability_of=["road", "field"], **paths)
+    expected = 100 * model.predict(texture(70, 90)).probabilities[[2, 0]]
+    with rasterio.open(tmp_path / "p.tif") as file:
+        assert file.descriptions == ("probability of road", "probability of field")
+        assert file.scales == (0.01, 0.01)
+        found = file.read().astype(float)
+    assert (found[:, :10, :20] == 255).all()
+    inner = np.s_[:, 10 + CONTEXT : -CONTEXT, CONTEXT:-CONTEXT]
+    assert np.abs(found - expected)[inner].max() <= 0.51
+    with pytest.raises(ValueError, match=r"probability_of must name classes of field, .*'sea'"):
+        predict(scene, checkpoint=model, probability_of=["sea"], overwrite=True, **paths)
+    with pytest.raises(ValueError, match="probability_of needs the path of the map"):
+        predict(scene, tmp_path / "b.tif", model, probability_of=["road"])
+
+
+def test_threads_are_set_while_it_predicts(model, write_scene, tmp_path):
+    seen = []
+    model.network.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    scene = write_scene(texture(32, 32), **UTM)
+    predict(scene, tmp_path / "map.tif", model, threads=before + 1)
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        predict(scene, tmp_path / "other.tif", model, threads=0)
+
+
 @pytest.mark.parametrize("kind", ["nodata", "nan", "alpha"])
 def test_pixels_without_data_have_no_class(kind, model, write_scene, tmp_path):
     values = texture(70, 90)

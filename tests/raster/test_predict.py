@@ -363,6 +363,13 @@ def test_probabilities(scene, checkpoint, tmp_path):
     assert values.min() >= 34
     assert values.max() <= 100
     assert files(tmp_path) == ["map.tif", "map.tif.aux.xml", "p.tif", "scene.tif"]
+    paths = {"output": tmp_path / "map.tif", "probability": tmp_path / "p.tif", "overwrite": True}
+    predict(scene, checkpoint=checkpoint, probability_of=CLASSES[::-1], **paths)
+    with rasterio.open(tmp_path / "p.tif") as file, rasterio.open(tmp_path / "map.tif") as labels:
+        bands = file.read()[::-1]
+        assert np.array_equal(bands.argmax(0), labels.read(1))
+    assert np.array_equal(bands.max(0), values)
+    assert np.abs(bands.sum(0, dtype=int) - 100).max() <= 2
 
 
 # No data.
