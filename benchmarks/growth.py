@@ -24,7 +24,8 @@ from tables import append, execute, read
 
 from rsvheat.benchmarking import describe, keep_pages, time_calls
 
-PLANES, FIGURE = RESULTS / "growth.csv", RESULTS / "growth.png"
+PLANES = RESULTS / "growth.csv"
+FIGURE = RESULTS.parents[1] / "docs" / "images" / "growth.png"
 SIDES = (56, 112, 224, 448, 512, 1024, 2048)
 PEERS = ("floor", "rsvheat-prepared", "matmul", "scipy", "ducc0")
 FITTED_FROM = 224
