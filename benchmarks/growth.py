@@ -106,6 +106,7 @@ def _curves(
 def draw(arguments: argparse.Namespace) -> None:
     """Write the figure."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     from rsvheat._files import complete_file
 
@@ -125,6 +126,8 @@ def draw(arguments: argparse.Namespace) -> None:
         ticks = sorted({side for sides, _ in curves.values() for side in sides})
         ax.set_xticks(ticks, [f"{t:.0f}" for t in ticks], rotation=60, fontsize=8)
         ax.minorticks_off()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set(title=title, xlabel="side in pixels", ylabel=unit)
         ax.grid(alpha=0.3)
         if curves:
