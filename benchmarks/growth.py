@@ -118,6 +118,9 @@ def draw(arguments: argparse.Namespace) -> None:
     ]
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for ax, (title, unit, curves, pixels) in zip(axes.flat, panels, strict=True):
+        ax.set(title=title, xlabel="side in pixels", ylabel=unit)
+        if not curves:
+            continue  # not measured yet, which a logarithmic axis cannot show
         for name, (sides, values) in curves.items():
             a_pixel = [
                 v / (pixels * s * s) if pixels else v for s, v in zip(sides, values, strict=True)
@@ -128,10 +131,8 @@ def draw(arguments: argparse.Namespace) -> None:
         ax.minorticks_off()
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.set(title=title, xlabel="side in pixels", ylabel=unit)
         ax.grid(alpha=0.3)
-        if curves:
-            ax.legend(fontsize=8)
+        ax.legend(fontsize=8)
     with complete_file(FIGURE) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
