@@ -49,7 +49,9 @@ def measure(arguments: argparse.Namespace) -> None:
         cases = {
             row.name: (row, row.prepare(problem, *inputs))
             for row in ROWS["heat_conduction"]
-            if row.name in PEERS and (row.name != "matmul" or side <= LARGEST_PRODUCT)
+            if row.name in PEERS
+            and row.unavailable(problem) is None
+            and (row.name != "matmul" or side <= LARGEST_PRODUCT)
         }
         calls = {name: forward_call(case) for name, (_, case) in cases.items()}
         times = time_calls(calls, "cpu", arguments.rounds)
