@@ -49,7 +49,9 @@ def measure(arguments: argparse.Namespace) -> None:
         cases = {
             row.name: (row, row.prepare(problem, *inputs))
             for row in ROWS["heat_conduction"]
-            if row.name in PEERS and (row.name != "matmul" or side <= LARGEST_PRODUCT)
+            if row.name in PEERS
+            and row.unavailable(problem) is None
+            and (row.name != "matmul" or side <= LARGEST_PRODUCT)
         }
         calls = {name: forward_call(case) for name, (_, case) in cases.items()}
         times = time_calls(calls, "cpu", arguments.rounds)
@@ -106,6 +108,7 @@ def _curves(
 def draw(arguments: argparse.Namespace) -> None:
     """Write the figure."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     from rsvheat._files import complete_file
 
@@ -117,6 +120,9 @@ def draw(arguments: argparse.Namespace) -> None:
     ]
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for ax, (title, unit, curves, pixels) in zip(axes.flat, panels, strict=True):
+        ax.set(title=title, xlabel="side in pixels", ylabel=unit)
+        if not curves:
+            continue  # not measured yet, which a logarithmic axis cannot show
         for name, (sides, values) in curves.items():
             a_pixel = [
                 v / (pixels * s * s) if pixels else v for s, v in zip(sides, values, strict=True)
@@ -125,10 +131,10 @@ def draw(arguments: argparse.Namespace) -> None:
         ticks = sorted({side for sides, _ in curves.values() for side in sides})
         ax.set_xticks(ticks, [f"{t:.0f}" for t in ticks], rotation=60, fontsize=8)
         ax.minorticks_off()
-        ax.set(title=title, xlabel="side in pixels", ylabel=unit)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.grid(alpha=0.3)
-        if curves:
-            ax.legend(fontsize=8)
+        ax.legend(fontsize=8)
     with complete_file(FIGURE) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)

@@ -42,9 +42,10 @@ def count(arguments: argparse.Namespace) -> None:
     for size in arguments.sizes:
         rows = []
         for label, (name, _) in MODELS.items():
-            model = build_model(name, size).eval()
+            # Tensors without data: nothing is computed.
+            model = build_model(name, size).eval().to("meta")
             parameters = sum(p.numel() for p in model.parameters()) / 1e6
-            gmacs = flops_of(model, torch.zeros(1, 3, size, size)) / 2e9
+            gmacs = flops_of(model, torch.zeros(1, 3, size, size, device="meta")) / 2e9
             rows.append({"size": size, "model": label, "parameters_m": parameters, "gmacs": gmacs})
             print(f"{size}, {label}: {parameters:.1f} M, {gmacs:.1f} GMACs", flush=True)
         append(COUNTS, rows, head)
@@ -113,7 +114,10 @@ def markdown() -> str:
         cells = [f"{float(by_size[size, label]['gmacs']):.1f}" for size in sizes]
         parameters = float(by_size[sizes[0], label]["parameters_m"])
         lines.append(f"| {label} | {origin} | {parameters:.1f} | {' | '.join(cells)} |")
-    cases = dict.fromkeys((row["mode"], row["dtype"], row["size"]) for row in times)
+    cases = sorted(
+        {(row["mode"], row["dtype"], row["size"]) for row in times},
+        key=lambda case: (case[0], case[1] != "float32", int(case[2])),
+    )
     lines += ["", f"| | {' | '.join(MODELS)} |", "| --- |" + " ---: |" * len(MODELS)]
     for case in cases:
         rows = {r["model"]: r for r in times if (r["mode"], r["dtype"], r["size"]) == case}

@@ -6,6 +6,7 @@ oneDNN, which is part of every torch for x86, gets near the peak on CPUs of any 
 an activation into the product, and takes weights in a blocked layout that can be prepared once.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -65,6 +66,9 @@ _DTYPES: tuple[torch.dtype, ...] = (torch.float32,)
 # autocast the weight is rounded within the product, too, where the CPU multiplies bfloat16: to
 # round it for oneDNN, once or at each call, takes longer.
 PACKED_ROWS = 1025
+# Size of a convolution's weight from which it is kept packed for any number of rows: each call
+# would bring it into its layout, and a weight that exceeds L2 takes longer to copy than to check.
+PACKED_BYTES = 1 << 21
 if _OPERATORS is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _DTYPES += (torch.bfloat16,)
 
@@ -354,8 +358,8 @@ def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
 class Conv2dNHWC(_PackedModule, nn.Conv2d):
     """A 2-D convolution of NHWC features, (B, H, W, C) -> (B, H', W', C').
 
-    oneDNN's kernels for channels-last tensors read and write this layout without copies. The weight
-    is kept packed for any number of rows: else each call would bring it into their layout.
+    oneDNN's kernels for channels-last tensors read and write this layout without copies. Small
+    weights are used as they are where the output has few pixels: see ``PACKED_BYTES``.
     """
 
     def _fits(self, x: Tensor) -> bool:
@@ -368,6 +372,10 @@ class Conv2dNHWC(_PackedModule, nn.Conv2d):
         dtype = self._type(x)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if dtype is None or not plain or self.groups > 1 or not self._records_nothing(x):
+            return super().forward(x).permute(0, 2, 3, 1)
+        rows = x.shape[0] * x.shape[2] * x.shape[3] // math.prod(self.stride)
+        small = rows < PACKED_ROWS and self.weight.nbytes < PACKED_BYTES
+        if small and dtype == self.weight.dtype:
             return super().forward(x).permute(0, 2, 3, 1)
         assert _OPERATORS is not None
         geometry = (self.padding, self.stride, self.dilation, self.groups)

@@ -457,33 +457,41 @@ def test_slices_are_packed_once(packings: list[torch.Size]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_few_rows_take_the_weight_as_it_is(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    layer: Layer, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A check of the weight would take longer than the product allows; so each call reads it."""
     monkeypatch.setattr(onednn, "PACKED_ROWS", 1025)
     monkeypatch.setattr(onednn, "fingerprint", lambda tensor: pytest.fail("the weight is checked"))
-    layer = Linear(19, 12).eval().to(dtype)
+    layer.to(dtype)
     x = features(1, 9, dtype)
     for _ in range(2):
         assert_accurate(run(layer, x), exact(plain(layer, x)))
         layer.weight.data.mul_(0.5)
     assert not is_packed(layer)
-    with torch.no_grad():
-        parts = layer.slices(x, 2, "gelu")
-        prepared = layer.prepared(x, "gelu")(x)
-    want = exact(gelu(plain(layer, x)))
-    assert_accurate(torch.cat(parts, -1), want)
-    assert_accurate(prepared, want)
+    if isinstance(layer, Linear):
+        with torch.no_grad():
+            parts = layer.slices(x, 2, "gelu")
+            prepared = layer.prepared(x, "gelu")(x)
+        want = exact(gelu(plain(layer, x)))
+        assert_accurate(torch.cat(parts, -1), want)
+        assert_accurate(prepared, want)
 
 
-def test_rows_decide_whether_a_linear_layer_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_size_decide_which_weights_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "PACKED_ROWS", 81)
     layer, conv = Linear(19, 12).eval(), Conv2dNHWC(19, 12, 3, 2, 1).eval()
-    run(layer, features(1, 8)), run(conv, features(1, 1))
+    run(layer, features(1, 8)), run(conv, features(1, 17))  # 64 rows; 72 of 81, by the strides
     assert not is_packed(layer)
-    assert is_packed(conv)  # each call would copy its weight, whatever the rows
-    run(layer, features(1, 9))
+    assert not is_packed(conv)
+    run(layer, features(1, 9)), run(conv, features(1, 18))
     assert is_packed(layer)
+    assert is_packed(conv)
+    # Each call would copy a large weight.
+    large = Conv2dNHWC(19, 12, 3, 2, 1).eval()
+    monkeypatch.setattr(onednn, "PACKED_BYTES", large.weight.nbytes)
+    x = features(1, 3)
+    assert_accurate(run(large, x), exact(plain(large, x)))
+    assert is_packed(large)
     # A type that has to be changed is changed once.
     other = Linear(19, 12).eval()
     with torch.autocast("cpu", torch.bfloat16):
