@@ -123,3 +123,17 @@ def trained(kind, modalities=None, classes=("a", "b"), size=32, window=None, nam
         name: Normalizer((100.0,) * bands, (50.0,) * bands, 5.0) for name, bands in names.items()
     }
     return TrainedModel(network, spec, normalizers, window=window)
+
+
+def interrupted(monkeypatch, network, at):
+    """Make a call of a network's ``predict`` raise KeyboardInterrupt; return the list of calls."""
+    original, calls = network.predict, []
+
+    def predict(images):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return original(images)
+
+    monkeypatch.setattr(network, "predict", predict)
+    return calls

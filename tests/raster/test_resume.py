@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("rasterio")
 from box_scenes import harbor
 from rasterio.transform import Affine
-from stand_ins import Boxes, Classifier, OrientedBoxes, Pixels, trained
+from stand_ins import Boxes, Classifier, OrientedBoxes, Pixels, interrupted, trained
 
 from rsvheat.raster import predict
 
@@ -82,15 +82,7 @@ def test_an_interrupted_map_ends_with_the_same_bytes(scene, tmp_path, window, ov
 def test_classes_of_windows_go_on_too(scene, tmp_path, monkeypatch):
     model = trained(Classifier, classes=CLASSES, size=16)
     predict(scene, tmp_path / "a.tif", model, batch_size=8)
-    calls, original = [], model.network.predict
-
-    def counted(images):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return original(images)
-
-    monkeypatch.setattr(model.network, "predict", counted)
+    calls = interrupted(monkeypatch, model.network, at=5)
     with pytest.raises(KeyboardInterrupt):
         predict(scene, tmp_path / "b.tif", model, batch_size=8, resume=True)
     predict(scene, tmp_path / "b.tif", model, batch_size=8, resume=True)
@@ -177,15 +169,7 @@ def test_interrupted_boxes_end_with_the_same_bytes(busy, tmp_path, kind, name, m
 def test_boxes_of_another_prediction_do_not_go_on(busy, tmp_path, monkeypatch):
     model = trained(Boxes, classes=CLASSES[:2], size=64)
     output = tmp_path / "b.geojson"
-    original, calls = model.network.predict, []
-
-    def interrupted(images):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return original(images)
-
-    monkeypatch.setattr(model.network, "predict", interrupted)
+    interrupted(monkeypatch, model.network, at=6)
     with pytest.raises(KeyboardInterrupt):
         predict(busy, output, model, batch_size=2, resume=True)
     with pytest.raises(

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("rasterio")
 import rasterio
 from rasterio.transform import Affine
-from stand_ins import Pixels, trained
+from stand_ins import Pixels, interrupted, trained
 
 from rsvheat.checkpoint import TrainedModel
 from rsvheat.data import Normalizer
@@ -94,15 +94,7 @@ def test_the_places_survive_an_interruption(model, values, write_scene, tmp_path
         sources[name] = write_scene(values[name], f"{name}.tif", nodata=0, **UTM)
     whole = predict(sources, tmp_path / "whole.tif", model, **OPTIONS)
     assert set(json.loads(whole.tags["RSVHEAT_SENSORS"])) == {"optical", "sar", "optical+sar"}
-    original, calls = model.network.predict, []
-
-    def interrupted(images):
-        calls.append(1)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return original(images)
-
-    monkeypatch.setattr(model.network, "predict", interrupted)
+    interrupted(monkeypatch, model.network, at=9)
     with pytest.raises(KeyboardInterrupt):
         predict(sources, tmp_path / "again.tif", model, resume=True, **OPTIONS)
     again = predict(sources, tmp_path / "again.tif", model, resume=True, **OPTIONS)
