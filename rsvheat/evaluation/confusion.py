@@ -136,7 +136,8 @@ def confusion_figure(
     axes.set_xticks(range(count), classes, rotation=60, ha="right")
     axes.set_yticks(range(count), classes)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(title)
+    # Over the figure, not its axes, and small with few classes: else it would be cut off.
+    figure.suptitle(title, fontsize=min(12.0, 2.4 * side))
     for i, row in enumerate(matrix.tolist()):
         for j, number in enumerate(row):
             if number:
