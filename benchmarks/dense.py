@@ -28,8 +28,10 @@ from image_sets import seeded
 from operator_tables import RESULTS
 from tables import ROOT, append, execute, read, spread
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rsvheat
+from rsvheat.augmentation import RandomView
 from rsvheat.benchmarking import describe
 from rsvheat.data import Crop, DataModule, LoaderOptions, MaskCodes, MaskFolders
 from rsvheat.data.tiles import starts
@@ -40,6 +42,7 @@ from rsvheat.models.dense import DenseModel
 from rsvheat.models.features import Encoder
 from rsvheat.models.segmentation import SegmentationModel
 from rsvheat.models.timm_encoder import TimmEncoder
+from rsvheat.models.variants import NORMALIZATION
 from rsvheat.segmentation_losses import SegmentationLoss, Weighting, class_weights
 from rsvheat.training.optimization import Optimization
 
@@ -55,11 +58,15 @@ WEIGHTS: Weighting = "square_root"  # of the classes, by their training pixels
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a network that `tune` chose.
+    """Settings of a training, among which `tune` searches.
 
     ``frozen`` is the number of the encoder's first stages that are not trained, its stems included;
     ``fresh_stems`` says that the stems are not those of the bundled weights; ``layer_scale`` is
-    the first value of factors on the residual branches that the variant does not have.
+    the first value of factors on the residual branches that the variant does not have. ``window``
+    is the largest side of a crop in pixels of the image, ``scale`` the smallest factor on it;
+    ``recolor`` is a factor on all changes of colors. ``ema`` is the decay of the moving average
+    of the weights that is scored. ``normalization`` by ``"weights"`` takes mean and deviation of
+    the images that the bundled weights were trained on.
     """
 
     lr: float
@@ -68,6 +75,14 @@ class Settings:
     frozen: int = 0
     fresh_stems: bool = False
     layer_scale: float | None = None
+    drop_path: float = 0.0
+    weight_decay: float = 0.05
+    batch: int | None = None
+    window: int | None = None
+    scale: float = 1.0
+    recolor: float = 1.0
+    ema: float | None = None
+    normalization: str = "data"
 
     def __str__(self) -> str:
         """Return the values that are not the usual ones."""
@@ -178,10 +193,11 @@ def build(run: Run, data: DenseSet) -> DenseModel:
             img_size=CROP,
             modalities=data.bands,
             num_classes=0,
+            drop_path=run.used.drop_path,
             **given,
         )
     else:
-        encoder = TimmEncoder(run.network, data.bands)
+        encoder = TimmEncoder(run.network, data.bands, drop_path_rate=run.used.drop_path)
     options: dict[str, Any] = {"decoder": "fpn", "channels": CHANNELS}
     classes = len(data.classes)
     model: DenseModel
@@ -203,7 +219,7 @@ def in_layout_of(model: DenseModel, images: dict[str, Tensor]) -> dict[str, Tens
 
 
 def fit(run: Run, data: DenseSet) -> tuple[DenseModel, float]:
-    """Train a network; return it and the CPU seconds."""
+    """Train a network; return it, or the moving average of it, and the CPU seconds."""
     settings = run.used
     torch.manual_seed(run.seed)
     model = build(run, data)
@@ -212,14 +228,29 @@ def fit(run: Run, data: DenseSet) -> tuple[DenseModel, float]:
             part.requires_grad_(False)
     loss = SegmentationLoss(LOSSES, class_weights(data.class_counts(), WEIGHTS))
     generator = seeded(run.seed, 4)
+    usual = RandomView()
+    view = RandomView(
+        contrast=usual.contrast * settings.recolor,
+        brightness=usual.brightness * settings.recolor,
+        channel_shift=usual.channel_shift * settings.recolor,
+    )
+    sides = (settings.scale, settings.window or CROP)
     begin = time.process_time()
 
     def loss_of() -> Tensor:
-        images, masks = data.crops(BATCH, CROP, generator)
+        images, masks = data.crops(settings.batch or BATCH, CROP, generator, view, *sides)
         result: Tensor = loss(model(in_layout_of(model, images)).logits, masks)
         return result
 
-    groups = parameter_groups(model, lr=settings.lr, layer_decay=settings.layer_decay)
+    average: AveragedModel | None = None
+    if settings.ema is not None:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    groups = parameter_groups(
+        model,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+    )
     groups = [{k: g[k] for k in ("params", "weight_decay", "lr")} for g in groups]
     train(
         model,
@@ -227,8 +258,9 @@ def fit(run: Run, data: DenseSet) -> tuple[DenseModel, float]:
         Optimization(lr=settings.lr, betas=(0.9, 0.999), warmup=settings.warmup),
         run.steps,
         loss_of,
+        None if average is None else lambda: average.update_parameters(model),
     )
-    return model, time.process_time() - begin
+    return model if average is None else average.module, time.process_time() - begin
 
 
 @torch.inference_mode()
@@ -252,16 +284,24 @@ def predict(model: DenseModel, scene: Scene, names: Sequence[str]) -> Tensor:
 
 
 def score(
-    model: DenseModel, data: DenseSet, names: Sequence[str] | None = None
+    model: DenseModel,
+    data: DenseSet,
+    names: Sequence[str] | None = None,
+    scenes: Sequence[Scene] | None = None,
 ) -> SegmentationScores:
-    """Score the test scenes, by some of the sensors if they are named."""
+    """Score the test scenes or those given, by some of the sensors if they are named."""
     model.eval()
     counts = torch.zeros(len(data.classes), len(data.classes), dtype=torch.int64)
-    for scene in data.test:
+    for scene in data.test if scenes is None else scenes:
         predicted = predict(model, scene, names or list(data.stems))
         counts += count_confusion(predicted, scene.mask.long(), len(data.classes))
     last = data.classes[-1] if len(data.classes) == 2 else None
     return SegmentationScores.of(counts, data.classes, change=last)
+
+
+def main_score(scores: SegmentationScores) -> float:
+    """Return the IoU of flood or change, or the mean IoU of several classes."""
+    return scores["mean_iou" if scores.change is None else "change_iou"]
 
 
 def scores_of(model: DenseModel, data: DenseSet) -> dict[str, float]:
@@ -309,24 +349,43 @@ def train_all(arguments: argparse.Namespace) -> None:
         append(TABLE, [row], head)
 
 
+# Settings that `tune` takes lists of.
+SEARCH: dict[str, Callable[[str], Any]] = {
+    "lr": float,
+    "layer_decay": float,
+    "warmup": float,
+    "frozen": int,
+    "layer_scale": float,
+    "drop_path": float,
+    "weight_decay": float,
+    "batch": int,
+    "window": int,
+    "scale": float,
+    "recolor": float,
+    "ema": float,
+    "normalization": str,
+}
+
+
 def tune(arguments: argparse.Namespace) -> None:
+    given = {name: getattr(arguments, name) for name in SEARCH if getattr(arguments, name)}
+    choices = [
+        Settings(**dict(zip(given, values, strict=True)), fresh_stems=arguments.fresh_stems)
+        for values in itertools.product(*given.values())
+    ]
     for name in arguments.sets or ["dubai", "ombria_optical"]:
         data = SETS[name](arguments.data).validation()
-        for which, lr, decay, warmup, frozen, seed in itertools.product(
-            arguments.networks,
-            arguments.lr,
-            arguments.decay,
-            arguments.warmup,
-            arguments.frozen,
-            arguments.seeds,
+        for which, settings, steps, seed in itertools.product(
+            arguments.networks, choices, arguments.steps, arguments.seeds
         ):
-            settings = Settings(
-                lr, decay, warmup, frozen, arguments.fresh_stems, arguments.layer_scale
-            )
-            how = (arguments.fusion, arguments.dropout, arguments.steps)
-            model, seconds = fit(Run(name, *which.split(":"), seed, *how, settings), data)
-            found = {k: f"{v:.3f}" for k, v in scores_of(model, data).items()}
-            print(name, which, seed, settings, found, f"{seconds:.0f} CPU s", flush=True)
+            used = data
+            if settings.normalization == "weights":
+                used = data.normalized_by(NORMALIZATION[which.split(":")[0]])
+            how = (arguments.fusion, arguments.dropout, steps)
+            model, seconds = fit(Run(name, *which.split(":"), seed, *how, settings), used)
+            of = {"held out": used.test, "trained on": used.train}
+            found = {k: f"{main_score(score(model, used, scenes=v)):.3f}" for k, v in of.items()}
+            print(name, which, seed, steps, settings, found, f"{seconds:.0f} CPU s", flush=True)
 
 
 def data_module(arguments: argparse.Namespace, workers: int) -> DataModule:
@@ -482,17 +541,14 @@ def main() -> int:
     part = commands.add_parser("tune")
     part.add_argument("--sets", nargs="*", choices=list(SETS))
     part.add_argument("--networks", nargs="+", default=[":".join(key) for key in SMALL])
-    part.add_argument("--lr", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3])
-    part.add_argument("--decay", nargs="+", type=float, default=[1.0])
-    part.add_argument("--frozen", nargs="+", type=int, default=[0])
-    part.add_argument("--warmup", nargs="+", type=float, default=[0.1])
+    for name, kind in SEARCH.items():
+        part.add_argument(f"--{name.replace('_', '-')}", nargs="+", type=kind)
     part.add_argument("--fresh-stems", action="store_true")
-    part.add_argument("--layer-scale", type=float)
     part.add_argument("--seeds", nargs="+", type=int, default=[100])
-    part.add_argument("--steps", type=int, default=STEPS)
+    part.add_argument("--steps", nargs="+", type=int, default=[STEPS])
     part.add_argument("--fusion", default="")
     part.add_argument("--dropout", type=float, default=0.0)
-    part.set_defaults(run=tune)
+    part.set_defaults(run=tune, lr=[1e-3, 2e-3, 4e-3])
     part = commands.add_parser("speed")
     part.add_argument("--steps", type=int, default=40)
     part.set_defaults(run=speed)
