@@ -183,7 +183,7 @@ STEPS = (
         "segmentation and change",
         ("dense.py", "train"),
         "dense.csv",
-        ("set", "network", "start", "seed", "fusion", "dropout", "steps"),
+        ("set", "network", "start", "seed", "fusion", "dropout", "steps", "settings"),
         {"mean_iou": Tolerance.within(0.03)},
         46,
         data="seg_dubai",
