@@ -101,6 +101,8 @@ SETTINGS = {
 }
 # Chosen on another set, for that set, where they are not the same.
 SEARCHED = {("ombria_sar", "rsvheat_nano", "pretrained"): Settings(2e-3, layer_decay=0.7)}
+# The best for twice the steps on held-out images of `ombria_optical`.
+VARIED = Settings(2e-3, recolor=2.0)
 SMALL = [key for key in SETTINGS if not key[0].endswith("tiny")]
 LARGE = [key for key in SETTINGS if key[0].endswith("tiny")]
 BOTH = "ombria_optical_sar"
@@ -162,12 +164,15 @@ def runs() -> Iterator[Run]:
     # Kept, since they say what does not work: too few steps, too high a rate.
     yield from equal_runs(["levir"], SMALL, [0])
     yield Run("dubai", "rsvheat_tiny", settings=Settings(1e-3))
-    yield from equal_runs([BOTH, "change_optical", *floods[:2], *changes[1:]], LARGE, [0])
+    yield from equal_runs([BOTH], LARGE, [0])
+    for seed in range(3):
+        yield Run("ombria_optical", *ours, seed, steps=2 * STEPS, settings=VARIED)
     yield from equal_runs(["levir"], SMALL, [2], LEVIR_STEPS)
+    yield from equal_runs([*floods[:2], *changes], LARGE, [0])
     yield from equal_runs(["levir"], LARGE, [0], LEVIR_STEPS)
     for seed, name in itertools.product((1, 2), ("dubai", "change_sar")):
         yield Run(name, *ours, seed, steps=2 * STEPS)
-    yield from equal_runs([BOTH, "change_optical", *floods[:2], *changes[1:]], LARGE, [1, 2])
+    yield from equal_runs([BOTH, *floods[:2], *changes], LARGE, [1, 2])
 
 
 def equal_runs(
