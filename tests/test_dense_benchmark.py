@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,22 @@ def test_every_setting_of_the_search_reaches_the_training(
         settings = dataclasses.replace(dense.SETTINGS["rsvheat_nano", "scratch"], **{name: value})
         changed = dense.fit(dense.Run(dense.BOTH, steps=2, settings=settings), squares)[0]
         assert any(not torch.equal(plain[k], v) for k, v in changed.state_dict().items()), name
+
+
+def test_a_difference_has_an_interval_over_the_scenes(
+    dense, squares, monkeypatch, tmp_path, capsys
+):
+    twice = dataclasses.replace(squares, test=[*squares.test, *squares.train])
+    monkeypatch.setattr(dense, "SETS", {dense.BOTH: lambda folder: twice})
+    words = ("dense.py", "--data", str(tmp_path), "places", "--sets", dense.BOTH)
+    monkeypatch.setattr("sys.argv", [*words, "--seeds", "3"])
+    assert dense.main() == 0
+    first, second = capsys.readouterr().out.splitlines()
+    values = [float(value) for value in re.findall(r"[+-]?0\.\d{3}", first)]
+    ours, peer, difference, low, high = values
+    assert difference == pytest.approx(ours - peer, abs=2e-3)
+    assert low <= difference <= high
+    assert re.fullmatch(r"better on [0-3] of 3 scenes", second)
 
 
 def test_the_committed_table_is_of_the_runs_and_on_its_page(dense, monkeypatch):

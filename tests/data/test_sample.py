@@ -204,7 +204,7 @@ def test_what_cannot_be_used_is_named_counted_and_replaced(damaged):
         assert part in text
     one = SkipReport()
     one.load_state_dict({"skipped": [["size", "a", "too small", 3]]})
-    assert str(one).startswith("1 sample skipped, 3 times: 3 size\n")
+    assert str(one).startswith("1 sample skipped, 3 times: 1 size\n")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
