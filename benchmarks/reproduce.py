@@ -181,7 +181,7 @@ STEPS = (
     ),
     Step(
         "segmentation and change",
-        ("dense.py", "train"),
+        ("dense.py", "train", "--sets", "dubai", "ombria_optical_sar"),
         "dense.csv",
         ("set", "network", "start", "seed", "fusion", "dropout", "steps", "settings"),
         {"mean_iou": Tolerance.within(0.03)},
@@ -196,6 +196,7 @@ LONGER = (
     ("pretraining.py finetuning", "fine-tuning after each objective, which goes on from them", 0.5),
     ("classification.py scratch", "training from scratch with all labels", 1.5),
     ("detection.py train", "detection", 1.3),
+    ("dense.py train", "segmentation and change on all eight sets", 2.7),
     ("run.py all --dtype float32 bfloat16 --keep-pages --write", "every peer of the operators", 1),
     ("encoder.py --write", "training and 1024 pixels", 0.5),
     ("systems.py time", "other encoders", 0.5),
