@@ -628,8 +628,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--threads", type=int, default=1)
     commands = parser.add_subparsers(dest="command", required=True)
     part = commands.add_parser("train")
     part.add_argument("--sets", nargs="*", choices=list(SETS))
@@ -656,6 +654,8 @@ def main() -> int:
     part.add_argument("--sets", nargs="*", choices=list(SETS))
     part.set_defaults(run=profile)
     for part in commands.choices.values():
+        part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+        part.add_argument("--threads", type=int, default=1)
         part.add_argument("--markdown", action="store_true", help="print the table instead")
     arguments = parser.parse_args()
     return execute(arguments.run, markdown, arguments)

@@ -110,7 +110,7 @@ def test_finished_runs_are_kept(dense, squares, monkeypatch, tmp_path, capsys):
         dense.Run(dense.BOTH, "resnet18", "scratch", 0, "gate", 0.0, 1),
     ]
     monkeypatch.setattr(dense, "runs", lambda: iter(chosen))
-    monkeypatch.setattr("sys.argv", ["dense.py", "--data", str(tmp_path), "train"])
+    monkeypatch.setattr("sys.argv", ["dense.py", "train", "--data", str(tmp_path)])
     assert dense.main() == 0
     before = dense.TABLE.stat().st_mtime_ns
     assert dense.main() == 0
@@ -143,7 +143,7 @@ def test_every_setting_of_the_search_reaches_the_training(
         *("--scale", "0.5", "--recolor", "2", "--ema", "0.5", "--layer-scale", "0.1"),
     )
     chosen = ("--sets", "squares", "--networks", "rsvheat_nano:scratch", "--lr", "1e-3")
-    words = ("dense.py", "--data", str(tmp_path), "tune", *chosen, "--steps", "2")
+    words = ("dense.py", "tune", "--data", str(tmp_path), *chosen, "--steps", "2")
     monkeypatch.setattr("sys.argv", [*words, *more])
     assert dense.main() == 0
     [line] = capsys.readouterr().out.splitlines()
@@ -171,7 +171,7 @@ def test_a_difference_has_an_interval_over_the_scenes(
 ):
     twice = dataclasses.replace(squares, test=[*squares.test, *squares.train])
     monkeypatch.setattr(dense, "SETS", {dense.BOTH: lambda folder: twice})
-    words = ("dense.py", "--data", str(tmp_path), "places", "--sets", dense.BOTH)
+    words = ("dense.py", "places", "--data", str(tmp_path), "--sets", dense.BOTH)
     monkeypatch.setattr("sys.argv", [*words, "--seeds", "3"])
     assert dense.main() == 0
     first, second = capsys.readouterr().out.splitlines()
