@@ -19,9 +19,10 @@ from rsvheat.ops import (
     heat_filter,
     spatial_correction_conv,
 )
-from rsvheat.ops._backend import is_jit_tracing
+from rsvheat.ops._backend import is_jit_tracing, use_native
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
+from rsvheat.ops.recomputed import gated_norm_linear, lowered_layer_norm, recomputed_mlp
 from rsvheat.ops.reference import standardize
 
 # As in the published encoders: the stem's norms differ from all others.
@@ -163,8 +164,8 @@ class Stem(nn.Module):
         return features
 
     def _embed(self, x: Tensor) -> Tensor:
-        x = self.act(_autocast.lowered(self.norm1(self.conv1(x))))
-        return _autocast.lowered(self.norm2(self.conv2(x)))
+        x = self.act(_lowered_norm(self.norm1, self.conv1(x)))
+        return _lowered_norm(self.norm2, self.conv2(x))
 
     def _embed_rows(self, x: Tensor, first: int, end: int) -> Tensor:
         """Return rows ``first`` to before ``end`` of the features of images.
@@ -176,8 +177,8 @@ class Stem(nn.Module):
         top = max(0, 2 * middle - 2)
         rows = x[:, top : 2 * min(2 * end, _halved(x.shape[1]))]
         y = self.conv1(rows)[:, middle - top // 2 :]
-        y = self.conv2(self.act(_autocast.lowered(self.norm1(y))))[:, first - middle // 2 :]
-        return _autocast.lowered(self.norm2(y))
+        y = self.conv2(self.act(_lowered_norm(self.norm1, y)))[:, first - middle // 2 :]
+        return _lowered_norm(self.norm2, y)
 
     def _at_once(self, x: Tensor) -> tuple[int, int]:
         """Return how many images, and of their features how many rows, are taken at a time.
@@ -207,6 +208,29 @@ class Stem(nn.Module):
         return max(1, rows // max(_halved(_halved(x.shape[1])), 1)), rows
 
 
+def _lowered_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return the norm of features, under autocast in its type."""
+    if (
+        _recomputes(x)
+        and isinstance(norm, LayerNorm)
+        and _is_affine_norm(norm)
+        and _autocast.enabled(x)
+        and x.dtype == torch.get_autocast_dtype(x.device.type)
+        and norm.weight.dtype == torch.float32
+    ):
+        return lowered_layer_norm(x, *_norm_parameters(norm))
+    return _autocast.lowered(norm(x))
+
+
+def _recomputes(x: Tensor) -> bool:
+    """Return whether what lies between two layers is computed again in the backward pass."""
+    return (
+        x.is_cuda
+        and torch.is_grad_enabled()
+        and not (torch.compiler.is_compiling() or is_jit_tracing() or _checks.transforms_active())
+    )
+
+
 def _halved(size: int) -> int:
     """Return the size after a convolution of stride 2 that keeps every point's neighbours."""
     return -(-size // 2)
@@ -227,7 +251,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features, (B, ceil(H / 2), ceil(W / 2), C'); under autocast of its type."""
-        return _autocast.lowered(self.norm(self.conv(x)))
+        return _lowered_norm(self.norm, self.conv(x))
 
 
 class Mlp(nn.Module):
@@ -249,7 +273,13 @@ class Mlp(nn.Module):
         if not _is_exact_gelu(self.act) or not is_unchanged(self.fc1, Linear):
             y: Tensor = self.fc2(self.act(self.fc1(x)))
         elif torch.is_grad_enabled() and not is_jit_tracing() and is_unchanged(self.fc2, Linear):
-            y = self.fc2.of_gelu(self.fc1(x))
+            dtype = self.fc1.type_on_gpu(x)
+            biases = self.fc1.bias, self.fc2.bias
+            if dtype is None or any(bias is None for bias in biases):
+                y = self.fc2.of_gelu(self.fc1(x))
+            else:
+                layers = self.fc1.weight, biases[0], self.fc2.weight, biases[1]
+                y = recomputed_mlp(x.to(dtype), *layers)
         else:
             y = self.fc2(self.fc1.slices(x, activation="gelu")[0])
         return y
@@ -429,7 +459,18 @@ class HeatOperator(nn.Module):
             x, gate = self.linear(x).chunk(2, dim=-1)
         x = self.conduction(x, freq_embed, self.to_k, scale)
         if _is_affine_norm(self.out_norm) and is_unchanged(self.act, nn.SiLU):
-            x = gated_layer_norm(x, gate, *_norm_parameters(self.out_norm))
+            weight, bias, eps = _norm_parameters(self.out_norm)
+            last = self.out_linear
+            if (
+                _recomputes(x)
+                and is_unchanged(last, Linear)
+                and last.bias is not None
+                and last.type_on_gpu(x) == x.dtype == gate.dtype
+                and use_native(x)
+            ):
+                parameters = _checks.channel_parameters(x, weight=weight, bias=bias)
+                return gated_norm_linear(x, gate, *parameters, last.weight, last.bias, eps)
+            x = gated_layer_norm(x, gate, weight, bias, eps)
         else:
             x = self.out_norm(x) * self.act(gate)
         y: Tensor = self.out_linear(x)

@@ -74,6 +74,7 @@ struct SquareRows {
   static constexpr int kPixels = G / kParts;        // at once
   static constexpr int kAccesses = (N + kPixels - 1) / kPixels;
   static constexpr int kAtOnce = kWarp / G;  // rows of a warp
+  static_assert(N % kAtOnce == 0);
   // An odd number of channel groups spreads the rows that a warp writes over the banks.
   static constexpr int kPitch = (N | 1) * G;
   static constexpr int kFloats = N * kPitch;
@@ -87,7 +88,7 @@ RSVHEAT_DEVICE void for_accesses(Byte* image, int64_t channels, int active, int 
   using Rows = SquareRows<N, G, Bytes>;
   using Access = typename Rows::Access;
   const int lane = int(threadIdx.x) % G, part = lane % Rows::kParts, first = lane / Rows::kParts;
-  if (part * Rows::kVectorLength >= active || (N % Rows::kAtOnce != 0 && h >= N)) return;
+  if (part * Rows::kVectorLength >= active) return;
   const unsigned pixel_bytes = unsigned(channels) * Bytes;
   Byte* global =
       image + uint64_t(unsigned(h * N + first)) * pixel_bytes + part * int(sizeof(Access));
@@ -99,7 +100,8 @@ RSVHEAT_DEVICE void for_accesses(Byte* image, int64_t channels, int active, int 
   }
 }
 
-// The rows of an image into the tile, each of them transformed.
+// The rows of an image into the tile, each of them transformed. Channels that the image does not
+// have hold what was there: no line has to do with another one.
 template <int N, int G, int Bytes>
 RSVHEAT_DEVICE void transform_rows(const unsigned char* image, DType type, int64_t channels,
                                    int active, float* tile) {
@@ -107,10 +109,8 @@ RSVHEAT_DEVICE void transform_rows(const unsigned char* image, DType type, int64
   using Access = typename Rows::Access;
   const int lane = int(threadIdx.x) % kWarp, warps = int(blockDim.x) / kWarp;
   const int c = lane % G;
-  for (int first = int(threadIdx.x) / kWarp * Rows::kAtOnce; first < N;
-       first += warps * Rows::kAtOnce) {
-    const int h = first + lane / G;
-    const bool valid = c < active && (N % Rows::kAtOnce == 0 || h < N);
+  for (int h = int(threadIdx.x) / kWarp * Rows::kAtOnce + lane / G; h < N;
+       h += warps * Rows::kAtOnce) {
     float* row = tile + h * Rows::kPitch;
     Access loaded[Rows::kAccesses];
     for_accesses<N, G, Bytes>(image, channels, active, h, row,
@@ -124,18 +124,14 @@ RSVHEAT_DEVICE void transform_rows(const unsigned char* image, DType type, int64
         [&](int i, const unsigned char*, Access* shared) { *shared = loaded[i]; });
     warp_sync();
     float v[N];
-    if (valid) {
-      visit_elements<Bytes>(row, type, [&](auto* elements) {
-        RSVHEAT_UNROLL
-        for (int w = 0; w < N; ++w) v[w] = to_float(elements[w * G + c]);
-      });
-    }
-    if constexpr (Bytes != sizeof(float)) warp_sync();
-    if (valid) {
-      dct2<N>(v);
+    visit_elements<Bytes>(row, type, [&](auto* elements) {
       RSVHEAT_UNROLL
-      for (int w = 0; w < N; ++w) row[w * G + c] = v[w];
-    }
+      for (int w = 0; w < N; ++w) v[w] = to_float(elements[w * G + c]);
+    });
+    if constexpr (Bytes != sizeof(float)) warp_sync();
+    dct2<N>(v);
+    RSVHEAT_UNROLL
+    for (int w = 0; w < N; ++w) row[w * G + c] = v[w];
   }
 }
 
@@ -147,24 +143,18 @@ RSVHEAT_DEVICE void invert_rows(float* tile, unsigned char* image, DType type, i
   using Access = typename Rows::Access;
   const int lane = int(threadIdx.x) % kWarp, warps = int(blockDim.x) / kWarp;
   const int c = lane % G;
-  for (int first = int(threadIdx.x) / kWarp * Rows::kAtOnce; first < N;
-       first += warps * Rows::kAtOnce) {
-    const int h = first + lane / G;
-    const bool valid = c < active && (N % Rows::kAtOnce == 0 || h < N);
+  for (int h = int(threadIdx.x) / kWarp * Rows::kAtOnce + lane / G; h < N;
+       h += warps * Rows::kAtOnce) {
     float* row = tile + h * Rows::kPitch;
     float v[N];
-    if (valid) {
-      RSVHEAT_UNROLL
-      for (int w = 0; w < N; ++w) v[w] = row[w * G + c];
-      dct3<N>(v);
-    }
+    RSVHEAT_UNROLL
+    for (int w = 0; w < N; ++w) v[w] = row[w * G + c];
+    dct3<N>(v);
     if constexpr (Bytes != sizeof(float)) warp_sync();
-    if (valid) {
-      visit_elements<Bytes>(row, type, [&](auto* elements) {
-        RSVHEAT_UNROLL
-        for (int w = 0; w < N; ++w) assign(elements[w * G + c], v[w]);
-      });
-    }
+    visit_elements<Bytes>(row, type, [&](auto* elements) {
+      RSVHEAT_UNROLL
+      for (int w = 0; w < N; ++w) assign(elements[w * G + c], v[w]);
+    });
     warp_sync();
     for_accesses<N, G, Bytes>(image, channels, active, h, row,
                               [&](int, unsigned char* global, const Access* shared) {
@@ -269,18 +259,23 @@ __global__ void __launch_bounds__(square_block(N, Bytes, true).threads,
     __syncthreads();
     for (int item = threadIdx.x; item < N * G; item += blockDim.x) {
       if (item % G >= active) continue;
-      float x[N], v[N];
-      RSVHEAT_UNROLL
-      for (int h = 0; h < N; ++h) x[h] = x_tile[item + h * Rows::kPitch];
-      dct2<N>(x);
+      float* x_column = x_tile + item;
       float* column = tile + item;
+      float* part = parts + item;
+      float v[N];
+      RSVHEAT_UNROLL
+      for (int h = 0; h < N; ++h) v[h] = x_column[h * Rows::kPitch];
+      dct2<N>(v);
+      // Back to the tile: registers hold one column.
+      RSVHEAT_UNROLL
+      for (int h = 0; h < N; ++h) x_column[h * Rows::kPitch] = v[h];
       RSVHEAT_UNROLL
       for (int h = 0; h < N; ++h) v[h] = column[h * Rows::kPitch];
       dct2<N>(v);
-      float* part = parts + item;
       RSVHEAT_UNROLL
       for (int h = 0; h < N; ++h)
-        part[h * N * G] = (image == begin ? 0.0f : part[h * N * G]) + x[h] * v[h];
+        part[h * N * G] =
+            (image == begin ? 0.0f : part[h * N * G]) + x_column[h * Rows::kPitch] * v[h];
       if (p.out) {
         conduct<N>(p.filter, item / G, first_channel + item % G, v);
         dct3<N>(v);
