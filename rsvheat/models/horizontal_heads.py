@@ -30,7 +30,6 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
-    Selection,
     Target,
     check_thresholds,
     mark_not_finite,
@@ -49,6 +48,7 @@ from rsvheat.models.proposals import (
     scores_of_valid,
     take_rows,
 )
+from rsvheat.postprocess import Selection
 
 _norm = partial(build_norm, "group")
 
@@ -236,11 +236,11 @@ class FasterRCNNHead(BoxHead):
         count = min(self.rpn.post_nms_top_n(), most)
         classes = self.regions.box_predictor.cls_score.out_features - 1
         return Selection(
-            (count,),
-            count * classes,
-            self.regions.score_thresh,
-            self.regions.nms_thresh,
-            self.regions.detections_per_img,
+            levels=(count,),
+            candidates=count * classes,
+            score_threshold=self.regions.score_thresh,
+            nms_threshold=self.regions.nms_thresh,
+            max_detections=self.regions.detections_per_img,
             per_class=True,
         )
 
@@ -288,11 +288,11 @@ class _DenseHead(BoxHead):
     def selection(self, anchors: Sequence[int]) -> Selection:
         """See ``rsvheat.models.box_detector.BoxHead.selection``."""
         return Selection(
-            tuple(anchors),
-            self.detector.topk_candidates,
-            self.detector.score_thresh,
-            self.detector.nms_thresh,
-            self.detector.detections_per_img,
+            levels=tuple(anchors),
+            candidates=self.detector.topk_candidates,
+            score_threshold=self.detector.score_thresh,
+            nms_threshold=self.detector.nms_thresh,
+            max_detections=self.detector.detections_per_img,
         )
 
     @abstractmethod

@@ -24,7 +24,6 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
-    Selection,
     Target,
     check_thresholds,
     mark_not_finite,
@@ -59,6 +58,7 @@ from rsvheat.ops import (
     boxes_to_bounds,
     roi_align_rotated,
 )
+from rsvheat.postprocess import Selection
 
 # Overlap of the horizontal boxes around proposals from which one of two goes.
 _PROPOSAL_NMS = 0.8
@@ -313,11 +313,11 @@ class OrientedRCNNHead(BoxHead):
         """See ``rsvheat.models.box_detector.BoxHead.selection``."""
         count = min(self.proposals, sum(min(self.proposals, n) for n in anchors))
         return Selection(
-            (count,),
-            count * (self.classes.out_features - 1),
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
+            levels=(count,),
+            candidates=count * (self.classes.out_features - 1),
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
         )
 
 
