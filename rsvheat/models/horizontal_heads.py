@@ -22,6 +22,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
+from rsvheat.models.anchor_matching import anchor_kinds, match_anchors
 from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
@@ -160,7 +161,7 @@ class FasterRCNNHead(BoxHead):
         levels = self.anchors(output.maps)
         anchors = [torch.cat(levels)] * len(targets)
         given = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in targets]
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, given)
+        labels, matched = self._assign(anchors[0], targets)
         objectness, rpn_boxes = self.rpn.compute_loss(
             output.dense["objectness"].reshape(-1, 1),
             output.dense["deltas"].reshape(-1, 4),
@@ -177,6 +178,16 @@ class FasterRCNNHead(BoxHead):
             "classes": classes,
             "boxes": boxes,
         }
+
+    @staticmethod
+    def _assign(anchors: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the kind of each anchor and its box, of each image."""
+        kinds, wanted = [], []
+        for boxes, _ in targets:
+            matched = match_anchors(boxes, anchors)
+            kinds.append(anchor_kinds(matched))
+            wanted.append(boxes[matched.clamp(min=0)] if len(boxes) else torch.zeros_like(anchors))
+        return kinds, wanted
 
     def detect(self, output: DetectorOutput) -> list[Found]:
         """See ``rsvheat.models.box_detector.BoxHead.detect``."""
