@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which annotated box each anchor of a region proposal network is to predict."""
+"""Match of anchors and annotated boxes, for region proposal networks."""
 
 import torch
 from torch import Tensor
