@@ -71,7 +71,8 @@ RSVHEAT_DEVICE void for_line_vectors(const LineParams& p, const LineStart& block
   if (blockIdx.x * kLineLanes + lane >= p.lines) return;
   LineStart start{block.outer, block.inner + lane};
   for (; start.inner >= p.inner; start.inner -= p.inner) ++start.outer;
-  RSVHEAT_UNROLL_TWICE
+  // Several accesses of 16 bytes in flight.
+  RSVHEAT_UNROLL_BY(V == 4 ? 2 : 1)
   for (int i = thread / kVectors; i < Q; i += kLineRoles * V) body(i, lane, start);
 }
 
@@ -147,6 +148,7 @@ RSVHEAT_DEVICE void cross(float t, float* x, float* y) {
 }
 
 // Multiplies coefficients by scale and filter, on their way from `in` or parts to `out` or parts.
+// Filters come with round trips and with the inverse of spectra, which are float32.
 template <int Q, int V, bool FromParts, bool ToParts, typename S>
 RSVHEAT_DEVICE void scale_coefficients(const LineParams& p, const LineStart& block,
                                        [[maybe_unused]] const S* in, [[maybe_unused]] S* out,
@@ -171,7 +173,7 @@ RSVHEAT_DEVICE void scale_coefficients(const LineParams& p, const LineStart& blo
       RSVHEAT_UNROLL
       for (int v = 0; v < V; ++v) x[r][v] *= scale;
     }
-    if (p.filter.data) {
+    if (ToParts && std::is_same_v<S, float> && p.filter.data) {
       const int w = int(start.inner / p.channels);
       const float* first = p.filter.at(0, w, start.inner % p.channels);
       RSVHEAT_UNROLL

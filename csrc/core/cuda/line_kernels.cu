@@ -29,7 +29,9 @@ bool is_line_size(int64_t size, DType type) {
 }
 
 bool line_fits(const AxisPass& pass, DType type) {
-  return is_line_size(pass.size, type) &&
+  // Where the kernels know filters.
+  const bool filtered = pass.inverse && (pass.forward || pass.in_type == DType::kFloat32);
+  return is_line_size(pass.size, type) && (filtered || !pass.coefficients) &&
          std::max({pass.in_pitch, pass.out_pitch, pass.outer * pass.inner}) < kMostElements;
 }
 

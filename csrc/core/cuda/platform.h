@@ -23,7 +23,8 @@
 
 #define RSVHEAT_DEVICE __device__ __forceinline__
 #define RSVHEAT_UNROLL _Pragma("unroll")
-#define RSVHEAT_UNROLL_TWICE _Pragma("unroll 2")
+#define RSVHEAT_PRAGMA(text) _Pragma(#text)
+#define RSVHEAT_UNROLL_BY(times) RSVHEAT_PRAGMA(unroll(times))
 #define RSVHEAT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 namespace rsvheat::cuda {

@@ -30,7 +30,7 @@
 #define __launch_bounds__(...)
 #define RSVHEAT_DEVICE inline
 #define RSVHEAT_UNROLL
-#define RSVHEAT_UNROLL_TWICE
+#define RSVHEAT_UNROLL_BY(times)
 #define RSVHEAT_DYNAMIC_SHARED(name) unsigned char* name = ::emulation::this_thread.shared
 
 struct dim3 {
