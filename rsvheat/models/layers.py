@@ -468,8 +468,8 @@ class HeatOperator(nn.Module):
                 and last.type_on_gpu(x) == x.dtype == gate.dtype
                 and use_native(x)
             ):
-                parameters = _checks.channel_parameters(x, weight=weight, bias=bias)
-                return gated_norm_linear(x, gate, *parameters, last.weight, last.bias, eps)
+                weight, bias = _checks.channel_parameters(x, weight=weight, bias=bias)
+                return gated_norm_linear(x, gate, weight, bias, last.weight, last.bias, eps)
             x = gated_layer_norm(x, gate, weight, bias, eps)
         else:
             x = self.out_norm(x) * self.act(gate)

@@ -124,10 +124,8 @@ class _GatedNormLinear(torch.autograd.Function):
         return *first, *second, None
 
 
-def _norm_linear(
-    x: Tensor, gate: Tensor, norm_weight: Tensor, norm_bias: Tensor, *rest: Any
-) -> Tensor:
-    weight, bias, eps = rest
+def _norm_linear(*arguments: Any) -> Tensor:
+    x, gate, norm_weight, norm_bias, weight, bias, eps = arguments
     normed = gated_layer_norm(x, gate, norm_weight, norm_bias, eps)
     return linear(normed, weight.to(normed.dtype), bias.to(normed.dtype))
 
@@ -170,7 +168,8 @@ class _LoweredNorm(torch.autograd.Function):
         return None if grad_x is None else grad_x.to(x.dtype), grad_weight, grad_bias, None
 
 
-def _lowered_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _lowered_norm(*arguments: Any) -> Tensor:
+    x, weight, bias, eps = arguments
     return layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(x.dtype)
 
 
