@@ -232,7 +232,7 @@ def _recomputes(x: Tensor) -> bool:
 
 
 def _halved(size: int) -> int:
-    """Return the size after a convolution of stride 2 that keeps every point's neighbours."""
+    """Return the size after a convolution of stride 2 that keeps every point's neighbors."""
     return -(-size // 2)
 
 
