@@ -53,7 +53,7 @@ test-cpp: $(VENV)/.dependencies ## C++ tests under sanitizers, CUDA kernels emul
 	  -DRSVHEAT_NATIVE=OFF -DRSVHEAT_TESTS=ON -DRSVHEAT_SANITIZE=$(SANITIZE) \
 	  -DRSVHEAT_WERROR=$(WERROR)
 	$(BIN)/cmake --build $(CPP_BUILD)
-	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
+	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure --parallel
 
 # The C++ core for 64-bit ARM by a cross compiler, and its tests under qemu.
 # Debian, Ubuntu: apt install g++-aarch64-linux-gnu qemu-user libgtest-dev

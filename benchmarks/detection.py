@@ -3,7 +3,8 @@
 
 train     Trains each row on each data set, with the same detector, schedule, crops and seeds.
 small     Scores small vehicles by themselves, by the detectors of FAIR1M's five groups.
-options   Trains those detectors on, each with another option.
+options   Trains those detectors on, each with another option, on the groups or on fine classes.
+rates     Compares learning rates on a quarter of FAIR1M's training images, without the test images.
 peer      Trains Oriented R-CNN of oriented-det, where that is installed, and this package's.
 
 Whatever is finished is written at once; a command that was stopped goes on after the last epoch.
@@ -33,12 +34,13 @@ from rsvheat.benchmarking import describe
 from rsvheat.data import Crop, DataModule, LoaderOptions
 from rsvheat.data.boxes import ImageBoxes
 from rsvheat.data.datasets.box_finding import Annotated, ClassNames
-from rsvheat.data.datasets.fair1m import FAIR1M
+from rsvheat.data.datasets.fair1m import FAIR1M, Level
 from rsvheat.data.datasets.fair1m import GROUPS as FAIR1M_GROUPS
 from rsvheat.data.datasets.nwpu_vhr10 import NWPUVHR10
-from rsvheat.data.datasets.reader import DatasetReader, Scan
+from rsvheat.data.datasets.reader import DatasetReader, Scan, Split
 from rsvheat.data.sample import collate
 from rsvheat.data.samplers import SampleIndex
+from rsvheat.data.splits import random_split
 from rsvheat.data.tiles import Tiles
 from rsvheat.evaluation.detection_scores import DetectionMetric, DetectionScores
 from rsvheat.evaluation.whole_images import WholeImages
@@ -53,13 +55,24 @@ from rsvheat.training.optimization import Optimization, warmup_cosine
 
 RUNS = ROOT / "runs" / "detection"
 TABLE = RESULTS / "detection.csv"
-OPTIONS_TABLE = RESULTS / "detection_options.csv"
+OPTIONS_TABLES = {
+    "groups": RESULTS / "detection_options.csv",
+    "fine": RESULTS / "detection_options_fine.csv",
+}
+RATES_TABLE = RESULTS / "detection_rates.csv"
 SMALL_TABLE = RESULTS / "detection_small_vehicles.csv"
 PEER_TABLE = RESULTS / "detection_peer.csv"
 SPLIT_SEED = 0
 SMALL_VEHICLES = ("Small Car", "Van")
 
-ROWS = ("nano, bundled weights", "nano, from scratch", "ResNet-18, from scratch")
+ROWS = (
+    "nano, bundled weights",
+    "nano, from scratch",
+    "ResNet-18, from scratch",
+    "tiny, from scratch",
+)
+# Learning rates of rows that do not learn with that of the others.
+RATES = {"tiny, from scratch": 3e-4}
 
 
 class SmallVehicles(FAIR1M):
@@ -71,6 +84,20 @@ class SmallVehicles(FAIR1M):
 
     def _find(self, part: str, scan: Scan) -> list[Annotated]:
         return [one._replace(boxes=_only_small(one.boxes)) for one in super()._find(part, scan)]
+
+
+class TrainingPart(FAIR1M):
+    """Training images of FAIR1M-1.0 alone, a quarter of which are held out."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root, version="1.0", level="groups", val_fraction=0.25)
+
+    def splits(self, scan: Scan) -> dict[str, Split]:
+        """See ``DatasetReader.splits``."""
+        train = super().splits(scan)["train"]
+        indices = np.asarray(train.indices)
+        parts = random_split(len(indices), {"val": 0.25}, scan.seed)
+        return {name: replace(train, indices=indices[part]) for name, part in parts.items()}
 
 
 def _only_small(boxes: ImageBoxes) -> ImageBoxes:
@@ -108,6 +135,10 @@ class Setting:
             f"{self.batch}, AdamW {self.lr}, decay {self.weight_decay}, warm-up 5 %, cosine, "
             "bfloat16"
         )
+
+
+def fine_classes(root: str) -> FAIR1M:
+    return FAIR1M(root, version="1.0", val_fraction=0.25)
 
 
 ORIENTED = {
@@ -160,13 +191,15 @@ class Option:
         """Beginning of the names of weights that are taken from the detector of the groups."""
         return "" if self.detector == "oriented_rcnn" else "encoder."
 
-    @property
-    def whole(self) -> Setting:
-        """Setting with as many steps as every other row of the same detector."""
+    def whole(self, level: Level = "groups") -> Setting:
+        """Return the setting, with as many steps as every other row of the same detector."""
         shared = ORIENTED if self.detector == "oriented_rcnn" else {"channels": 64}
         options = {**shared, "detector": self.detector, **self.network}
         epochs = 2 if self.detector == "oriented_rcnn" else 4
         base = replace(GROUPS, runs="obb_fair1m_options", epochs=epochs, steps=22)
+        if level == "fine":
+            # Their layer of classes is new.
+            base = replace(base, runs="obb_fair1m_fine", reader=fine_classes, epochs=8)
         return replace(base, options=options, **self.setting)
 
 
@@ -183,7 +216,10 @@ OPTIONS = {
     ),
     "images of rare classes repeated": Option({"balance": 0.3}),
     "loss of overlap, KLD": Option(network={"box_loss": "kld"}),
+    "loss of overlap, exact IoU": Option(network={"box_loss": "iou"}),
+    "loss of overlap, ProbIoU": Option(network={"box_loss": "probiou"}),
 }
+TUNED = replace(GROUPS, runs="obb_fair1m_rates", reader=TrainingPart, epochs=12)
 
 
 PEER = replace(GROUPS, runs="obb_fair1m_peer", epochs=4)
@@ -282,7 +318,7 @@ def network_of(row: str, setting: Setting, classes: Sequence[str]) -> BoxDetecto
         encoder = TimmEncoder("resnet18", modalities)
     else:
         encoder = rsvheat.create_model(
-            "rsvheat_nano",
+            f"rsvheat_{row.split(',')[0]}",
             pretrained="bundled" in row,
             img_size=setting.size,
             modalities=modalities,
@@ -382,7 +418,7 @@ def measure(model: Any, data: DataModule, setting: Setting, seed: int, runs: str
     values = {k: v for k, v in scores.logged().items() if k in COLUMNS}
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     cost = {"parameters_m": parameters, "cpu_minutes": seconds / 60, "images_s": speed}
-    return {"seed": seed, "epochs": setting.epochs, **values, **cost}
+    return {"seed": seed, "epochs": setting.epochs, "lr": setting.lr, **values, **cost}
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -390,10 +426,11 @@ def train(arguments: argparse.Namespace) -> None:
     head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
     head["settings"] = "; ".join(f"{name}: {setting.about()}" for name, setting in SETTINGS.items())
     for name in arguments.sets:
-        setting = SETTINGS[name]
-        data = data_of(setting, arguments.data)
+        data = data_of(SETTINGS[name], arguments.data)
         for seed in arguments.seeds:
             for row in arguments.rows:
+                setting = SETTINGS[name]
+                setting = replace(setting, lr=RATES.get(row, setting.lr))
                 done = [(r["data"], r["row"], r["seed"]) for r in read(TABLE)]
                 if (name, row, str(seed)) in done:
                     continue
@@ -418,28 +455,56 @@ def learned_groups(row: str, seed: int = 0) -> dict[str, torch.Tensor]:
 def options(arguments: argparse.Namespace) -> None:
     command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
     head = describe("cpu", arguments.threads, command, ("torchvision",))
-    about = "; ".join(f"{row}: {OPTIONS[row].whole.about()}" for row in arguments.rows)
-    head["settings"] = f"FAIR1M-1.0, five groups, 22 steps an epoch: {about}"
+    level, table = arguments.level, OPTIONS_TABLES[arguments.level]
+    about = "; ".join(f"{row}: {OPTIONS[row].whole(level).about()}" for row in arguments.rows)
+    head["settings"] = f"FAIR1M-1.0, {level} classes, 22 steps an epoch: {about}"
     state = learned_groups("nano, bundled weights")
+    if level == "fine":
+        state = {k: v for k, v in state.items() if not k.startswith("head.classes.")}
     for seed in arguments.seeds:
         for number, row in enumerate(OPTIONS):
-            done = [(r["row"], r["seed"]) for r in read(OPTIONS_TABLE)]
+            done = [(r["row"], r["seed"]) for r in read(table)]
             if row not in arguments.rows or (row, str(seed)) in done:
                 continue
-            print(f"{row}, seed {seed}", flush=True)
+            print(f"{row}, {level} classes, seed {seed}", flush=True)
             option = OPTIONS[row]
-            setting = option.whole
+            setting = option.whole(level)
             data = data_of(setting, arguments.data)
             torch.manual_seed(seed)
             model = network_of("nano, bundled weights", setting, data.spec.classes)
             chosen = {k: v for k, v in state.items() if k.startswith(option.learned)}
             # A detector lacks the norms of maps that it does not use.
             lacking = model.load_state_dict(chosen, strict=False).missing_keys
-            lacking = [name for name in lacking if name.startswith(option.learned)]
+            lacking = [
+                name
+                for name in lacking
+                if name.startswith(option.learned) and not name.startswith("head.classes.")
+            ]
             if lacking:
                 raise KeyError(f"the detector of the groups has no {', '.join(lacking)}")
             values = measure(model, data, setting, seed, f"{setting.runs}-{number}")
-            append(OPTIONS_TABLE, [{"row": row, **values}], head)
+            append(table, [{"row": row, **values}], head)
+
+
+def rates(arguments: argparse.Namespace) -> None:
+    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
+    head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
+    head["settings"] = f"FAIR1M-1.0, five groups, training images alone: {TUNED.about()}"
+    data = data_of(TUNED, arguments.data)
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            for lr in arguments.lr:
+                done = [(r["row"], r["lr"], r["seed"]) for r in read(RATES_TABLE)]
+                if (row, f"{lr:.5g}", str(seed)) in done:
+                    continue
+                print(f"{row}, rate {lr}, seed {seed}", flush=True)
+                torch.manual_seed(seed)
+                setting = replace(TUNED, lr=lr)
+                model = network_of(row, setting, data.spec.classes)
+                runs = f"{TUNED.runs}-{ROWS.index(row)}-{lr}"
+                append(
+                    RATES_TABLE, [{"row": row, **measure(model, data, setting, seed, runs)}], head
+                )
 
 
 def small(arguments: argparse.Namespace) -> None:
@@ -449,8 +514,7 @@ def small(arguments: argparse.Namespace) -> None:
     """
     command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
     head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
-    fine = replace(GROUPS, reader=lambda root: FAIR1M(root, version="1.0", val_fraction=0.25))
-    data = data_of(fine, arguments.data)
+    data = data_of(replace(GROUPS, reader=fine_classes), arguments.data)
     names, groups = data.spec.classes, tuple(FAIR1M_GROUPS)
     vehicles = torch.tensor([name in FAIR1M_GROUPS["Vehicle"] for name in names])
     others = torch.tensor([name not in SMALL_VEHICLES for name in names])
@@ -509,6 +573,16 @@ def rows_markdown(table: Path, kinds: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def rates_markdown() -> str:
+    lines = ["| row | rate | seeds | mAP50 | mAP50:95 |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows = read(RATES_TABLE)
+    for row, lr in sorted({(r["row"], r["lr"]) for r in rows}):
+        runs = [r for r in rows if (r["row"], r["lr"]) == (row, lr)]
+        scores = (spread([r[c] for r in runs]) for c in ("map50_area", "map50_95_area"))
+        lines.append(f"| {row} | {lr} | {len(runs)} | {' | '.join(scores)} |")
+    return "\n".join(lines)
+
+
 def _cells(runs: Sequence[Mapping[str, str]], first: str, second: str) -> str:
     """Return the cells of the runs of a row: number, scores and cost."""
     cost = ("parameters_m", "cpu_minutes", "images_s")
@@ -542,7 +616,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands_rows = {"train": ROWS, "small": ROWS, "options": OPTIONS, "peer": PEER_ROWS}
+    commands_rows = {
+        "train": ROWS,
+        "small": ROWS,
+        "options": OPTIONS,
+        "rates": ROWS,
+        "peer": PEER_ROWS,
+    }
     for name, rows in commands_rows.items():
         part = commands.add_parser(name)
         part.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
@@ -552,12 +632,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         part.add_argument("--markdown", action="store_true", help="print the table, no run")
         if name == "train":
             part.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+        if name == "options":
+            part.add_argument("--level", default="groups", choices=list(OPTIONS_TABLES))
+        if name == "rates":
+            part.add_argument("--lr", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     arguments = parser.parse_args(argv)
     if arguments.command == "small":
         return execute(small, partial(rows_markdown, SMALL_TABLE, ROWS), arguments)
     if arguments.command == "options":
-        table = partial(rows_markdown, OPTIONS_TABLE, list(OPTIONS))
+        table = partial(rows_markdown, OPTIONS_TABLES[arguments.level], list(OPTIONS))
         return execute(options, table, arguments)
+    if arguments.command == "rates":
+        return execute(rates, rates_markdown, arguments)
     if arguments.command == "peer":
         return execute(peer, partial(rows_markdown, PEER_TABLE, PEER_ROWS), arguments)
     return execute(train, markdown, arguments)

@@ -3,13 +3,15 @@
 
 Each step runs a command of this folder, which writes its tables into --output, and compares their
 cells with those of `results/`. A figure is missed if it is worse than its tolerance allows, or, for
-counts and accuracies, if it differs by more. Speeds, as ratios within one run, are compared on the
-kind of machine that the committed table names. Commands that take longer are listed at the end.
+counts and accuracies, if it differs by more. Speeds are compared on the kind of machine that the
+committed table names. Commands that take longer are listed at the end.
 """
 
 import argparse
 import operator
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -68,32 +70,43 @@ class Step:
         tolerances: Tolerance by column.
         minutes: Minutes that it takes on two cores.
         rows: Values of key columns of the rows that are compared; others are not.
+        timed: Whether the figures depend on the machine, so that the committed ones count on the
+            machine that the table's header names only.
         data: Folder of real images that it needs, in --data; None for none.
     """
 
     name: str
-    command: tuple[str, ...]
+    command: str
     table: str
     keys: tuple[str, ...]
     tolerances: dict[str, Tolerance]
     minutes: float
     rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    timed: bool = False
     data: str | None = None
 
 
-OPERATORS = ("floor", "rsvheat", "scipy", "torch-dct")
+OPERATORS = "floor rsvheat scipy torch-dct"
 STEPS = (
     Step(
         "parameters and multiply-adds",
-        ("systems.py", "count", "--sizes", "224"),
+        "systems.py count --sizes 224",
         "systems_counts.csv",
         ("size", "model"),
         {"parameters_m": Tolerance.equal(1e-3), "gmacs": Tolerance.equal(1e-3)},
         1,
     ),
     Step(
+        "memory of a pass on CUDA, counted",
+        "memory.py --write --sizes 224 1024",
+        "memory.csv",
+        ("mode", "dtype", "size", "batch", "model"),
+        {"peak_mib": Tolerance.equal(1e-3), "kept_mib": Tolerance.equal(1e-3)},
+        4,
+    ),
+    Step(
         "heat conduction",
-        ("run.py", "heat_conduction", "--rows", *OPERATORS, "--keep-pages", "--write"),
+        f"run.py heat_conduction --rows {OPERATORS} --keep-pages --write",
         "*_heat_conduction.csv",
         ("dtype", "shape", "row"),
         {
@@ -106,7 +119,7 @@ STEPS = (
     ),
     Step(
         "frequency split",
-        ("run.py", "frequency_split", "--rows", *OPERATORS, "--keep-pages", "--write"),
+        f"run.py frequency_split --rows {OPERATORS} --keep-pages --write",
         "*_frequency_split.csv",
         ("dtype", "shape", "row"),
         {"floor_ratio": Tolerance.at_most(1.4), "relative_error": Tolerance.at_most(1.5)},
@@ -114,8 +127,26 @@ STEPS = (
         {"row": ("rsvheat",)},
     ),
     Step(
+        "growth with the side",
+        "growth.py operator --sides 56 224 512",
+        "growth.csv",
+        ("threads", "side", "channels", "row"),
+        {"ns_a_value": Tolerance.at_most(1.4), "extra_mib": Tolerance.at_most(1.05)},
+        1,
+        {"row": ("rsvheat-prepared",)},
+        timed=True,
+    ),
+    Step(
+        "checks of weights",
+        "weight_checks.py --dtype float32 --sizes 224 --write",
+        "*_weight_checks.csv",
+        ("model", "size", "batch", "dtype"),
+        {"checks_percent": Tolerance.at_most(2)},
+        2,
+    ),
+    Step(
         "encoder beside Swin-B",
-        ("encoder.py", "--mode", "inference", "--sizes", "224", "512", "--rounds", "3", "--write"),
+        "encoder.py --mode inference --sizes 224 512 --rounds 3 --write",
         "*_encoder.csv",
         ("mode", "dtype", "size", "model"),
         {
@@ -127,8 +158,36 @@ STEPS = (
         {"model": ("rsvheat",)},
     ),
     Step(
+        "one thread beside Swin-B",
+        "systems.py time --modes inference --sizes 224 512 --rounds 3 --models RS-vHeat-B Swin-B",
+        "systems_times.csv",
+        ("mode", "dtype", "size", "model"),
+        {"throughput_over_swin": Tolerance.at_least(0.8), "peak_mib": Tolerance.at_most(1.05)},
+        2,
+        {"model": ("RS-vHeat-B",)},
+        timed=True,
+    ),
+    Step(
+        "windows of rasters",
+        "windows.py speed --networks rsvheat_nano:256 --rounds 3",
+        "windows_speed.csv",
+        ("network", "window", "side"),
+        {"cpu_ratio": Tolerance.at_least(0.9)},
+        1,
+        timed=True,
+    ),
+    Step(
+        "a shared machine",
+        "shared_machine.py --threads 2 --spin-counts 0 1000 --seconds 5 --rounds 4 --write",
+        "shared_machine.csv",
+        ("setting", "threads", "competitors"),
+        {"images_per_s": Tolerance.at_least(0.8)},
+        3,
+        timed=True,
+    ),
+    Step(
         "the demo",
-        ("demo.py", "--folder", "{output}/demo"),
+        "demo.py --folder {output}/demo",
         "demo.csv",
         ("step",),
         {"percent": Tolerance.within(2)},
@@ -136,7 +195,7 @@ STEPS = (
     ),
     Step(
         "a step of pretraining",
-        ("pretraining.py", "step", "--rounds", "3"),
+        "pretraining.py step --rounds 3",
         "pretraining_step.csv",
         ("objective", "masking"),
         {"peak_MiB": Tolerance.at_most(1.05)},
@@ -145,7 +204,7 @@ STEPS = (
     ),
     Step(
         "pretraining's objectives",
-        ("pretraining.py", "ablation"),
+        "pretraining.py ablation",
         "pretraining_ablation.csv",
         ("row", "seed"),
         {"knn": Tolerance.within(0.03), "linear": Tolerance.within(0.03)},
@@ -154,7 +213,7 @@ STEPS = (
     ),
     Step(
         "radar to optical retrieval",
-        ("pretraining.py", "retrieval", "--seeds", "0", "1"),
+        "pretraining.py retrieval --seeds 0 1",
         "pretraining_retrieval.csv",
         ("row", "seed"),
         {"features_at_1": Tolerance.within(0.03), "features_at_5": Tolerance.within(0.05)},
@@ -163,7 +222,7 @@ STEPS = (
     ),
     Step(
         "frozen features",
-        ("classification.py", "features"),
+        "classification.py features",
         "classification_features.csv",
         ("row", "seed"),
         {"knn": Tolerance.within(0.01), "linear": Tolerance.within(0.01)},
@@ -172,7 +231,7 @@ STEPS = (
     ),
     Step(
         "few labels",
-        ("classification.py", "labels"),
+        "classification.py labels",
         "classification_labels.csv",
         ("part", "start", "seed"),
         {"accuracy": Tolerance.within(0.03)},
@@ -181,12 +240,21 @@ STEPS = (
     ),
     Step(
         "segmentation and change",
-        ("dense.py", "train", "--sets", "dubai", "ombria_optical_sar"),
+        "dense.py train --sets dubai ombria_optical_sar",
         "dense.csv",
         ("set", "network", "start", "seed", "fusion", "dropout", "steps", "settings"),
         {"mean_iou": Tolerance.within(0.03)},
         46,
         data="seg_dubai",
+    ),
+    Step(
+        "oriented detection",
+        'detection.py train --sets "FAIR1M-1.0, five groups" --rows "nano, bundled weights"',
+        "detection.csv",
+        ("data", "row", "seed"),
+        {"map50_area": Tolerance.within(0.05)},
+        7,
+        data="obb_fair1m",
     ),
 )
 
@@ -199,8 +267,18 @@ LONGER = (
     ("dense.py train", "segmentation and change on all eight sets", 2.7),
     ("run.py all --dtype float32 bfloat16 --keep-pages --write", "every peer of the operators", 1),
     ("encoder.py --write", "training and 1024 pixels", 0.5),
-    ("systems.py time", "other encoders", 0.5),
+    ("systems.py time", "other encoders", 1.5),
+    ("windows.py agreement", "windows and overlaps, on the demo's network", 0.5),
+    ("cluster.py", "many scenes on a cluster", 0.1),
+    ("boxes.py", "rotated boxes beside their peers, by `make bench-boxes`", 0.5),
+    ("boxes.py --exactness", "rotated boxes beside shapely", 0.5),
 )
+
+
+def _machine(path: Path) -> str:
+    """Return the processor and its caches that a table's header names, without the threads."""
+    (device,) = (x for x in path.read_text().splitlines() if x.startswith("# device: "))
+    return re.sub(r"\d+ threads?, ", "", device.removeprefix("# device: "))
 
 
 def compare(step: Step, found: Path) -> Iterator[tuple[str, str, float, float, Tolerance]]:
@@ -219,6 +297,8 @@ def compare(step: Step, found: Path) -> Iterator[tuple[str, str, float, float, T
     committed = COMMITTED / written[0].name
     if not committed.exists():
         raise LookupError(f"no table {committed.name} is committed: this is another machine")
+    if step.timed and (there := _machine(committed)) != (here := _machine(written[0])):
+        raise LookupError(f"{committed.name} is of {there}, this is {here}")
     names = operator.itemgetter(*step.keys)
     old = {names(row): row for row in read(committed)}
     number = 0
@@ -254,7 +334,7 @@ def run(step: Step, output: Path, data: Path, python: Sequence[str]) -> list[str
         raise LookupError(f"{data} has no {step.data}")
     for old in output.glob(step.table):
         old.unlink()
-    words = [word.format(output=output) for word in step.command]
+    words = shlex.split(step.command.format(output=shlex.quote(str(output))))
     if step.data:
         words += ["--data", str(data)]
     log = output / f"{step.name.replace(' ', '-').replace(',', '')}.log"
@@ -267,7 +347,7 @@ def run(step: Step, output: Path, data: Path, python: Sequence[str]) -> list[str
             check=False,
         )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: see {log}")
+        raise RuntimeError(f"{shlex.join(words)} ended with {done.returncode}: see {log}")
     return [
         f"| {step.name}: {label} | {column} | {old:.4g} | {new:.4g} | {tolerance.text} "
         f"| {'yes' if tolerance.allows(old, new) else '**missed**'} |"

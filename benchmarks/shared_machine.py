@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from operator_tables import RESULTS
+
 NAME = "shared_machine"
 COLUMNS = ("setting", "threads", "competitors", "turns", "images_per_s", "low", "high", "cores")
 # Values of GOMP_SPINCOUNT; "" leaves it to torch. So does None, with threads as in rsvheat's runs.

@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -492,7 +492,7 @@ class _DetectorEntry(_Graph):
         outputs = ("boxes", "scores")
         super().__init__(model, model.encoder, inputs, outputs, _image_size(img_size), batch_size)
         selection = model.head.selection(self._anchors(model))
-        self.settings = PostProcessing(tuple(classes), model.numbers == 5, **selection._asdict())
+        self.settings = PostProcessing(tuple(classes), model.numbers == 5, **asdict(selection))
         self.two_stages = model.head.stages == 2
         if self.two_stages:
             # The second stage resamples features at places that the first one computes.

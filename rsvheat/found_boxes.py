@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsvheat.data import Window
+from rsvheat.data.polygons import bounds, bounds_corners, rectangle_corners
 
 # Intersection over union, and over the smaller part of boxes of which one is cut off, from which on
 # boxes of two windows are of one object.
@@ -96,24 +97,13 @@ class FoundBoxes:
     @property
     def corners(self) -> NDArray[np.float64]:
         """Corners (N, 4, 2) as x, y, around the box."""
-        if self.boxes.shape[1] == 4:
-            return self.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-        width, height, angle = self.boxes[:, 2:].T
-        cosine, sine = np.cos(np.deg2rad(angle)) / 2, np.sin(np.deg2rad(angle)) / 2
-        # The angle is counter-clockwise as seen, where y points down.
-        along = np.stack((cosine * width, -sine * width), 1)[:, None]
-        across = np.stack((sine * height, cosine * height), 1)[:, None]
-        signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        corners: NDArray[np.float64] = (
-            self.boxes[:, None, :2] + signs[:, :1] * along + signs[:, 1:] * across
-        )
-        return corners
+        oriented = self.boxes.shape[1] == 5
+        return rectangle_corners(self.boxes) if oriented else bounds_corners(self.boxes)
 
     @property
     def extents(self) -> NDArray[np.float64]:
         """Horizontal boxes (N, 4) around the boxes."""
-        corners = self.corners
-        return np.concatenate((corners.min(1), corners.max(1)), 1)
+        return bounds(self.corners)
 
 
 def merge(found: FoundBoxes, scene: tuple[int, int]) -> tuple[FoundBoxes, NDArray[np.int64]]:
@@ -132,12 +122,12 @@ def merge(found: FoundBoxes, scene: tuple[int, int]) -> tuple[FoundBoxes, NDArra
     Returns:
         The boxes, and the object (N,) that each of ``found`` belongs to: its number in them.
     """
+    cut = _is_cut(found, scene)
     groups = np.arange(len(found))
-    for first, second in _same_object(found, _is_cut(found, scene)):
+    for first, second in _same_object(found, cut):
         joined = groups[[first, second]]
         groups[groups == joined.max()] = joined.min()
     _, groups = np.unique(groups, return_inverse=True)
-    cut = _is_cut(found, scene)
     # The best of each group is the first one in this order.
     order = np.lexsort((-found.scores, cut, groups))
     best = order[np.searchsorted(groups[order], np.arange(groups.max(initial=-1) + 1))]

@@ -23,15 +23,12 @@ _SMALLEST_SIDE = 1e-2
 METADATA = "rsvheat.postprocess"
 
 
-@dataclass(frozen=True)
-class PostProcessing:
-    """Choice of a detector's boxes by score and overlap.
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Rules by which a detector's boxes are chosen among the candidates of an image.
 
     Args:
-        classes: Class names by label.
-        oriented: Whether boxes are (N, 5), center x, center y, width, height and angle in degrees,
-            counter-clockwise as seen in an image; else (N, 4), left, top, right, bottom.
-        levels: Number of boxes of each level of the feature pyramid, in the order of the boxes.
+        levels: Number of candidates of each level of the feature pyramid, in their order.
         candidates: Largest number of pairs of box and class of a level that are compared, those of
             the highest scores.
         score_threshold: Score that boxes have to exceed.
@@ -40,14 +37,27 @@ class PostProcessing:
         per_class: Whether each class has a box of its own.
     """
 
-    classes: tuple[str, ...]
-    oriented: bool
     levels: tuple[int, ...]
     candidates: int
     score_threshold: float
     nms_threshold: float
     max_detections: int
     per_class: bool = False
+
+
+@dataclass(frozen=True)
+class PostProcessing(Selection):
+    """Choice of a detector's boxes by score and overlap.
+
+    Args:
+        classes: Class names by label.
+        oriented: Whether boxes are (N, 5), center x, center y, width, height and angle in degrees,
+            counter-clockwise as seen in an image; else (N, 4), left, top, right, bottom.
+        **selection: Values of ``Selection``, by name.
+    """
+
+    classes: tuple[str, ...]
+    oriented: bool
 
     @classmethod
     def of(cls, session: Any) -> "PostProcessing":

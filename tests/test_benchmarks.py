@@ -267,7 +267,7 @@ def test_published_formulation_computes_the_same(encoders):
 
 
 def test_encoder_table_keeps_the_cases_that_were_not_measured(encoders, tmp_path):
-    (path,) = BENCHMARKS.glob("results/*_encoder.csv")
+    path, *_ = BENCHMARKS.glob("results/*_encoder.csv")
     stored = encoders.read(path)
     one = [dict(row, seconds=1.0) for row in stored if row["size"] == 512][:3]
     merged = encoders._merge(stored, one)
@@ -283,7 +283,8 @@ def test_encoder_table_keeps_the_cases_that_were_not_measured(encoders, tmp_path
 def test_markdown_leaves_the_tables_of_other_benchmarks_alone():
     done = run("--markdown")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("### `heat_conduction`") == 1
+    tables = [*BENCHMARKS.glob("results/*_heat_conduction.csv")]
+    assert done.stdout.count("### `heat_conduction`") == len(tables)
     assert "Swin" not in done.stdout
 
 

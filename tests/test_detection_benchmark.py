@@ -37,17 +37,29 @@ def test_small_vehicles_are_one_class_and_all_images_stay(detection, tmp_path):
     assert number > 0
 
 
-def test_options_differ_from_their_first_row_in_one_thing(detection):
-    assert len({str(option.whole) for option in detection.OPTIONS.values()}) == len(
+@pytest.mark.parametrize("level", ["groups", "fine"])
+def test_options_differ_from_their_first_row_in_one_thing(detection, level):
+    assert len({str(option.whole(level)) for option in detection.OPTIONS.values()}) == len(
         detection.OPTIONS
     )
     for option in detection.OPTIONS.values():
         assert len(option.setting) + len(option.network) <= 1
-        setting = option.whole
+        setting = option.whole(level)
         model = detection.network_of("nano, from scratch", setting, ("a", "b"))
         assert model.options["detector"] == setting.options["detector"]
         learned = {name for name in model.state_dict() if name.startswith(option.learned)}
         assert learned
+
+
+def test_rates_are_chosen_without_the_test_images(detection, tmp_path):
+    miniature.write_fair1m(tmp_path)
+    whole = detection.GROUPS.reader(str(tmp_path)).splits(Scan())
+    part = detection.TrainingPart(str(tmp_path)).splits(Scan())
+    train, held_out = (set(part[name].indices) for name in ("train", "val"))
+    assert train
+    assert held_out
+    assert not train & held_out
+    assert train | held_out == set(whole["train"].indices)
 
 
 def test_peers_that_are_not_there_are_named(detection):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported detectors are run by onnxruntime and finished with NumPy, as their users do."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_candidates_and_numpy_give_the_boxes_of_the_model(detector):
     with torch.no_grad():
         output = model(images)
         selection = model.head.selection([len(x) for x in model.head.anchors(output.maps)])
-        finish = PostProcessing(CLASSES, model.numbers == 5, **selection._asdict())
+        finish = PostProcessing(CLASSES, model.numbers == 5, **asdict(selection))
         boxes, scores = model.head.candidates(output)
         assert scores.shape == (2, sum(selection.levels), 3)
         same_boxes(finish(boxes.numpy(), scores.numpy()), model.detect(output))

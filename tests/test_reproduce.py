@@ -11,7 +11,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 pytestmark = pytest.mark.source_tree
 
-OLD = "# date: today\nmodel,size,speed,error,note\nours,224,2.5,1e-7,\npeer,224,1,2e-7,\n"
+OLD = """\
+# device: a CPU (2 threads, L1 1K)
+model,size,speed,error,note
+ours,224,2.5,1e-7,
+peer,224,1,2e-7,
+"""
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def step(reproduce, monkeypatch, tmp_path):
             "error": reproduce.Tolerance.at_most(1.5),
         }
         one = reproduce.Step(
-            "step", (str(script),), "*_table.csv", ("model", "size"), tolerances, 1, **options
+            "step", str(script), "*_table.csv", ("model", "size"), tolerances, 1, **options
         )
         monkeypatch.setattr(reproduce, "STEPS", (one,))
         return reproduce.main(["--steps", "step", "--output", str(tmp_path / "out")])
@@ -79,6 +84,14 @@ def test_what_cannot_be_compared_is_told(step, capsys, arguments, options, statu
     assert re.search(f"Not compared: step: .*{reason}", capsys.readouterr().out)
 
 
+def test_times_are_compared_on_the_same_kind_of_machine(step, capsys):
+    assert step(OLD.replace("2 threads", "1 thread"), timed=True) == 0
+    assert "Not compared: step" not in capsys.readouterr().out
+    assert step(OLD.replace("L1 1K", "L1 2K"), timed=True) == 0
+    told = capsys.readouterr().out
+    assert "this_table.csv is of a CPU (L1 1K), this is a CPU (L1 2K)" in told
+
+
 def test_every_step_names_a_committed_table_and_its_columns(reproduce):
     from operator_tables import RESULTS
     from tables import read
@@ -92,7 +105,7 @@ def test_every_step_names_a_committed_table_and_its_columns(reproduce):
                 assert {*one.keys, *one.tolerances, *one.rows} <= set(row)
         for column, values in one.rows.items():
             assert set(values) <= {row[column] for row in read(tables[0])}
-        assert (BENCHMARKS / one.command[0]).exists()
+        assert (BENCHMARKS / one.command.split()[0]).exists()
     for command, _, hours in reproduce.LONGER:
         assert (BENCHMARKS / command.split()[0]).exists()
         assert hours > 0

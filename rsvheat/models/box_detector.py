@@ -20,6 +20,7 @@ from rsvheat.models.features import (
     keep_maps_only,
 )
 from rsvheat.models.task_model import TaskModel
+from rsvheat.postprocess import Selection
 
 # Boxes, labels and scores of an image by these names.
 Found: TypeAlias = dict[str, Tensor]
@@ -58,26 +59,6 @@ class Target(NamedTuple):
 
     boxes: Tensor
     labels: Tensor
-
-
-class Selection(NamedTuple):
-    """Rules by which boxes are chosen among the candidates of an image.
-
-    Attributes:
-        levels: Number of candidates of each level, in their order.
-        candidates: Largest number of pairs of box and class of a level that are compared.
-        score_threshold: Score that boxes have to exceed.
-        nms_threshold: Largest overlap of two boxes of a class that both stay.
-        max_detections: Largest number of boxes of an image.
-        per_class: Whether each class has a box of its own.
-    """
-
-    levels: tuple[int, ...]
-    candidates: int
-    score_threshold: float
-    nms_threshold: float
-    max_detections: int
-    per_class: bool = False
 
 
 class BoxHead(nn.Module, ABC):

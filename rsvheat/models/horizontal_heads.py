@@ -22,6 +22,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
+from rsvheat.models.anchor_matching import anchor_kinds, match_anchors
 from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
@@ -30,7 +31,6 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
-    Selection,
     Target,
     check_thresholds,
     mark_not_finite,
@@ -49,6 +49,7 @@ from rsvheat.models.proposals import (
     scores_of_valid,
     take_rows,
 )
+from rsvheat.postprocess import Selection
 
 _norm = partial(build_norm, "group")
 
@@ -160,7 +161,7 @@ class FasterRCNNHead(BoxHead):
         levels = self.anchors(output.maps)
         anchors = [torch.cat(levels)] * len(targets)
         given = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in targets]
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, given)
+        labels, matched = self._assign(anchors[0], targets)
         objectness, rpn_boxes = self.rpn.compute_loss(
             output.dense["objectness"].reshape(-1, 1),
             output.dense["deltas"].reshape(-1, 4),
@@ -177,6 +178,16 @@ class FasterRCNNHead(BoxHead):
             "classes": classes,
             "boxes": boxes,
         }
+
+    @staticmethod
+    def _assign(anchors: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the kind of each anchor and its box, of each image."""
+        kinds, wanted = [], []
+        for boxes, _ in targets:
+            matched = match_anchors(boxes, anchors)
+            kinds.append(anchor_kinds(matched))
+            wanted.append(boxes[matched.clamp(min=0)] if len(boxes) else torch.zeros_like(anchors))
+        return kinds, wanted
 
     def detect(self, output: DetectorOutput) -> list[Found]:
         """See ``rsvheat.models.box_detector.BoxHead.detect``."""
@@ -236,11 +247,11 @@ class FasterRCNNHead(BoxHead):
         count = min(self.rpn.post_nms_top_n(), most)
         classes = self.regions.box_predictor.cls_score.out_features - 1
         return Selection(
-            (count,),
-            count * classes,
-            self.regions.score_thresh,
-            self.regions.nms_thresh,
-            self.regions.detections_per_img,
+            levels=(count,),
+            candidates=count * classes,
+            score_threshold=self.regions.score_thresh,
+            nms_threshold=self.regions.nms_thresh,
+            max_detections=self.regions.detections_per_img,
             per_class=True,
         )
 
@@ -288,11 +299,11 @@ class _DenseHead(BoxHead):
     def selection(self, anchors: Sequence[int]) -> Selection:
         """See ``rsvheat.models.box_detector.BoxHead.selection``."""
         return Selection(
-            tuple(anchors),
-            self.detector.topk_candidates,
-            self.detector.score_thresh,
-            self.detector.nms_thresh,
-            self.detector.detections_per_img,
+            levels=tuple(anchors),
+            candidates=self.detector.topk_candidates,
+            score_threshold=self.detector.score_thresh,
+            nms_threshold=self.detector.nms_thresh,
+            max_detections=self.detector.detections_per_img,
         )
 
     @abstractmethod

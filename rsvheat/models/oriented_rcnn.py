@@ -11,11 +11,12 @@ from torch.nn.functional import (
     cross_entropy,
     smooth_l1_loss,
 )
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
+from rsvheat.models.anchor_matching import anchor_kinds, match_anchors
 from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
@@ -24,7 +25,6 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
-    Selection,
     Target,
     check_thresholds,
     mark_not_finite,
@@ -59,9 +59,12 @@ from rsvheat.ops import (
     boxes_to_bounds,
     roi_align_rotated,
 )
+from rsvheat.postprocess import Selection
 
 # Overlap of the horizontal boxes around proposals from which one of two goes.
 _PROPOSAL_NMS = 0.8
+# Overlap with an annotated box from which on a region is of its class.
+_REGION_OVERLAP = 0.5
 # Side of a region, in strides of the level that it is taken from: 14 to 28, one level finer than
 # the canonical 224 pixels at stride 16.
 _REGION_SIDE = 14
@@ -133,9 +136,7 @@ class OrientedRCNNHead(BoxHead):
         ):
             nn.init.normal_(layer.weight, std=deviation)
             nn.init.zeros_(layer.bias)
-        self._match_anchors = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         self._sample_anchors = BalancedPositiveNegativeSampler(256, 0.5)
-        self._match_regions = Matcher(0.5, 0.5, allow_low_quality_matches=False)
         self._sample_regions = BalancedPositiveNegativeSampler(regions, 0.25)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -161,9 +162,8 @@ class OrientedRCNNHead(BoxHead):
     ) -> tuple[Tensor, Tensor]:
         scores, wanted_scores, codes, wanted_codes = [], [], [], []
         for row, (boxes, _) in enumerate(targets):
-            matched = _match(self._match_anchors, box_iou(boxes_to_bounds(boxes), anchors))
-            # 1 for objects, 0 for background, -1 for anchors in between, which are not sampled.
-            kinds = torch.where(matched >= 0, 1.0, torch.where(matched == -1, 0.0, -1.0))
+            matched = match_anchors(boxes_to_bounds(boxes), anchors)
+            kinds = anchor_kinds(matched)
             positive, negative = (part[0].bool() for part in self._sample_anchors([kinds]))
             chosen = (positive | negative).nonzero().flatten()
             scores.append(output.dense["objectness"][row, chosen, 0])
@@ -213,10 +213,7 @@ class OrientedRCNNHead(BoxHead):
             # As proposals are: regions are resampled along the width.
             true_boxes = longer_side_first(true_boxes)
             boxes = torch.cat((boxes, true_boxes))
-            matched = _match(self._match_regions, box_iou_rotated(true_boxes, boxes))
-            labels = torch.zeros_like(matched)
-            rows = (matched >= 0).nonzero().flatten()
-            labels[rows] = true_labels[matched[rows]] + 1
+            labels, matched = _label_regions(boxes, true_boxes, true_labels)
             positive, negative = (part[0].bool() for part in self._sample_regions([labels]))
             chosen = (positive | negative).nonzero().flatten()
             regions.append(boxes[chosen])
@@ -313,25 +310,27 @@ class OrientedRCNNHead(BoxHead):
         """See ``rsvheat.models.box_detector.BoxHead.selection``."""
         count = min(self.proposals, sum(min(self.proposals, n) for n in anchors))
         return Selection(
-            (count,),
-            count * (self.classes.out_features - 1),
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
+            levels=(count,),
+            candidates=count * (self.classes.out_features - 1),
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
         )
 
 
-def _match(matcher: Any, overlaps: Tensor) -> Tensor:
-    """Return the true box of each anchor or region, -1 for background, -2 for those in between.
+def _label_regions(regions: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class of each region, from 1, 0 for background, and the number of its box.
 
     Args:
-        matcher: Thresholds of the overlaps.
-        overlaps: Overlaps, (true boxes, anchors).
+        regions: Regions, (R, 5).
+        boxes: Annotated boxes, (N, 5); N may be 0.
+        labels: Their classes, (N,), from 0.
     """
-    if len(overlaps) == 0:
-        return torch.full(overlaps.shape[1:], -1, dtype=torch.int64, device=overlaps.device)
-    matched: Tensor = matcher(overlaps)
-    return matched
+    if len(boxes) == 0:
+        none = torch.zeros(len(regions), dtype=torch.int64, device=regions.device)
+        return none, none
+    overlap, matched = box_iou_rotated(boxes, regions).max(0)
+    return torch.where(overlap >= _REGION_OVERLAP, labels[matched] + 1, 0), matched
 
 
 def select_boxes(

@@ -15,7 +15,6 @@ from rsvheat.models.box_detector import (
     BoxHead,
     DetectorOutput,
     Found,
-    Selection,
     Target,
     check_thresholds,
     mark_not_finite,
@@ -41,6 +40,7 @@ from rsvheat.models.oriented_coding import (
     overlap_loss,
 )
 from rsvheat.models.oriented_rcnn import select_boxes
+from rsvheat.postprocess import Selection
 
 # Points of a box are those within so many strides of its center.
 _RADIUS = 1.5
@@ -206,11 +206,11 @@ class RotatedFCOSHead(BoxHead):
     def selection(self, anchors: Sequence[int]) -> Selection:
         """See ``rsvheat.models.box_detector.BoxHead.selection``."""
         return Selection(
-            tuple(anchors),
-            _CANDIDATES,
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
+            levels=tuple(anchors),
+            candidates=_CANDIDATES,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
         )
 
     def detect(self, output: DetectorOutput) -> list[Found]:

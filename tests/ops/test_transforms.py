@@ -313,7 +313,9 @@ class TestTransforms:
             assert t.dtype == y.dtype or y.dim() == 0
             torch.testing.assert_close(t.float(), expected.float(), rtol=0.05, atol=0.05)
 
-    def test_compiled(self, case: Case, device: torch.device) -> None:
+    def test_compiled(self, case: Case, device: torch.device, implementation: str) -> None:
+        if case.function is overlap and implementation == "twin":
+            pytest.skip("derivatives of the native op are those of the reference, long to trace")
         inputs = inputs_of(case, device)
         tangents = like(inputs)
 
