@@ -21,6 +21,7 @@ def register() -> None:
         "spectral_l1": _spectral_l1,
         "gated_layer_norm": _like_first,
         "add_layer_norm": _like_first,
+        "_add_layer_norm_into": lambda *_: None,
         "spatial_correction_conv": _like_first,
         "_gated_layer_norm_backward": _like_operands,
         "_add_layer_norm_backward": _like_operands,
