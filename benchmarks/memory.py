@@ -46,9 +46,24 @@ GOALS = {"inference": 0.25, "training": 0.40, "checkpointed": 0.16}
 PATH = RESULTS / "memory.csv"
 
 _GRANULE = 512
-# As kCacheBytes in csrc/core/cuda/platform.h, and the shared memory of a block on an H100.
+# As in csrc/core/cuda: kCacheBytes and kMultiprocessors, the shared memory of a block on an H100,
+# the line kernels' sizes and lanes, and of square tiles' gradients the channels of a block and the
+# blocks of a multiprocessor (square_block).
 _STEP_BYTES = 32 * 2**20
 _SHARED_BYTES = 232448
+_MULTIPROCESSORS = 132
+_LINE_SIZES = {4 * q for q in (12, 14, 16, 18, 20, 24, 25, 28, 30, 32, 40, 48, 50, 56, 64)}
+_LINE_LANES = 32
+_SQUARES = {
+    7: (32, 4),
+    8: (32, 4),
+    14: (32, 4),
+    16: (32, 3),
+    28: (16, 2),
+    32: (16, 1),
+    56: (8, 1),
+    64: (4, 1),
+}
 
 
 class LiveBytes(TorchDispatchMode):
@@ -121,30 +136,48 @@ def _rounded(size: int) -> int:
 def workspace_bytes(name: str, args: tuple[Any, ...]) -> int:
     """Return the bytes that an operator of rsvheat takes on CUDA while it runs.
 
-    Follows csrc/core/cuda: transforms of images that fit in shared memory need none, others and
-    spectra go through steps of 32 MiB. Sizes above 256, which cuFFT serves, count as such steps.
+    Follows csrc/core/cuda: transforms of images that fit in shared memory need none, others go
+    through steps of 16 MiB, spectra through steps of 32 MiB; gradients of square tiles need their
+    sums. Sizes above 256, which cuFFT serves, count as such steps.
 
     Args:
         name: Name of an operator with its namespace.
         args: Its arguments.
     """
     if name in ("rsvheat::heat_conduction", "rsvheat::apply_heat_filter"):
-        return _transform_bytes(args[0])
+        return _pass_bytes(args[0], round_trip=True)
     if name in ("rsvheat::_heat_conduction_backward", "rsvheat::_apply_heat_filter_backward"):
-        spectra = 2 * _step_bytes(args[0]) if args[4] else 0
-        return spectra + _transform_bytes(args[0])
+        x = args[0]
+        if not args[4]:
+            return _pass_bytes(x, round_trip=True)
+        batch, height, width, channels = x.shape
+        if height == width and height in _SQUARES and channels * x.element_size() % 16 == 0:
+            group, blocks = _SQUARES[height]
+            groups = -(-channels // group)
+            images = -(-batch // min(max(_MULTIPROCESSORS * blocks // groups, 1), batch))
+            return -(-batch // images) * groups * group * height * width * 4
+        image = x[0].numel() * max(4, x.element_size())
+        spectrum = max(1, min(_STEP_BYTES // image, batch)) * image
+        return 2 * spectrum + _pass_bytes(x, round_trip=False)
     return 0
 
 
-def _step_bytes(x: Tensor) -> int:
-    image = x[0].numel() * max(4, x.element_size())
-    return max(1, min(_STEP_BYTES // image, x.shape[0])) * image
-
-
-def _transform_bytes(x: Tensor) -> int:
-    fewest_channels = 4
-    tile = x.shape[1] * x.shape[2] * fewest_channels * 4
-    return 0 if tile <= _SHARED_BYTES else _step_bytes(x)
+def _pass_bytes(x: Tensor, round_trip: bool) -> int:
+    """Return the bytes of what passes over rows and columns take at once."""
+    batch, height, width, channels = x.shape
+    fewest_channels, limit = 4, _STEP_BYTES // 2
+    plane = height * width * max(4, x.element_size())
+    if plane * fewest_channels <= _SHARED_BYTES:
+        return 0
+    if round_trip and channels % _LINE_LANES == 0 and {height, width} <= _LINE_SIZES:
+        units = channels // _LINE_LANES
+        fitting = (
+            n for n in range(units, 1, -1)
+            if units % n == 0 and min(batch, 2) * plane * n * _LINE_LANES <= limit
+        )  # fmt: skip
+        channels = next(fitting, 1) * _LINE_LANES
+    most = max(1, min(limit // (plane * channels), batch))
+    return -(-batch // -(-batch // most)) * plane * channels
 
 
 def efficient_attention(

@@ -101,8 +101,10 @@ def test_a_pass_takes_the_operators_that_run_on_cuda(memory):
         "gated_layer_norm",
         "add_layer_norm",
     ):
-        blocks = 2 * 3 if name == "add_layer_norm" else 3
-        assert counter.operators[name] == counter.operators[f"_{name}_backward"] == blocks
+        calls = 2 * 3 if name == "add_layer_norm" else 3
+        assert counter.operators[f"_{name}_backward"] == calls
+        # The gated norm is computed again in the backward pass.
+        assert counter.operators[name] == (2 * calls if name == "gated_layer_norm" else calls)
 
 
 @pytest.mark.skipif(not _library.cuda_available(), reason="the CUDA operators are not loaded")

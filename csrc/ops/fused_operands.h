@@ -2,6 +2,8 @@
 // What the fused steps of a block on the CPU and on CUDA have in common: checked operands.
 #pragma once
 
+#include <tuple>
+
 #include "checks.h"
 #include "core/layer_norm.h"
 #include "core/spatial_correction.h"
@@ -34,6 +36,58 @@ struct NormOperands {
         rows(channels == 0 ? 0 : x.numel() / channels) {}
 
   NormParameters norm() const { return {weight.const_data_ptr(), bias.const_data_ptr(), eps}; }
+};
+
+// The gradient of a step's result, checked, and the gradients to be computed; that of the other
+// operand is an empty tensor where it is that of the result.
+struct NormGradients {
+  Tensor y, x, other, weight, bias;
+
+  NormGradients(NormStep step, const Tensor& grad_y, const Tensor& x_any_strides,
+                const Tensor& other_any_strides, const Tensor& weight, const Tensor& bias)
+      : y(like_other(op_name(step), grad_y, x_any_strides, other_any_strides)),
+        x(empty_like_dense(x_any_strides)),
+        other(step == NormStep::kGate ? empty_like_dense(x_any_strides) : no_tensor(x_any_strides)),
+        weight(empty_like_dense(weight)),
+        bias(empty_like_dense(bias)) {}
+
+ private:
+  static Tensor like_other(const char* op, const Tensor& grad_y, const Tensor& x,
+                           const Tensor& other) {
+    check_same_shape(op, "grad_y", grad_y, "x", x);
+    check_dtype(op, "grad_y", grad_y, other.scalar_type());
+    check_same_device(op, "grad_y", grad_y, "x", x);
+    return dense(grad_y);
+  }
+};
+
+// The ops of a device from its `Tensor Forward(step, x, other, weight, bias, eps)` and
+// `NormGradients Backward(step, grad_y, x, other, weight, bias, eps)`.
+template <auto Forward, auto Backward>
+struct NormOps {
+  static Tensor gated(const Tensor& x, const Tensor& gate, const Tensor& weight, const Tensor& bias,
+                      double eps) {
+    return Forward(NormStep::kGate, x, gate, weight, bias, eps);
+  }
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> gated_backward(const Tensor& grad_y,
+                                                                   const Tensor& x,
+                                                                   const Tensor& gate,
+                                                                   const Tensor& weight,
+                                                                   const Tensor& bias, double eps) {
+    const NormGradients g = Backward(NormStep::kGate, grad_y, x, gate, weight, bias, eps);
+    return {g.x, g.other, g.weight, g.bias};
+  }
+  static Tensor add(const Tensor& residual, const Tensor& x, const Tensor& weight,
+                    const Tensor& bias, double eps) {
+    return Forward(NormStep::kAdd, x, residual, weight, bias, eps);
+  }
+  static std::tuple<Tensor, Tensor, Tensor> add_backward(const Tensor& grad_y, const Tensor& x,
+                                                         const Tensor& weight, const Tensor& bias,
+                                                         double eps) {
+    // Of the residual only the type matters, which is that of grad_y.
+    const NormGradients g = Backward(NormStep::kAdd, grad_y, x, grad_y, weight, bias, eps);
+    return {g.x, g.weight, g.bias};
+  }
 };
 
 // x and the parameters, dense and checked to fit it.
@@ -71,6 +125,38 @@ struct CorrectionOperands {
             {norm_weight.const_data_ptr(), norm_bias.const_data_ptr(), eps},
             conv_weight.const_data_ptr(),
             conv_bias.const_data_ptr()};
+  }
+};
+
+// The gradient of the result, checked, and the gradients to be computed.
+struct CorrectionGradientTensors {
+  Tensor y, x, embed, norm_weight, norm_bias, conv_weight, conv_bias;
+
+  CorrectionGradientTensors(const Tensor& grad_y, const CorrectionOperands& of)
+      : y(like_x(grad_y, of.x)),
+        x(empty_like_dense(of.x)),
+        embed(empty_like_dense(of.embed)),
+        norm_weight(empty_like_dense(of.norm_weight)),
+        norm_bias(empty_like_dense(of.norm_bias)),
+        conv_weight(empty_like_dense(of.conv_weight)),
+        conv_bias(empty_like_dense(of.conv_bias)) {}
+
+  CorrectionGradients view() const {
+    return {x.mutable_data_ptr(),           embed.mutable_data_ptr(),
+            norm_weight.mutable_data_ptr(), norm_bias.mutable_data_ptr(),
+            conv_weight.mutable_data_ptr(), conv_bias.mutable_data_ptr()};
+  }
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> results() const {
+    return {x, embed, norm_weight, norm_bias, conv_weight, conv_bias};
+  }
+
+ private:
+  static Tensor like_x(const Tensor& grad_y, const Tensor& x) {
+    constexpr const char* kOp = CorrectionOperands::kOp;
+    check_same_shape(kOp, "grad_y", grad_y, "x", x);
+    check_dtype(kOp, "grad_y", grad_y, x.scalar_type());
+    check_same_device(kOp, "grad_y", grad_y, "x", x);
+    return dense(grad_y);
   }
 };
 

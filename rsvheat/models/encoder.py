@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,15 @@ from rsvheat.models.freq_embed import (
     check_freq_resize,
     resize_map,
 )
-from rsvheat.models.layers import NORM_EPS, Downsample, HeatBlock, LayerNorm, Stem, pool_features
+from rsvheat.models.layers import (
+    NORM_EPS,
+    Downsample,
+    HeatBlock,
+    LayerNorm,
+    Stem,
+    is_unchanged,
+    pool_features,
+)
 from rsvheat.models.load_report import LoadReport
 from rsvheat.models.parameter_groups import parameter_groups
 from rsvheat.ops._backend import is_jit_tracing
@@ -88,6 +96,19 @@ class Stage(nn.Module):
             x: Features, (B, H, W, C), at this stage's resolution or, with a downsampling, twice.
             scale: Ground sampling distance over the reference one.
         """
+        return self.run([x], scale)
+
+    def run(self, held: list[Tensor], scale: float) -> Tensor:
+        """Return ``forward`` of the only tensor of a list, and take it out.
+
+        What a call holds for its caller stays in memory until it returns; the features of the
+        stage before need not.
+
+        Args:
+            held: The features, (B, H, W, C).
+            scale: Ground sampling distance over the reference one.
+        """
+        x = held.pop()
         if self.downsample is not None:
             x = self.downsample(x)
         correction: Tensor | None = self.spatial_correction_embed
@@ -392,9 +413,11 @@ class RSVHeat(nn.Module):
             ValueError: If the modality is unknown, or the shape or ``gsd`` does not fit.
         """
         x, scale = self._embed(x, modality, gsd)
+        held = [x]
+        del x
         for stage in self.stages:
-            x = stage(x, scale)
-        return x.permute(0, 3, 1, 2)
+            held.append(_run_stage(stage, held, scale))
+        return held.pop().permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, or with ``pre_logits`` pooled features, of the last stage's features.
@@ -622,6 +645,14 @@ class RSVHeat(nn.Module):
         recomputed = isinstance(first, Stage) and first.recomputes()
         y = checkpoint(stem, x, use_reentrant=False) if recomputed else stem(x)
         return y, scale
+
+
+def _run_stage(stage: nn.Module, held: list[Tensor], scale: float) -> Tensor:
+    """Return a stage's features of the only tensor of a list, which is taken out."""
+    if is_unchanged(stage, Stage):
+        return cast(Stage, stage).run(held, scale)
+    y: Tensor = stage(held.pop(), scale)
+    return y
 
 
 def _init_linear(layer: nn.Linear) -> None:

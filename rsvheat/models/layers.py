@@ -19,9 +19,10 @@ from rsvheat.ops import (
     heat_filter,
     spatial_correction_conv,
 )
-from rsvheat.ops._backend import is_jit_tracing
+from rsvheat.ops._backend import is_jit_tracing, use_native
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
+from rsvheat.ops.recomputed import gated_norm_linear, lowered_layer_norm, recomputed_mlp
 from rsvheat.ops.reference import standardize
 
 # As in the published encoders: the stem's norms differ from all others.
@@ -29,11 +30,12 @@ STEM_NORM_EPS = 1e-6
 NORM_EPS = 1e-5
 
 # Size of an MLP's hidden features in evaluation: a part of the last-level cache that is still large
-# enough for products at full speed.
-HIDDEN_BYTES = {"cpu": 4 * 2**20, "cuda": 32 * 2**20}
+# enough for products at full speed. On CUDA 16 MiB make four tiles or more of 128 x 128 elements
+# for each multiprocessor.
+HIDDEN_BYTES = {"cpu": 4 * 2**20, "cuda": 16 * 2**20}
 
 # Size of the largest features that the stem takes at once in evaluation on CUDA, in float32.
-STEM_BYTES = 64 * 2**20
+STEM_BYTES = 16 * 2**20
 
 
 def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -147,17 +149,42 @@ class Stem(nn.Module):
 
         Under autocast they are of its type, as all features that blocks add to.
         """
-        images = self._images_at_once(x)
-        if images >= x.shape[0]:
+        images, rows = self._at_once(x)
+        height = _halved(_halved(x.shape[1]))
+        if images >= x.shape[0] and rows >= height:
             return self._embed(x)
-        return torch.cat([self._embed(part) for part in torch.split(x, images)])
+        features: Tensor | None = None
+        for i, part in enumerate(torch.split(x, images)):
+            for first in range(0, height, rows):
+                y = self._embed_rows(part, first, min(first + rows, height))
+                if features is None:
+                    features = y.new_empty(x.shape[0], height, *y.shape[2:])
+                features[i * images : i * images + len(part), first : first + rows] = y
+        assert features is not None
+        return features
 
     def _embed(self, x: Tensor) -> Tensor:
-        x = self.act(_autocast.lowered(self.norm1(self.conv1(x))))
-        return _autocast.lowered(self.norm2(self.conv2(x)))
+        x = self.act(_lowered_norm(self.norm1, self.conv1(x)))
+        return _lowered_norm(self.norm2, self.conv2(x))
 
-    def _images_at_once(self, x: Tensor) -> int:
-        """Return how many images are taken at a time; modules with hooks get all at once."""
+    def _embed_rows(self, x: Tensor, first: int, end: int) -> Tensor:
+        """Return rows ``first`` to before ``end`` of the features of images.
+
+        A convolution pads its input. Where that is no border of the image, the outermost row of the
+        output is wrong, and left out.
+        """
+        middle = max(0, 2 * first - 2)
+        top = max(0, 2 * middle - 2)
+        rows = x[:, top : 2 * min(2 * end, _halved(x.shape[1]))]
+        y = self.conv1(rows)[:, middle - top // 2 :]
+        y = self.conv2(self.act(_lowered_norm(self.norm1, y)))[:, first - middle // 2 :]
+        return _lowered_norm(self.norm2, y)
+
+    def _at_once(self, x: Tensor) -> tuple[int, int]:
+        """Return how many images, and of their features how many rows, are taken at a time.
+
+        Modules with hooks get everything at once.
+        """
         if (
             not x.is_cuda
             or torch.is_grad_enabled()
@@ -174,9 +201,39 @@ class Stem(nn.Module):
                 )
             )
         ):
-            return x.shape[0]
-        image = x.shape[1] * x.shape[2] // 4 * self.conv1.out_channels * 4
-        return max(1, STEM_BYTES // max(image, 1))
+            return x.shape[0], x.shape[1]
+        # Two rows between the convolutions make one of the features.
+        row = 2 * _halved(x.shape[2]) * self.conv1.out_channels * 4
+        rows = max(1, STEM_BYTES // max(row, 1))
+        return max(1, rows // max(_halved(_halved(x.shape[1])), 1)), rows
+
+
+def _lowered_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return the norm of features, under autocast in its type."""
+    if (
+        _recomputes(x)
+        and isinstance(norm, LayerNorm)
+        and _is_affine_norm(norm)
+        and _autocast.enabled(x)
+        and x.dtype == torch.get_autocast_dtype(x.device.type)
+        and norm.weight.dtype == torch.float32
+    ):
+        return lowered_layer_norm(x, *_norm_parameters(norm))
+    return _autocast.lowered(norm(x))
+
+
+def _recomputes(x: Tensor) -> bool:
+    """Return whether what lies between two layers is computed again in the backward pass."""
+    return (
+        x.is_cuda
+        and torch.is_grad_enabled()
+        and not (torch.compiler.is_compiling() or is_jit_tracing() or _checks.transforms_active())
+    )
+
+
+def _halved(size: int) -> int:
+    """Return the size after a convolution of stride 2 that keeps every point's neighbors."""
+    return -(-size // 2)
 
 
 class Downsample(nn.Module):
@@ -194,7 +251,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features, (B, ceil(H / 2), ceil(W / 2), C'); under autocast of its type."""
-        return _autocast.lowered(self.norm(self.conv(x)))
+        return _lowered_norm(self.norm, self.conv(x))
 
 
 class Mlp(nn.Module):
@@ -216,7 +273,13 @@ class Mlp(nn.Module):
         if not _is_exact_gelu(self.act) or not is_unchanged(self.fc1, Linear):
             y: Tensor = self.fc2(self.act(self.fc1(x)))
         elif torch.is_grad_enabled() and not is_jit_tracing() and is_unchanged(self.fc2, Linear):
-            y = self.fc2.of_gelu(self.fc1(x))
+            dtype = self.fc1.type_on_gpu(x)
+            biases = self.fc1.bias, self.fc2.bias
+            if dtype is None or any(bias is None for bias in biases):
+                y = self.fc2.of_gelu(self.fc1(x))
+            else:
+                layers = self.fc1.weight, biases[0], self.fc2.weight, biases[1]
+                y = recomputed_mlp(x.to(dtype), *layers)
         else:
             y = self.fc2(self.fc1.slices(x, activation="gelu")[0])
         return y
@@ -396,7 +459,18 @@ class HeatOperator(nn.Module):
             x, gate = self.linear(x).chunk(2, dim=-1)
         x = self.conduction(x, freq_embed, self.to_k, scale)
         if _is_affine_norm(self.out_norm) and is_unchanged(self.act, nn.SiLU):
-            x = gated_layer_norm(x, gate, *_norm_parameters(self.out_norm))
+            weight, bias, eps = _norm_parameters(self.out_norm)
+            last = self.out_linear
+            if (
+                _recomputes(x)
+                and is_unchanged(last, Linear)
+                and last.bias is not None
+                and last.type_on_gpu(x) == x.dtype == gate.dtype
+                and use_native(x)
+            ):
+                weight, bias = _checks.channel_parameters(x, weight=weight, bias=bias)
+                return gated_norm_linear(x, gate, weight, bias, last.weight, last.bias, eps)
+            x = gated_layer_norm(x, gate, weight, bias, eps)
         else:
             x = self.out_norm(x) * self.act(gate)
         y: Tensor = self.out_linear(x)

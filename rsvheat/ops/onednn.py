@@ -225,8 +225,8 @@ class Linear(_PackedModule, nn.Linear):
             return self._pack(dtype, _OPERATORS.pack_linear, count)
         return self.weight.chunk(count)
 
-    def _type_on_gpu(self, x: Tensor) -> torch.dtype | None:
-        """Return the type in which torch multiplies on a GPU, None where the GELU is not redone."""
+    def type_on_gpu(self, x: Tensor) -> torch.dtype | None:
+        """Return the type in which torch multiplies on a GPU, None where nothing is recomputed."""
         if (
             not (x.is_cuda and self.weight.is_cuda)
             or torch.compiler.is_compiling()
@@ -264,7 +264,7 @@ class Linear(_PackedModule, nn.Linear):
         """
         dtype = None
         if torch.is_grad_enabled():
-            dtype = self._type(x) or self._type_on_gpu(x)
+            dtype = self._type(x) or self.type_on_gpu(x)
         if dtype is None or self._records_nothing(x):
             return self.forward(gelu(x))
         (y,) = _Products.apply(x.to(dtype), self.weight, self.bias, 1, True)

@@ -234,17 +234,19 @@ void run(size_t bytes, const std::function<Status(void*)>& call) {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16};
 
-// One or two for each path of transform.h: register tiles, matrix tiles, passes with register lines
-// on both axes and on none, cuFFT.
-constexpr Shape kFeatures[] = {{2, 14, 14, 40},  {1, 56, 56, 3},  {2, 13, 17, 9}, {1, 128, 100, 2},
-                               {1, 131, 127, 1}, {1, 300, 40, 2}, {2, 1, 5, 3}};
+// Some for each path of transform.h: square tiles, register tiles, matrix tiles, passes with
+// register lines on both axes, with 16-byte accesses and without, and on none, cuFFT.
+constexpr Shape kFeatures[] = {{2, 7, 7, 64},    {2, 14, 14, 40},   {3, 28, 28, 24},
+                               {3, 56, 56, 16},  {2, 64, 64, 16},   {1, 56, 56, 3},
+                               {2, 13, 17, 9},   {2, 256, 128, 64}, {1, 128, 100, 2},
+                               {1, 131, 127, 1}, {1, 300, 40, 2},   {2, 1, 5, 3}};
 constexpr Shape kImages[] = {{2, 64, 96, 2}, {1, 31, 1, 2}, {1, 37, 53, 1}, {1, 300, 7, 1}};
 
 void check_heat() {
   for (Shape shape : kFeatures) {
 #if defined(RSVHEAT_CUDA_EMULATION)
     // The emulation starts a host thread for each thread of a block: the largest take minutes.
-    shape.channels = std::min<int64_t>(shape.channels, 2);
+    shape.channels = std::min<int64_t>(shape.channels, 8);
     if (count(shape) > 10000) continue;
 #endif
     for (const DType dtype : kDTypes) {
@@ -270,8 +272,10 @@ void check_heat() {
         heat_conduction_cpu(x.data(), view(k.data()), kind, expected.data(), dtype, shape, kSerial);
         compare("heat_conduction " + describe(shape), dtype, y.bytes(), expected);
 
+        const bool vectors = heat_conduction_vectors(grad_device.data(), x_device.data(),
+                                                     view(k_device.data()), grad_x.data());
         const Status backward_query =
-            heat_conduction_backward_cuda_workspace(shape, dtype, true, nullptr, &bytes);
+            heat_conduction_backward_cuda_workspace(shape, dtype, true, vectors, nullptr, &bytes);
         if (!backward_query.ok()) fail(backward_query.what, backward_query.detail);
         run(bytes, [&](void* workspace) {
           return heat_conduction_backward_cuda(grad_device.data(), x_device.data(),

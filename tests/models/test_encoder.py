@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import rsvheat
 from rsvheat.models import VARIANTS, RSVHeat, pool_features
+from rsvheat.models.layers import HeatBlock, Stem
 
 
 def small(**kwargs: Any) -> RSVHeat:
@@ -317,3 +319,36 @@ def test_ground_sampling_distance_matters_to_the_network_only() -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+@pytest.mark.parametrize("size", [(33, 20), (64, 9), (5, 7), (1, 1), (46, 8)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_rows_of_the_stem_are_those_of_the_whole_image(size: tuple[int, int], rows: int) -> None:
+    stem = Stem(3, 8).double().eval()
+    x = torch.randn(2, *size, 3, dtype=torch.float64)
+    with torch.no_grad():
+        expected = stem(x)
+        height = expected.shape[1]
+        parts = [
+            stem._embed_rows(x, first, min(first + rows, height))
+            for first in range(0, height, rows)
+        ]
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_features_outlive_their_use_by_the_next_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(depths=(2, 2, 1, 1)).eval()
+    inputs: list[weakref.ref[Tensor]] = []
+    outlived = []
+    forward = HeatBlock.forward
+
+    def watched(self: HeatBlock, x: Tensor, *args: Any) -> Tensor:
+        outlived.extend(ref() is not None for ref in inputs)
+        inputs.append(weakref.ref(x))
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(HeatBlock, "forward", watched)
+    with torch.no_grad():
+        model.forward_features(torch.randn(1, 3, 32, 32))
+    assert len(inputs) == 6
+    assert not any(outlived)

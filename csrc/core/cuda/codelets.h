@@ -155,7 +155,9 @@ RSVHEAT_DEVICE void dct4(float* v) {
 // kernels, visit_host() on the host; bodies read decltype(n)::value.
 template <int... Sizes>
 struct SizeList {
-  static constexpr bool contains(int64_t size) { return ((size == Sizes) || ...); }
+  __host__ __device__ static constexpr bool contains(int64_t size) {
+    return ((size == Sizes) || ...);
+  }
 
   template <typename Body>
   RSVHEAT_DEVICE static void visit(int size, const Body& body) {

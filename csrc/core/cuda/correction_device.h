@@ -106,6 +106,34 @@ struct PlainFeatures {
   }
 };
 
+// rows[s] = rows[s + 1]: those that a window has as it slides down by one.
+template <typename Acc, int V>
+RSVHEAT_DEVICE void slide(Acc (&rows)[3][kColumns][V]) {
+  RSVHEAT_UNROLL
+  for (int s = 0; s < 2; ++s) RSVHEAT_UNROLL
+  for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
+  for (int i = 0; i < V; ++i) rows[s][t][i] = rows[s + 1][t][i];
+}
+
+// body(v, s, t, tap) for what row h of the features, v, has to do with row h - 1 + s and column t
+// of a strip: each of the windows around them weighs it by one tap.
+template <int V, typename Features, typename Body>
+RSVHEAT_DEVICE void for_windows(const Features& features, const Strip& strip, int64_t h,
+                                const Body& body) {
+  RSVHEAT_UNROLL
+  for (int j = -1; j <= kColumns; ++j) {
+    typename Features::Acc v[V];
+    features(strip.image, h, strip.column + j, v);
+    RSVHEAT_UNROLL
+    for (int t = 0; t < kColumns; ++t) {
+      const int column = j - t + 1;  // of the taps
+      if (column < 0 || column > 2) continue;
+      RSVHEAT_UNROLL
+      for (int s = 0; s < 3; ++s) body(v, s, t, (2 - s) * 3 + column);
+    }
+  }
+}
+
 // taps[t][c] = weight[c][t]: vectors of channels.
 template <typename Acc>
 __global__ void __launch_bounds__(kMaxThreads)
@@ -169,26 +197,14 @@ __global__ void __launch_bounds__(kConvThreads) convolution_kernel(CorrectionPar
   for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
   for (int i = 0; i < V; ++i) sums[s][t][i] = start[i];
   for (int64_t h = strip.row - 1; h <= strip.end_row; ++h) {
-    RSVHEAT_UNROLL
-    for (int s = 0; s < 2; ++s) RSVHEAT_UNROLL
-    for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
-    for (int i = 0; i < V; ++i) sums[s][t][i] = sums[s + 1][t][i];
+    slide(sums);
     RSVHEAT_UNROLL
     for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
     for (int i = 0; i < V; ++i) sums[2][t][i] = start[i];
-    RSVHEAT_UNROLL
-    for (int j = -1; j <= kColumns; ++j) {
-      Acc v[V];
-      features(strip.image, h, strip.column + j, v);
+    for_windows<V>(features, strip, h, [&](const Acc* v, int s, int t, int tap) {
       RSVHEAT_UNROLL
-      for (int t = 0; t < kColumns; ++t) {
-        const int column = j - t + 1;  // of the taps
-        if (column < 0 || column > 2) continue;
-        RSVHEAT_UNROLL
-        for (int s = 0; s < 3; ++s) RSVHEAT_UNROLL
-        for (int i = 0; i < V; ++i) sums[s][t][i] += v[i] * taps[(2 - s) * 3 + column][i];
-      }
-    }
+      for (int i = 0; i < V; ++i) sums[s][t][i] += v[i] * taps[tap][i];
+    });
     if (h - 1 < strip.row) continue;
     RSVHEAT_UNROLL
     for (int t = 0; t < kColumns; ++t) {

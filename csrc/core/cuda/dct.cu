@@ -7,7 +7,7 @@ namespace rsvheat {
 
 Status dct2d_cuda_workspace(Shape shape, DType dtype, Layout layout, cudaStream_t stream,
                             size_t* bytes) {
-  return cuda::transform_workspace(shape, dtype, layout, stream, bytes);
+  return cuda::transform_workspace(shape, dtype, layout, /*round_trip=*/false, stream, bytes);
 }
 
 Status dct2d_cuda(const void* x, void* y, DType dtype, Shape shape, Layout layout, bool inverse,

@@ -24,10 +24,13 @@ struct Filter {
   }
   // `value` is *at(n, m, c).
   RSVHEAT_DEVICE Acc factor(Acc value, int n, int m) const {
-    if (!diffusivity) return value;
+    return diffusivity ? conducted(value, n, m) : value;
+  }
+  // Of a diffusivity.
+  RSVHEAT_DEVICE Acc conducted(Acc value, int n, int m) const {
     // An infinite k gives 1 at n = m = 0, else 0; NaN stays.
-    if (value > kLargest) value = kLargest;
-    return exp2(-value * (Acc(n) * Acc(n) * omega_h2 + Acc(m) * Acc(m) * omega_w2));
+    if (n == 0 && value > kLargest) value = kLargest;
+    return power_of_two(-value * (Acc(n) * Acc(n) * omega_h2 + Acc(m) * Acc(m) * omega_w2));
   }
 };
 

@@ -3,8 +3,8 @@
 
 namespace rsvheat::cuda {
 
-Status run_long_lines(const LineParams& p, int64_t size, cudaStream_t stream) {
-  return launch_lines<LongHalves>(p, size, stream);
+Status run_long_lines(const LineParams& p, int quarter, cudaStream_t stream) {
+  return launch_lines<LongQuarters>(p, quarter, stream);
 }
 
 }  // namespace rsvheat::cuda

@@ -3,8 +3,8 @@
 
 namespace rsvheat::cuda {
 
-Status run_short_lines(const LineParams& p, int64_t size, cudaStream_t stream) {
-  return launch_lines<ShortHalves>(p, size, stream);
+Status run_short_lines(const LineParams& p, int quarter, cudaStream_t stream) {
+  return launch_lines<ShortQuarters>(p, quarter, stream);
 }
 
 }  // namespace rsvheat::cuda

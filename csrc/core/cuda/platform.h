@@ -2,7 +2,7 @@
 // The only place where the kernels meet the CUDA toolkit. Under RSVHEAT_CUDA_EMULATION the same
 // kernels are compiled as host C++ against tests/cpp/cuda_emulation/emulation.h, which needs no
 // toolkit: so kernels use launch(), RSVHEAT_DYNAMIC_SHARED, block-wide barriers and, of what a warp
-// offers, group_sum() alone.
+// offers, group_sum() and warp_sync() alone.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,8 @@
 
 #define RSVHEAT_DEVICE __device__ __forceinline__
 #define RSVHEAT_UNROLL _Pragma("unroll")
+#define RSVHEAT_PRAGMA(text) _Pragma(#text)
+#define RSVHEAT_UNROLL_BY(times) RSVHEAT_PRAGMA(unroll(times))
 #define RSVHEAT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 namespace rsvheat::cuda {
@@ -36,12 +38,30 @@ inline constexpr int kTransposeRows = 8;
 // in the level-2 cache (40 to 50 MiB on the A100 and H100).
 inline constexpr int64_t kCacheBytes = 32 << 20;
 
-// Blocks of kernels that loop over their work: two for each multiprocessor of an H100.
+// Multiprocessors that work is cut for: an H100's. On others the cut, and so the results, are the
+// same.
+inline constexpr int kMultiprocessors = 132;
+
+// Blocks of kernels that loop over their work: two for each multiprocessor.
 inline constexpr int kPersistentBlocks = 264;
 
 // Lanes of a line kernel (line_kernel.h).
-template <int Half>
-inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
+inline constexpr int kLineLanes = 32;
+
+// Threads of a block for which the GPU has that many.
+__host__ __device__ constexpr int block_size(int threads) { return threads; }
+
+// Orders the accesses to shared memory of a warp's lanes. All of them have to call it.
+RSVHEAT_DEVICE void warp_sync() { __syncwarp(); }
+
+// 2^x. Of float32 results below the smallest normal number become zero, which saves the GPU three
+// of four instructions.
+RSVHEAT_DEVICE double power_of_two(double x) { return exp2(x); }
+RSVHEAT_DEVICE float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Sum over groups of `lanes` neighbours of a warp, a power of two; the same bits in each of them.
 // All lanes of the warp have to call it.
@@ -61,16 +81,20 @@ inline Status check(cudaError_t error, const char* what) {
 template <typename... Parameters, typename... Arguments>
 Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
               cudaStream_t stream, const Arguments&... arguments) {
-  constexpr size_t kDefaultSharedLimit = 48 * 1024;
+  constexpr size_t kDefaultSharedLimit = 48 * 1024, kLittleShared = 8 * 1024;
   if (shared_bytes > kDefaultSharedLimit) {
-    Status status = check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               int(shared_bytes)),
-                          "shared memory limit");
+    const Status status =
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   int(shared_bytes)),
+              "shared memory limit");
     if (!status.ok()) return status;
-    // Two blocks a multiprocessor, which channel_group() counts on, need all of what it can have.
-    status = check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                        cudaSharedmemCarveoutMaxShared),
-                   "shared memory carve-out");
+  }
+  if (shared_bytes > kLittleShared) {
+    // As many blocks a multiprocessor as the kernels count on need all of what it can have.
+    const Status status =
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared),
+              "shared memory carve-out");
     if (!status.ok()) return status;
   }
   std::tuple<Parameters...> values{Parameters(arguments)...};

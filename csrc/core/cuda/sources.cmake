@@ -11,8 +11,6 @@ set(RSVHEAT_CUDA_CORE_SOURCES
     csrc/core/cuda/layer_norm.cu
     csrc/core/cuda/line_kernels.cu
     csrc/core/cuda/line_kernels_long.cu
-    csrc/core/cuda/line_kernels_longest.cu
-    csrc/core/cuda/line_kernels_medium.cu
     csrc/core/cuda/line_kernels_short.cu
     csrc/core/cuda/matrix_kernels.cu
     csrc/core/cuda/plan_cache.cu
@@ -20,6 +18,10 @@ set(RSVHEAT_CUDA_CORE_SOURCES
     csrc/core/cuda/spatial_correction.cu
     csrc/core/cuda/spatial_correction_backward.cu
     csrc/core/cuda/spectral_l1.cu
+    csrc/core/cuda/square_tiles.cu
+    csrc/core/cuda/square_tiles_large.cu
+    csrc/core/cuda/square_tiles_medium.cu
+    csrc/core/cuda/square_tiles_small.cu
     csrc/core/cuda/tile_kernels.cu
     csrc/core/cuda/transform.cu)
 

@@ -122,29 +122,18 @@ __global__ void __launch_bounds__(kConvThreads) taps_kernel(CorrectionParams p, 
     for (int t = 0; t < kColumns; ++t) RSVHEAT_UNROLL
     for (int i = 0; i < V; ++i) grads[s][t][i] = 0;
     for (int64_t h = strip.row - 1; h <= strip.end_row; ++h) {
+      slide(grads);
       RSVHEAT_UNROLL
       for (int t = 0; t < kColumns; ++t) {
-        RSVHEAT_UNROLL
-        for (int s = 0; s < 2; ++s) RSVHEAT_UNROLL
-        for (int i = 0; i < V; ++i) grads[s][t][i] = grads[s + 1][t][i];
         // Rows of the next strip are its own.
         gradients(strip.image, h + 1 < strip.end_row ? h + 1 : -1, strip.column + t, grads[2][t]);
         RSVHEAT_UNROLL
         for (int i = 0; i < V; ++i) sums[kTaps][i] += grads[2][t][i];
       }
-      RSVHEAT_UNROLL
-      for (int j = -1; j <= kColumns; ++j) {
-        Acc v[V];
-        features(strip.image, h, strip.column + j, v);
+      for_windows<V>(features, strip, h, [&](const Acc* v, int s, int t, int tap) {
         RSVHEAT_UNROLL
-        for (int t = 0; t < kColumns; ++t) {
-          const int column = j - t + 1;  // of the taps
-          if (column < 0 || column > 2) continue;
-          RSVHEAT_UNROLL
-          for (int s = 0; s < 3; ++s) RSVHEAT_UNROLL
-          for (int i = 0; i < V; ++i) sums[(2 - s) * 3 + column][i] += v[i] * grads[s][t][i];
-        }
-      }
+        for (int i = 0; i < V; ++i) sums[tap][i] += v[i] * grads[s][t][i];
+      });
     }
   }
   // Over the block's strips, in their order; [t][channel of the block].

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../types.h"
 #include "platform.h"
@@ -56,6 +57,18 @@ RSVHEAT_DEVICE void visit_storage(void* data, DType type, const Body& body) {
   }
 }
 
+// body(pointer) with `data` cast to a pointer to its element type, of which the size is known.
+template <int Bytes, typename Body>
+RSVHEAT_DEVICE void visit_elements(void* data, DType type, const Body& body) {
+  if constexpr (Bytes == sizeof(float)) {
+    body(static_cast<float*>(data));
+  } else if (type == DType::kBFloat16) {
+    body(static_cast<__nv_bfloat16*>(data));
+  } else {
+    body(static_cast<__half*>(data));
+  }
+}
+
 template <typename Acc>
 RSVHEAT_DEVICE Acc load(const void* data, DType type, int64_t index) {
   Acc value;
@@ -65,6 +78,14 @@ RSVHEAT_DEVICE Acc load(const void* data, DType type, int64_t index) {
 template <typename Acc>
 RSVHEAT_DEVICE void store(void* data, DType type, int64_t index, Acc value) {
   visit_storage<Acc>(data, type, [&](auto* typed) { assign(typed[index], value); });
+}
+
+// The n-th element after `first`, of those that are `pitch` apart: one multiplication of 32 bits.
+template <typename S>
+RSVHEAT_DEVICE S* point_of(S* first, unsigned n, unsigned pitch) {
+  using Byte = std::conditional_t<std::is_const_v<S>, const unsigned char, unsigned char>;
+  const unsigned bytes = pitch * unsigned(sizeof(S));
+  return reinterpret_cast<S*>(reinterpret_cast<Byte*>(first) + uint64_t(n) * bytes);
 }
 
 // v[i] = data[first + i * stride], i < N, and back; the type is looked at once.

@@ -35,9 +35,10 @@ inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 inline int64_t numel(Shape s) { return s.batch * s.height * s.width * s.channels; }
 
 // Bytes of device memory that run_transform needs for any Transform of this shape, storage and
-// layout. Creates the cuFFT plans it will use, so a later call can be captured in a CUDA graph.
-Status transform_workspace(Shape shape, DType type, Layout layout, cudaStream_t stream,
-                           size_t* bytes);
+// layout in one direction, or for round trips. Creates the cuFFT plans it will use, so a later call
+// can be captured in a CUDA graph.
+Status transform_workspace(Shape shape, DType type, Layout layout, bool round_trip,
+                           cudaStream_t stream, size_t* bytes);
 
 // Enqueues the transform on `stream` of the current device. `workspace` is 256-byte aligned device
 // memory of at least transform_workspace() bytes.
@@ -56,6 +57,25 @@ Status device_limits(DeviceLimits* limits);
 bool tile_fits(Shape shape, DType type, DeviceLimits limits);
 Status run_tile(const Transform& transform, DeviceLimits limits, cudaStream_t stream);
 
+// square_tiles.h, square_tiles*.cu: as tile_kernels.cu, round trips with a filter on images of the
+// encoders' sizes whose operands allow accesses of 16 bytes (square_operands).
+bool square_tile_fits(const Transform& transform, DeviceLimits limits);
+Status run_square_tile(const Transform& transform, cudaStream_t stream);
+
+// The same for gradients. Blocks add up products of coefficients over the images of a slice:
+// parts has (count, groups, H, W, group) elements, which make up whole waves of blocks.
+struct SquareSlices {
+  int64_t count, images, groups;
+  int group;
+};
+bool square_gradients_fit(Shape shape, DType type, DeviceLimits limits);
+SquareSlices square_slices(Shape shape, DType type);
+Status run_square_gradients(const void* grad_y, const void* x, const Coefficients& coefficients,
+                            Conduction kind, void* grad_x, float* parts, DType type, Shape shape,
+                            cudaStream_t stream);
+// Whether operands may take these kernels.
+bool square_operands(const void* in, const void* out, const Coefficients& coefficients);
+
 // matrix_kernels.cu: any H, W up to kMaxMatrixSize, same tiling, matrix products on the shared
 // tile.
 inline constexpr int64_t kMaxMatrixSize = 256;
@@ -63,23 +83,25 @@ bool matrix_fits(Shape shape, DType type, DeviceLimits limits);
 Status run_matrix(const Transform& transform, DeviceLimits limits, cudaStream_t stream);
 
 // One axis of a pass-by-pass transform: data is [outer][size][inner]. With a filter, the axis is
-// the height and inner index j is (width j / channels, channel j % channels).
+// the height and inner index j is (width j / channels, channel j % channels). Neighbours on the
+// axis are a pitch apart: `inner`, or more if inner is a chunk of what lies there.
 struct AxisPass {
   const void* in;
   DType in_type;
   void* out;
   DType out_type;
-  int64_t outer, size, inner;
+  int64_t outer, size, inner, in_pitch, out_pitch;
   bool forward, inverse;
   double scale0, scale;  // multiply coefficient 0, and the others
   const Coefficients* coefficients;
   Conduction kind;
   int64_t width, channels;
 };
-// line_kernel.h, line_kernels*.cu: two threads a line, transforms in registers, sizes from a list.
-bool line_fits(int64_t size, DType type);
+// line_kernel.h, line_kernels*.cu: four threads a line, transforms in registers, sizes from a list.
+bool is_line_size(int64_t size, DType type);
+bool line_fits(const AxisPass& pass, DType type);
 Status run_line_pass(const AxisPass& pass, cudaStream_t stream);
-// matrix_kernels.cu: any size up to kMaxMatrixSize.
+// matrix_kernels.cu: any size up to kMaxMatrixSize, no other pitch than `inner`.
 Status run_matrix_pass(const AxisPass& pass, DType type, DeviceLimits limits, cudaStream_t stream);
 
 // fft_transform.cu: cuFFT, any size and layout.

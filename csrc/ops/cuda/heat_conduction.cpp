@@ -30,11 +30,14 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_y, const Tensor& x,
                                     const Tensor& coefficients, bool need_x, bool need_coefficients,
                                     Conduction kind) {
   const ConductionGradients gradients(grad_y, x, coefficients, need_x, need_coefficients, kind);
+  const bool vectors =
+      heat_conduction_vectors(gradients.grad_y.const_data_ptr(), gradients.x_data(),
+                              gradients.coefficients.view(), gradients.grad_x_data());
   run_on_device(
       gradients.op, gradients.grad_y,
       [&](cudaStream_t stream, size_t* bytes) {
         return heat_conduction_backward_cuda_workspace(gradients.shape, gradients.dtype,
-                                                       need_coefficients, stream, bytes);
+                                                       need_coefficients, vectors, stream, bytes);
       },
       [&](void* workspace, cudaStream_t stream) {
         return heat_conduction_backward_cuda(

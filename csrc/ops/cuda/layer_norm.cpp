@@ -3,8 +3,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <tuple>
-
 #include "../fused_operands.h"
 #include "run.h"
 
@@ -82,21 +80,11 @@ Tensor forward(NormStep step, const Tensor& x, const Tensor& other, const Tensor
   return y;
 }
 
-struct Gradients {
-  Tensor x, other, weight, bias;
-};
-
-Gradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, const Tensor& other,
-                   const Tensor& weight, const Tensor& bias, double eps) {
+NormGradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, const Tensor& other,
+                       const Tensor& weight, const Tensor& bias, double eps) {
   const char* op = op_name(step);
   const Operands o(step, x, other, weight, bias, eps);
-  check_same_shape(op, "grad_y", grad_y, "x", x);
-  check_dtype(op, "grad_y", grad_y, other.scalar_type());
-  check_same_device(op, "grad_y", grad_y, "x", x);
-  const Tensor grad = dense(grad_y);
-  Gradients gradients{empty_like_dense(x),
-                      step == NormStep::kGate ? empty_like_dense(x) : no_tensor(x),
-                      empty_like_dense(o.weight), empty_like_dense(o.bias)};
+  const NormGradients gradients(step, grad_y, x, other, o.weight, o.bias);
   run_on_device(
       op, x,
       [&](cudaStream_t, size_t* bytes) {
@@ -105,7 +93,7 @@ Gradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, const T
       },
       [&](void* workspace, cudaStream_t stream) {
         return layer_norm_backward_cuda(
-            step, grad.const_data_ptr(), o.x.tensor.const_data_ptr(), o.dtype,
+            step, gradients.y.const_data_ptr(), o.x.tensor.const_data_ptr(), o.dtype,
             o.other.tensor.const_data_ptr(), o.other_dtype, o.norm(),
             gradients.x.mutable_data_ptr(), gradients.other.mutable_data_ptr(),
             gradients.weight.mutable_data_ptr(), gradients.bias.mutable_data_ptr(), o.rows,
@@ -114,37 +102,15 @@ Gradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, const T
   return gradients;
 }
 
-Tensor gated_layer_norm(const Tensor& x, const Tensor& gate, const Tensor& weight,
-                        const Tensor& bias, double eps) {
-  return forward(NormStep::kGate, x, gate, weight, bias, eps);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> gated_layer_norm_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& gate, const Tensor& weight,
-    const Tensor& bias, double eps) {
-  const Gradients g = backward(NormStep::kGate, grad_y, x, gate, weight, bias, eps);
-  return {g.x, g.other, g.weight, g.bias};
-}
-
-Tensor add_layer_norm(const Tensor& residual, const Tensor& x, const Tensor& weight,
-                      const Tensor& bias, double eps) {
-  return forward(NormStep::kAdd, x, residual, weight, bias, eps);
-}
-
-std::tuple<Tensor, Tensor, Tensor> add_layer_norm_backward(const Tensor& grad_y, const Tensor& x,
-                                                           const Tensor& weight, const Tensor& bias,
-                                                           double eps) {
-  // Of the residual only the type matters, which is that of grad_y.
-  const Gradients g = backward(NormStep::kAdd, grad_y, x, grad_y, weight, bias, eps);
-  return {g.x, g.weight, g.bias};
-}
+using Ops = NormOps<forward, backward>;
 
 }  // namespace
 }  // namespace rsvheat
 
 STABLE_TORCH_LIBRARY_IMPL(rsvheat, CUDA, m) {
-  m.impl("gated_layer_norm", TORCH_BOX(&rsvheat::gated_layer_norm));
-  m.impl("_gated_layer_norm_backward", TORCH_BOX(&rsvheat::gated_layer_norm_backward));
-  m.impl("add_layer_norm", TORCH_BOX(&rsvheat::add_layer_norm));
-  m.impl("_add_layer_norm_backward", TORCH_BOX(&rsvheat::add_layer_norm_backward));
+  using rsvheat::Ops;
+  m.impl("gated_layer_norm", TORCH_BOX(&Ops::gated));
+  m.impl("_gated_layer_norm_backward", TORCH_BOX(&Ops::gated_backward));
+  m.impl("add_layer_norm", TORCH_BOX(&Ops::add));
+  m.impl("_add_layer_norm_backward", TORCH_BOX(&Ops::add_backward));
 }

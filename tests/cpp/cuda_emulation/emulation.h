@@ -3,8 +3,8 @@
 // real barrier for __syncthreads, blocks one after the other, shared memory as an exactly sized
 // heap buffer that holds NaNs at each block's start. So AddressSanitizer sees indices out of
 // bounds, ThreadSanitizer sees missing barriers, and a test sees what was read before it was
-// written. Of what a warp offers there is group_sum() alone: a warp's threads do not run in step
-// here. RSVHEAT_EMULATION_FULL_SIZE gives blocks the GPU's numbers of threads.
+// written. Of what a warp offers there are group_sum() and warp_sync() alone: a warp's threads do
+// not run in step here. RSVHEAT_EMULATION_FULL_SIZE gives blocks the GPU's numbers of threads.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +30,7 @@
 #define __launch_bounds__(...)
 #define RSVHEAT_DEVICE inline
 #define RSVHEAT_UNROLL
+#define RSVHEAT_UNROLL_BY(times)
 #define RSVHEAT_DYNAMIC_SHARED(name) unsigned char* name = ::emulation::this_thread.shared
 
 struct dim3 {
@@ -227,17 +228,28 @@ namespace rsvheat::cuda {
 inline constexpr int kMaxThreads = 256;
 inline constexpr int kTransposeRows = 8;
 inline constexpr int64_t kCacheBytes = 32 << 20;
+inline constexpr int kMultiprocessors = 132;
 inline constexpr int kPersistentBlocks = 264;
-template <int Half>
-inline constexpr int kLineLanes = Half > 64 ? 32 : 64;
+inline constexpr int kLineLanes = 32;
+constexpr int block_size(int threads) { return threads; }
 #else
 inline constexpr int kMaxThreads = 32;
 inline constexpr int kTransposeRows = 1;
 inline constexpr int64_t kCacheBytes = 4096;  // small images, too, come in several steps
+inline constexpr int kMultiprocessors = 2;
 inline constexpr int kPersistentBlocks = 3;
-template <int Half>
-inline constexpr int kLineLanes = 32;
+inline constexpr int kLineLanes = 8;
+constexpr int block_size(int) { return kMaxThreads; }
 #endif
+
+inline double power_of_two(double x) { return std::exp2(x); }
+inline float power_of_two(float x) { return std::exp2(x); }
+
+// Counts as one of the barriers that may be dropped.
+inline void warp_sync() {
+  emulation::ThisThread& thread = emulation::this_thread;
+  if (thread.barriers_left-- != 0) thread.warp->arrived.wait();
+}
 
 // In the order in which lanes exchange their sums on a GPU.
 template <typename T>

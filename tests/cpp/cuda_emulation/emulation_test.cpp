@@ -53,13 +53,15 @@ void launch_heat_conduction(Shape shape) {
   heat_conduction(x, {k.data(), 0, 0, 0}, Conduction::kDiffusivity, shape);
 }
 
-TEST(CudaBarriers, Tile) { launch_heat_conduction({1, 8, 8, 4}); }
+TEST(CudaBarriers, Tile) { launch_heat_conduction({1, 8, 8, 3}); }
+
+TEST(CudaBarriers, SquareTile) { launch_heat_conduction({1, 8, 8, 8}); }
 
 TEST(CudaBarriers, Matrix) { launch_heat_conduction({1, 5, 9, 2}); }
 
 TEST(CudaBarriers, Lines) {
   const SharedMemoryLimit limit(33 << 10);
-  launch_heat_conduction({1, 48, 50, 3});
+  launch_heat_conduction({1, 48, 56, 3});
 }
 
 TEST(CudaBarriers, Copy) { launch_heat_conduction({1, 2, 257, 3}); }
