@@ -11,11 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rsvheat.augmentation import RandomView
 from rsvheat.data import ChangeFolders, Crop, MaskCodes, MaskFolders, Window
 from rsvheat.data.datasets.reader import DatasetReader, Scan
 from rsvheat.data.tiles import image_size
+from rsvheat.data.transforms import resize_image
 
 # Colors of the masks; those in the data's own list of classes are others.
 DUBAI = {
@@ -42,8 +44,8 @@ class DenseSet:
     """Scenes to train on and to test.
 
     ``stems`` says which stem of the encoder the images of each name go through; images of one stem
-    are normalized alike. ``held_out`` are the positions of the training scenes on which settings
-    are chosen.
+    are normalized alike, by the mean and deviation (bands, 1, 1) in ``moments``. ``held_out`` are
+    the positions of the training scenes on which settings are chosen.
     """
 
     name: str
@@ -52,6 +54,7 @@ class DenseSet:
     train: list[Scene]
     test: list[Scene]
     held_out: tuple[int, ...]
+    moments: dict[str, tuple[Tensor, Tensor]]
 
     @property
     def change(self) -> bool:
@@ -77,24 +80,53 @@ class DenseSet:
             parts[i in self.held_out].append(scene)
         return dataclasses.replace(self, train=parts[0], test=parts[1])
 
+    def normalized_by(self, moments: Mapping[str, Sequence[float]]) -> "DenseSet":
+        """Normalize images of three bands by other moments, those of values from 0 to 1."""
+        mean, std = (255 * torch.tensor(moments[k])[:, None, None] for k in ("mean", "std"))
+
+        def renormalized(scene: Scene) -> Scene:
+            images = {}
+            for name, image in scene.images.items():
+                old_mean, old_std = self.moments[self.stems[name]]
+                images[name] = (image * old_std + old_mean - mean) / std
+            return scene._replace(images=images)
+
+        return dataclasses.replace(
+            self,
+            train=[renormalized(scene) for scene in self.train],
+            test=[renormalized(scene) for scene in self.test],
+            moments=dict.fromkeys(self.moments, (mean, std)),
+        )
+
     def crops(
-        self, count: int, size: int, generator: torch.Generator
+        self,
+        count: int,
+        size: int,
+        generator: torch.Generator,
+        view: RandomView | None = None,
+        scale: float = 1.0,
+        window: int | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return crops of training scenes: flipped, rotated and recolored, and their classes.
 
         A scene is drawn with a probability proportional to its side. A crop of which one class
-        takes more than three quarters is drawn again, a few times.
+        takes more than three quarters is drawn again, a few times. Its side is ``window``, by
+        default ``size``, times a factor from ``scale`` to 1, and it is resized to ``size``.
         """
-        balance, view = Crop(cat_max=0.75), RandomView()
+        balance, view = Crop(cat_max=0.75), view or RandomView()
         sides = torch.tensor([math.sqrt(scene.mask.numel()) for scene in self.train])
         cut = []
         for _ in range(count):
             for _ in range(DRAWS):
                 scene = self.train[int(torch.multinomial(sides, 1, generator=generator))]
+                part = window or size
+                if scale < 1:
+                    factor = scale + (1 - scale) * float(torch.rand((), generator=generator))
+                    part = round(part * factor)
                 rows, columns = (
-                    slice(first, first + size)
+                    slice(first, first + part)
                     for side in scene.mask.shape
-                    for first in torch.randint(side - size + 1, (1,), generator=generator).tolist()
+                    for first in torch.randint(side - part + 1, (1,), generator=generator).tolist()
                 )
                 mask = scene.mask[rows, columns]
                 if balance.is_balanced(mask.numpy()):
@@ -102,12 +134,21 @@ class DenseSet:
             turns, flip = divmod(int(torch.randint(8, (1,), generator=generator)), 2)
             parts = {name: image[:, rows, columns] for name, image in scene.images.items()}
             parts["mask"] = mask
+            if mask.shape != (size, size):
+                parts = {name: resized(part, size) for name, part in parts.items()}
             if flip:
                 parts = {name: part.flip(-1) for name, part in parts.items()}
             cut.append({name: part.rot90(turns, (-2, -1)) for name, part in parts.items()})
         batch = {name: torch.stack([parts[name] for parts in cut]) for name in cut[0]}
         masks = batch.pop("mask").long()
         return {name: view.recolor(x, generator) for name, x in batch.items()}, masks
+
+
+def resized(part: Tensor, size: int) -> Tensor:
+    """Resize an image (bands, H, W), or classes (H, W) by the nearest pixel, to a square."""
+    if part.ndim == 3:
+        return resize_image(part, size)
+    return interpolate(part[None, None], (size, size), mode="nearest-exact")[0, 0]
 
 
 def scenes_of(reader: DatasetReader) -> dict[str, list[Scene]]:
@@ -157,6 +198,7 @@ def make_set(
         [normalized(scene) for scene in train],
         [normalized(scene) for scene in test],
         tuple(i for i, scene in enumerate(train) if held_out(scene)),
+        moments,
     )
 
 

@@ -35,6 +35,7 @@ def train(
     settings: Optimization,
     steps: int,
     loss_of: Callable[[], Tensor],
+    after_step: Callable[[], None] | None = None,
 ) -> None:
     """Train for some steps, in bfloat16, with the schedule and the clipping of the tasks."""
     optimizer = optimizer_of(groups, settings)
@@ -51,6 +52,8 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
+        if after_step is not None:
+            after_step()
 
 
 def pretrain(

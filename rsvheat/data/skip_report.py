@@ -172,7 +172,8 @@ class SkipReport:
         if not self:
             return "no sample was skipped"
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.kinds.items())
-        lines = [f"{len(self)} samples skipped, {self.total} times: {kinds}"]
+        count = f"{len(self)} sample{'s' if len(self) > 1 else ''}"
+        lines = [f"{count} skipped, {self.total} times: {kinds}"]
         lines += [f"  {skip.key} ({skip.kind}): {skip.reason}" for skip in self]
         return "\n".join(lines)
 

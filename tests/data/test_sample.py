@@ -202,6 +202,9 @@ def test_what_cannot_be_used_is_named_counted_and_replaced(damaged):
         "optical/scene000.png: no sar image has this name",
     ):
         assert part in text
+    one = SkipReport()
+    one.load_state_dict({"skipped": [["size", "a", "too small", 3]]})
+    assert str(one).startswith("1 sample skipped, 3 times: 1 size\n")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
