@@ -87,6 +87,7 @@ def overwrites(residual: Tensor) -> bool:
         and residual.is_contiguous()
         and not torch.is_grad_enabled()
         and use_native(residual)
+        and hasattr(torch.ops.rsvheat, "_add_layer_norm_into")
     )
 
 
