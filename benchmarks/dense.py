@@ -348,6 +348,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         "schedule": f"steps of {BATCH} crops of {CROP} pixels, AdamW, weight decay 0.05, "
         "warm-up of 10 % and half a cosine, cross entropy + Dice, classes weighted by one over "
         f"the root of their pixels; decoder FPN of {CHANNELS} channels",
+        "rows": "each on such a machine; cpu_seconds: of training, since other processes shared it",
         "columns": "iou, f1, precision, recall: of flood or change; iou_by_*: with one sensor only",
     }
     sets: dict[str, DenseSet] = {}

@@ -107,7 +107,9 @@ class LiveBytes(TorchDispatchMode):
         in_place = func._schema.is_mutable
         if in_place or any(t.untyped_storage()._cdata not in held for t in results):
             read = operands[1:] if name == "aten::copy_" else operands
-            self.moved[name] += sum(t.nbytes for t in [*read, *results])
+            # What is written in place is the first operand, which aten's operators return.
+            written = results or operands[:1]
+            self.moved[name] += sum(t.nbytes for t in [*read, *written])
         if name.startswith("rsvheat::"):
             self.operators[name.removeprefix("rsvheat::")] += 1
         self._mark(workspace_bytes(name, args))

@@ -15,13 +15,15 @@ import rsvheat
 from rsvheat import ops
 
 LIMITS = {torch.float32: 4e-6, torch.float64: 1e-12, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-# Register tiles, matrix tiles, passes over lines, cuFFT (csrc/core/cuda/transform.h).
+# Square tiles, with accesses of 16 bytes and without, register tiles, matrix tiles, passes over
+# lines, in chunks of channels and not, cuFFT (csrc/core/cuda/transform.h).
 SIZES = (
-    (7, 7, 96), (14, 14, 64), (28, 28, 64), (56, 56, 40), (64, 64, 33), (37, 53, 40), (32, 48, 64),
-    (100, 100, 33), (112, 112, 16), (128, 128, 32), (200, 200, 16), (256, 256, 8), (1, 300, 8),
-    (311, 5, 8), (512, 384, 4),
+    (7, 7, 96), (8, 8, 64), (14, 14, 64), (16, 16, 72), (28, 28, 64), (32, 32, 24), (56, 56, 40),
+    (64, 64, 48), (64, 64, 33), (37, 53, 40), (32, 48, 64), (100, 100, 33), (112, 112, 16),
+    (128, 128, 32), (200, 200, 16), (256, 256, 8), (256, 256, 64), (1, 300, 8), (311, 5, 8),
+    (512, 384, 4),
 )  # fmt: skip
-QUICK = SIZES[:1] + SIZES[5:6]
+QUICK = SIZES[:1] + SIZES[9:10]
 Case = tuple[str, Callable[..., object], tuple[Tensor, ...], tuple[torch.dtype, ...]]
 
 

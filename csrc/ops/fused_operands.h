@@ -84,6 +84,7 @@ struct NormOps {
   static std::tuple<Tensor, Tensor, Tensor> add_backward(const Tensor& grad_y, const Tensor& x,
                                                          const Tensor& weight, const Tensor& bias,
                                                          double eps) {
+    check_same_shape(op_name(NormStep::kAdd), "grad_y", grad_y, "x", x);
     // Of the residual only the type matters, which is that of grad_y.
     const NormGradients g = Backward(NormStep::kAdd, grad_y, x, grad_y, weight, bias, eps);
     return {g.x, g.weight, g.bias};

@@ -23,6 +23,9 @@ STABLE_TORCH_LIBRARY(rsvheat, m) {
   m.def(
       "add_layer_norm(Tensor residual, Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor");
   m.def(
+      "_add_layer_norm_into(Tensor(a!) residual, Tensor x, Tensor weight, Tensor bias, float eps)"
+      " -> ()");
+  m.def(
       "_add_layer_norm_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor bias, float eps)"
       " -> (Tensor, Tensor, Tensor)");
   m.def(

@@ -21,6 +21,7 @@ from rsvheat.ops import (
 )
 from rsvheat.ops._backend import is_jit_tracing, use_native
 from rsvheat.ops.fingerprint import AVAILABLE, fingerprint, has_values
+from rsvheat.ops.fused import add_layer_norm_into, overwrites
 from rsvheat.ops.onednn import Conv2dNHWC, Linear
 from rsvheat.ops.recomputed import gated_norm_linear, lowered_layer_norm, recomputed_mlp
 from rsvheat.ops.reference import standardize
@@ -542,8 +543,14 @@ class HeatBlock(nn.Module):
         if rows is None:
             return self._add_mlp(x)
         mlp = self.mlp.prepared(x)
+        norm = None
+        if self.norm_position == "post" and _is_affine_norm(self.norm2) and overwrites(x):
+            norm = self._scaled_norm(self.norm2, self.gamma2)
         for part in torch.split(x.view(-1, x.shape[-1]), rows):
-            part.copy_(self._add_mlp(part, mlp))
+            if norm is None:
+                part.copy_(self._add_mlp(part, mlp))
+            else:
+                add_layer_norm_into(part, mlp(part), *norm)
         return x
 
     def _add_mlp(self, x: Tensor, mlp: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -592,7 +599,11 @@ class HeatBlock(nn.Module):
     ) -> Tensor:
         if self.drop_path.drops() or not _is_affine_norm(norm):
             return self._add(x, norm(branch), gamma)
+        return add_layer_norm(x, branch, *self._scaled_norm(norm, gamma))
+
+    @staticmethod
+    def _scaled_norm(norm: LayerNorm, gamma: Tensor | None) -> tuple[Tensor, Tensor, float]:
         weight, bias, eps = _norm_parameters(norm)
         if gamma is not None:
             weight, bias = weight * gamma, bias * gamma
-        return add_layer_norm(x, branch, weight, bias, eps)
+        return weight, bias, eps

@@ -80,6 +80,35 @@ def add_layer_norm(
     return y
 
 
+def overwrites(residual: Tensor) -> bool:
+    """Return whether ``add_layer_norm_into`` may be called: on CUDA, without gradients."""
+    return (
+        residual.is_cuda
+        and residual.is_contiguous()
+        and not torch.is_grad_enabled()
+        and use_native(residual)
+        and hasattr(torch.ops.rsvheat, "_add_layer_norm_into")
+    )
+
+
+def add_layer_norm_into(
+    residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> None:
+    """Replace ``residual`` by what ``add_layer_norm`` returns.
+
+    Args:
+        residual: Features, (..., C), of which ``overwrites`` is true.
+        x: Output of a branch, of the same shape, and of the same dtype or a half type.
+        weight: Weight of the layer norm, (C,).
+        bias: Bias of the layer norm, (C,).
+        eps: Constant added to the variance.
+    """
+    parameters = _checks.channel_parameters(residual, weight=weight, bias=bias)
+    if not (x.dtype in _HALVES and residual.dtype == torch.float32):
+        x = x.to(residual.dtype)
+    torch.ops.rsvheat._add_layer_norm_into(residual, x, *parameters, eps)
+
+
 def spatial_correction_conv(
     x: Tensor,
     embed: Tensor,

@@ -12,7 +12,7 @@ namespace rsvheat {
 
 // Rows are `x_stride` and `other_stride` elements apart, so halves of the channels of one tensor
 // are taken as they are; y and gradients are dense. With kAdd, `other` and y may be of another
-// type than x, float32, where that is bfloat16 or float16.
+// type than x, float32, where that is bfloat16 or float16, and y may be a dense `other`.
 struct NormRows {
   int64_t rows, channels, x_stride, other_stride;
 };

@@ -102,6 +102,18 @@ NormGradients backward(NormStep step, const Tensor& grad_y, const Tensor& x, con
   return gradients;
 }
 
+// The result takes the place of the residual, which is contiguous.
+void add_into(Tensor residual, const Tensor& x, const Tensor& weight, const Tensor& bias,
+              double eps) {
+  constexpr NormStep kStep = NormStep::kAdd;
+  STD_TORCH_CHECK(residual.is_contiguous(), op_name(kStep), ": residual must be contiguous");
+  const Operands o(kStep, x, residual, weight, bias, eps);
+  run_without_workspace(op_name(kStep), x, [&](cudaStream_t stream) {
+    return layer_norm_cuda(kStep, o.x.tensor.const_data_ptr(), o.dtype, residual.const_data_ptr(),
+                           o.other_dtype, o.norm(), residual.mutable_data_ptr(), o.rows, stream);
+  });
+}
+
 using Ops = NormOps<forward, backward>;
 
 }  // namespace
@@ -112,5 +124,6 @@ STABLE_TORCH_LIBRARY_IMPL(rsvheat, CUDA, m) {
   m.impl("gated_layer_norm", TORCH_BOX(&Ops::gated));
   m.impl("_gated_layer_norm_backward", TORCH_BOX(&Ops::gated_backward));
   m.impl("add_layer_norm", TORCH_BOX(&Ops::add));
+  m.impl("_add_layer_norm_into", TORCH_BOX(&rsvheat::add_into));
   m.impl("_add_layer_norm_backward", TORCH_BOX(&Ops::add_backward));
 }

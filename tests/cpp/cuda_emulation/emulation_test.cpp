@@ -55,7 +55,7 @@ void launch_heat_conduction(Shape shape) {
 
 TEST(CudaBarriers, Tile) { launch_heat_conduction({1, 8, 8, 3}); }
 
-TEST(CudaBarriers, SquareTile) { launch_heat_conduction({1, 8, 8, 8}); }
+TEST(CudaBarriers, SquareTile) { launch_heat_conduction({1, 28, 28, 4}); }
 
 TEST(CudaBarriers, Matrix) { launch_heat_conduction({1, 5, 9, 2}); }
 

@@ -57,6 +57,12 @@ void expect_norm(const NormProblem& p, DType dtype, DType other_dtype, int64_t s
   const NormRows rows{p.rows, p.channels, stride, stride};
   expect_ok(layer_norm_cuda(p.step, x.data(), dtype, other.data(), other_dtype, norm, y.data(),
                             rows, nullptr));
+  if (!gate) {  // in place of the other operand
+    Array added = spread(other_dtype, p.other, p.channels, p.channels, offset);
+    expect_ok(layer_norm_cuda(p.step, x.data(), dtype, added.data(), other_dtype, norm,
+                              added.data(), {p.rows, p.channels, stride, p.channels}, nullptr));
+    EXPECT_TRUE(added == y) << what;
+  }
   Workspace workspace(layer_norm_backward_cuda_workspace(dtype, p.rows, p.channels));
   expect_ok(layer_norm_backward_cuda(p.step, grad.data(), x.data(), dtype, other.data(),
                                      other_dtype, norm, grad_x.data(),
