@@ -19,8 +19,9 @@ Status heat_conduction_cuda_workspace(Shape shape, DType dtype, cudaStream_t str
 Status heat_conduction_cuda(const void* x, Coefficients coefficients, Conduction kind, void* y,
                             DType dtype, Shape shape, void* workspace, cudaStream_t stream);
 
-// As heat_conduction_backward_cpu; the batch is summed in an order that depends on the shape and on
-// whether the operands allow accesses of 16 bytes, never on the device. grad_x may be null.
+// As heat_conduction_backward_cpu; the batch is summed in an order that depends on the shape, on
+// whether the operands allow accesses of 16 bytes, and on what shared memory a block can have, on
+// nothing else of the device. grad_x may be null.
 bool heat_conduction_vectors(const void* grad_y, const void* x, Coefficients coefficients,
                              const void* grad_x);
 // `vectors` is what heat_conduction_vectors says of the operands of the call.
