@@ -40,7 +40,12 @@ help: ## list the targets
 demo: build ## pretrain, fine-tune and map the bundled images
 	$(BIN)/rsvheat demo $(DEMO_ARGS)
 
-test: lint test-cpp test-python test-mm test-torchgeo docs ## everything that has to pass
+# Two at a time, where each is one process for most of its time.
+SIDE_BY_SIDE := --jobs=2 --output-sync=target --no-print-directory
+test: ## everything that has to pass
+	$(MAKE) $(SIDE_BY_SIDE) lint test-cpp
+	$(MAKE) --no-print-directory test-python
+	$(MAKE) $(SIDE_BY_SIDE) test-mm test-torchgeo docs
 
 # An incremental build: seconds when nothing changed.
 build: $(VENV)/.dependencies ## build what changed and install it in the virtual environment
