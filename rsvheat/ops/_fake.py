@@ -21,6 +21,7 @@ def register() -> None:
         "spectral_l1": _spectral_l1,
         "gated_layer_norm": _like_first,
         "add_layer_norm": _like_first,
+        "_add_layer_norm_into": lambda *_: None,
         "spatial_correction_conv": _like_first,
         "_gated_layer_norm_backward": _like_operands,
         "_add_layer_norm_backward": _like_operands,
@@ -33,9 +34,6 @@ def register() -> None:
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"rsvheat::{name}", fake)
-    # A library that was built before it does without.
-    if hasattr(torch.ops.rsvheat, "_add_layer_norm_into"):
-        torch.library.register_fake("rsvheat::_add_layer_norm_into", lambda *_: None)
 
 
 def _transform(x: Tensor, channels_last: bool) -> Tensor:

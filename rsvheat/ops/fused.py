@@ -87,7 +87,6 @@ def overwrites(residual: Tensor) -> bool:
         and residual.is_contiguous()
         and not torch.is_grad_enabled()
         and use_native(residual)
-        and hasattr(torch.ops.rsvheat, "_add_layer_norm_into")
     )
 
 
