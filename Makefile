@@ -41,7 +41,7 @@ demo: build ## pretrain, fine-tune and map the bundled images
 	$(BIN)/rsvheat demo $(DEMO_ARGS)
 
 # Two at a time, where each is one process for most of its time.
-SIDE_BY_SIDE := --jobs=2 --output-sync=line --no-print-directory
+SIDE_BY_SIDE := --jobs=2 --no-print-directory
 test: ## everything that has to pass
 	$(MAKE) $(SIDE_BY_SIDE) lint test-cpp
 	$(MAKE) --no-print-directory test-python
