@@ -101,8 +101,8 @@ class Stage(nn.Module):
     def run(self, held: list[Tensor], scale: float) -> Tensor:
         """Return ``forward`` of the only tensor of a list, and take it out.
 
-        What a call holds for its caller stays in memory until it returns; the features of the
-        stage before need not.
+        An argument stays in memory until the call returns. In a list, the features of the stage
+        before can be freed as soon as they were used.
 
         Args:
             held: The features, (B, H, W, C).

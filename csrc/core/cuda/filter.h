@@ -26,7 +26,7 @@ struct Filter {
   RSVHEAT_DEVICE Acc factor(Acc value, int n, int m) const {
     return diffusivity ? conducted(value, n, m) : value;
   }
-  // Of a diffusivity.
+  // The factor of a diffusivity.
   RSVHEAT_DEVICE Acc conducted(Acc value, int n, int m) const {
     // An infinite k gives 1 at n = m = 0, else 0; NaN stays.
     if (n == 0 && value > kLargest) value = kLargest;

@@ -54,8 +54,8 @@ __host__ __device__ constexpr int block_size(int threads) { return threads; }
 // Orders the accesses to shared memory of a warp's lanes. All of them have to call it.
 RSVHEAT_DEVICE void warp_sync() { __syncwarp(); }
 
-// 2^x. Of float32 results below the smallest normal number become zero, which saves the GPU three
-// of four instructions.
+// 2^x. A float32 result below the smallest normal number becomes zero, which saves the GPU three of
+// four instructions.
 RSVHEAT_DEVICE double power_of_two(double x) { return exp2(x); }
 RSVHEAT_DEVICE float power_of_two(float x) {
   float y;
