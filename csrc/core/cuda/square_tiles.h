@@ -23,8 +23,8 @@ using SmallSquares = SizeList<7, 8, 14, 16>;
 using MediumSquares = SizeList<28, 32>;
 using LargeSquares = SizeList<56, 64>;
 
-// Channels and threads of a block, and how many blocks a multiprocessor of an H100 holds at once, by
-// its shared memory and registers.
+// Channels and threads of a block, and how many blocks a multiprocessor of an H100 holds at once,
+// by its shared memory and registers.
 struct SquareBlock {
   int group, threads, blocks;
 };
