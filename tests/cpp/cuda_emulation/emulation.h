@@ -8,16 +8,18 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <semaphore>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -58,26 +60,24 @@ inline int dropped_barrier() {
   return index;
 }
 
+// Without a lock, for which all threads that wake up would queue.
 class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
   void wait() {
-    std::unique_lock lock(mutex_);
     const int generation = generation_;
     if (++waiting_ == threads_) {
       waiting_ = 0;
       ++generation_;
-      arrived_.notify_all();
+      generation_.notify_all();
     } else {
-      arrived_.wait(lock, [&] { return generation != generation_; });
+      generation_.wait(generation);
     }
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable arrived_;
   const int threads_;
-  int waiting_ = 0, generation_ = 0;
+  std::atomic<int> waiting_ = 0, generation_ = 0;
 };
 
 // A block's barriers take turns: with one only, a thread that wakes up from it would synchronize
@@ -95,6 +95,55 @@ struct Warp {
   double slots[kThreads] = {};
   explicit Warp(int threads) : arrived(threads), read(threads) {}
 };
+
+// Threads that stay from launch to launch: to start one costs more than most blocks, above all
+// under AddressSanitizer, which maps memory for each.
+class Threads {
+ public:
+  // Calls job(index) on `count` threads, and returns when all have ended.
+  void run(int count, const std::function<void(int)>& job) {
+    const std::lock_guard lock(launch_);
+    while (int(workers_.size()) < count) {
+      Worker& worker = workers_.emplace_back();
+      worker.thread =
+          std::thread(&Threads::serve, this, std::ref(worker), int(workers_.size()) - 1);
+    }
+    job_ = &job;
+    running_ = count;
+    for (int i = 0; i < count; ++i) workers_[i].begin.release();
+    end_.acquire();
+  }
+  ~Threads() {
+    job_ = nullptr;
+    for (Worker& worker : workers_) {
+      worker.begin.release();
+      worker.thread.join();
+    }
+  }
+
+ private:
+  struct Worker {
+    std::binary_semaphore begin{0};
+    std::thread thread;
+  };
+
+  void serve(Worker& worker, int index) {
+    for (worker.begin.acquire(); job_; worker.begin.acquire()) {
+      (*job_)(index);
+      if (--running_ == 0) end_.release();
+    }
+  }
+
+  std::mutex launch_;
+  std::deque<Worker> workers_;
+  const std::function<void(int)>* job_ = nullptr;
+  std::atomic<int> running_ = 0;
+  std::binary_semaphore end_{0};
+};
+inline Threads& threads_of_blocks() {
+  static Threads threads;
+  return threads;
+}
 
 struct ThisThread {
   unsigned char* shared = nullptr;
@@ -304,9 +353,7 @@ Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t share
       thread.wait();
     }
   };
-  std::vector<std::thread> pool;
-  for (int i = 0; i < threads; ++i) pool.emplace_back(run, i);
-  for (std::thread& thread : pool) thread.join();
+  emulation::threads_of_blocks().run(threads, run);
   operator delete(shared, kAlignment);
   return {};
 }
