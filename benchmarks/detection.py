@@ -218,7 +218,6 @@ OPTIONS = {
     "loss of overlap, KLD": Option(network={"box_loss": "kld"}),
     "loss of overlap, exact IoU": Option(network={"box_loss": "iou"}),
     "loss of overlap, ProbIoU": Option(network={"box_loss": "probiou"}),
-    "copies of annotated boxes as regions": Option(network={"changed_boxes": 4}),
     "anchors and regions drawn by class": Option(network={"balanced": True}),
 }
 TUNED = replace(GROUPS, runs="obb_fair1m_rates", reader=TrainingPart, epochs=12)

@@ -65,10 +65,6 @@ from rsvheat.postprocess import Selection
 _PROPOSAL_NMS = 0.8
 # Overlap with an annotated box from which on a region is of its class.
 _REGION_OVERLAP = 0.5
-# Largest changes of annotated boxes that become regions: shifts along the longer and the shorter
-# side in units of these, logarithms of their ratios, and the turn in units of the angle between the
-# longer side and the diagonal. Most overlap the annotated box by more than a half, thin ones, too.
-_CHANGES = (0.15, 0.25, 0.2, 0.25, 0.5)
 # Side of a region, in strides of the level that it is taken from: 14 to 28, one level finer than
 # the canonical 224 pixels at stride 16.
 _REGION_SIDE = 14
@@ -84,10 +80,6 @@ class OrientedRCNNHead(BoxHead):
         anchor_scale: Square root of the anchors' areas in units of the level's stride.
         proposals: Largest number of regions of an image that are classified.
         regions: Number of regions of an image that are drawn to learn from in a step.
-        changed_boxes: Number of copies of each annotated box, shifted, resized and turned a little,
-            that are regions to learn from, besides proposals. With them the second stage also
-            learns to refine boxes of which there is no good proposal yet, such as long and thin
-            ones.
         balanced: Whether anchors and regions of objects are drawn so that each class of an image is
             as likely, instead of each anchor and region.
         box_loss: Loss of the refined boxes: ``"smooth_l1"`` of their codes, or of their overlap
@@ -115,7 +107,6 @@ class OrientedRCNNHead(BoxHead):
         anchor_scale: float = 8.0,
         proposals: int = 2000,
         regions: int = 512,
-        changed_boxes: int = 0,
         balanced: bool = False,
         box_loss: BoxLoss = "smooth_l1",
         score_threshold: float = 0.05,
@@ -131,9 +122,6 @@ class OrientedRCNNHead(BoxHead):
             max_detections=max_detections,
         )
         check_box_loss(box_loss)
-        if changed_boxes < 0:
-            raise ValueError(f"changed_boxes must be at least 0, got {changed_boxes}")
-        self.changed_boxes = changed_boxes
         self.strides, self.proposals, self.box_loss = list(strides[:-1]), proposals, box_loss
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
@@ -230,8 +218,7 @@ class OrientedRCNNHead(BoxHead):
         for boxes, (true_boxes, true_labels) in zip(proposals, targets, strict=True):
             # As proposals are: regions are resampled along the width.
             true_boxes = longer_side_first(true_boxes)
-            changed = _changed(true_boxes.repeat(self.changed_boxes, 1))
-            boxes = torch.cat((boxes, true_boxes, changed))
+            boxes = torch.cat((boxes, true_boxes))
             labels, matched = _label_regions(boxes, true_boxes, true_labels)
             positive, negative = (part[0].bool() for part in self._sample_regions([labels]))
             chosen = (positive | negative).nonzero().flatten()
@@ -350,13 +337,6 @@ def _label_regions(regions: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tens
         return none, none
     overlap, matched = box_iou_rotated(boxes, regions).max(0)
     return torch.where(overlap >= _REGION_OVERLAP, labels[matched] + 1, 0), matched
-
-
-def _changed(boxes: Tensor) -> Tensor:
-    """Return boxes, the longer side first, each shifted, resized and turned a little."""
-    changes = boxes.new_tensor(_CHANGES).repeat(len(boxes), 1)
-    changes[:, 4] *= torch.atan2(boxes[:, 3], boxes[:, 2])
-    return decode_relative(boxes, changes * (2 * torch.rand_like(changes) - 1), (1,) * 5)
 
 
 def select_boxes(

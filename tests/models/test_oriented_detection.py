@@ -9,11 +9,10 @@ pytest.importorskip("torchvision")
 
 from box_scenes import learn
 
-from rsvheat.models import RSVHeat, create_model, oriented_rcnn, rotated_fcos
-from rsvheat.models.oriented_coding import longer_side_first
+from rsvheat.models import RSVHeat, create_model, rotated_fcos
 from rsvheat.models.oriented_detection import OrientedDetectionModel
 from rsvheat.models.task_model import TASK_MODELS
-from rsvheat.ops import box_iou_rotated, boxes_to_corners
+from rsvheat.ops import boxes_to_corners
 
 SENSORS = {"optical": 3, "sar": 1}
 DETECTORS = ("oriented_rcnn", "rotated_fcos")
@@ -195,7 +194,7 @@ def test_a_missing_sensor_of_some_samples(detector):
     "options",
     [
         {"detector": "oriented_rcnn", "finest": 8, "box_loss": "kld"},
-        {"changed_boxes": 2, "balanced": True},
+        {"balanced": True},
         {"detector": "rotated_fcos", "finest": 4, "angle_coding": "direct", "max_detections": 9},
     ],
 )
@@ -221,28 +220,6 @@ def test_an_image_is_learned_by_heart(detector):
     assert learn(model, 150, 1e-2, oriented=True) > 0.95
 
 
-def test_changed_boxes_are_near_the_annotated_ones():
-    boxes = longer_side_first(torch.cat((SOME, torch.tensor([[300.0, 300, 590, 17, 45]]))))
-    changed = oriented_rcnn._changed(boxes.repeat(500, 1)).view(500, -1, 5)
-    overlaps = torch.stack([box_iou_rotated(boxes, some).diagonal() for some in changed])
-    assert (overlaps > 0.2).all()
-    assert (overlaps < 1).all()
-    # Thin boxes are turned less, so that they are regions of objects as often as others.
-    assert ((overlaps >= 0.5).float().mean(0) > 0.6).all()
-
-
-def test_changed_boxes_teach_the_second_stage_where_proposals_are_useless():
-    """With a first stage that finds nothing, only they differ from the annotated boxes."""
-    torch.manual_seed(0)
-    plain, helped = (build({"optical": 3}, changed_boxes=count) for count in (0, 8))
-    for model in (plain, helped):
-        torch.nn.init.constant_(model.head.dense.bbox_pred.bias, 5.0)
-    helped.load_state_dict(plain.state_dict())
-    x, labels = images(1, modalities={"optical": 3}), [torch.tensor([0, 1, 2])]
-    losses = [model.losses(model(x), [SOME], labels)["boxes"] for model in (plain, helped)]
-    assert losses[0] < 1e-3 < losses[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"box_loss": loss} for loss in LOSSES])
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -262,7 +239,6 @@ def test_an_image_is_learned_by_heart_with_any_loss(detector, options):
         ({"detector": "rotated_fcos", "angle_coding": "bins"}, "angle_coding must be one of"),
         ({"nms_threshold": -0.1}, r"nms_threshold must be within 0 to 1, got -0\.1"),
         ({"proposals": 0}, "proposals must be at least 1, got 0"),
-        ({"changed_boxes": -1}, "changed_boxes must be at least 0, got -1"),
         ({"detector": "rotated_fcos", "max_detections": 0}, "max_detections must be at least 1"),
     ],
 )

@@ -40,10 +40,7 @@ CASES = {
     # Five piers are beside 525 ships, and the shift of a box by 6 pixels halves its overlap.
     "dota": Case(
         *("det_dota", DOTA, OrientedDetectionModel, 768, 512, 5, 1, 240, 0.95),
-        {
-            **{"anchor_scale": 2.5, "proposals": 2000, "regions": 512},
-            **{"changed_boxes": 4, "balanced": True},
-        },
+        {"anchor_scale": 2.5, "proposals": 2000, "regions": 512, "balanced": True},
     ),
     "ssdd": Case(*("det_ssdd", SSDD, DetectionModel, 384, 384, 8, 2, 60, 0.95), {}),
     "hrsid": Case(*("det_hrsid", HRSID, DetectionModel, 400, 400, 8, 2, 50, 0.95), {}),
