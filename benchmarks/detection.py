@@ -14,6 +14,7 @@ groups, and small vehicles by themselves. Splits are drawn from a seed of their 
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -422,9 +423,18 @@ def measure(model: Any, data: DataModule, setting: Setting, seed: int, runs: str
     return {"seed": seed, "epochs": setting.epochs, "lr": setting.lr, **values, **cost}
 
 
+def head_of(arguments: argparse.Namespace, *packages: str) -> dict[str, str]:
+    """Return the head of a table; where the images are on this machine tells nobody else."""
+    words = sys.argv[1:]
+    if "--data" in words:
+        begin = words.index("--data")
+        del words[begin : begin + 2]
+    command = shlex.join(["python", "benchmarks/detection.py", *words])
+    return describe("cpu", arguments.threads, command, packages)
+
+
 def train(arguments: argparse.Namespace) -> None:
-    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
-    head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
+    head = head_of(arguments, "timm", "torchvision")
     head["settings"] = "; ".join(f"{name}: {setting.about()}" for name, setting in SETTINGS.items())
     for name in arguments.sets:
         data = data_of(SETTINGS[name], arguments.data)
@@ -454,8 +464,7 @@ def learned_groups(row: str, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def options(arguments: argparse.Namespace) -> None:
-    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
-    head = describe("cpu", arguments.threads, command, ("torchvision",))
+    head = head_of(arguments, "torchvision")
     level, table = arguments.level, OPTIONS_TABLES[arguments.level]
     about = "; ".join(f"{row}: {OPTIONS[row].whole(level).about()}" for row in arguments.rows)
     head["settings"] = f"FAIR1M-1.0, {level} classes, 22 steps an epoch: {about}"
@@ -488,8 +497,7 @@ def options(arguments: argparse.Namespace) -> None:
 
 
 def rates(arguments: argparse.Namespace) -> None:
-    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
-    head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
+    head = head_of(arguments, "timm", "torchvision")
     head["settings"] = f"FAIR1M-1.0, five groups, training images alone: {TUNED.about()}"
     data = data_of(TUNED, arguments.data)
     for seed in arguments.seeds:
@@ -513,8 +521,7 @@ def small(arguments: argparse.Namespace) -> None:
 
     Their class is the group of vehicles; other vehicles are difficult: neither demanded nor wrong.
     """
-    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
-    head = describe("cpu", arguments.threads, command, ("timm", "torchvision"))
+    head = head_of(arguments, "timm", "torchvision")
     data = data_of(replace(GROUPS, reader=fine_classes), arguments.data)
     names, groups = data.spec.classes, tuple(FAIR1M_GROUPS)
     vehicles = torch.tensor([name in FAIR1M_GROUPS["Vehicle"] for name in names])
@@ -539,8 +546,7 @@ def small(arguments: argparse.Namespace) -> None:
 
 
 def peer(arguments: argparse.Namespace) -> None:
-    command = "python benchmarks/detection.py " + " ".join(sys.argv[1:])
-    head = describe("cpu", arguments.threads, command, ("oriented-det", "timm", "torchvision"))
+    head = head_of(arguments, "oriented-det", "timm", "torchvision")
     head["settings"] = f"FAIR1M-1.0, five groups: {PEER.about()}"
     data = data_of(PEER, arguments.data)
     for seed in arguments.seeds:
