@@ -26,7 +26,7 @@ import torch
 from dense_sets import DUBAI, DUBAI_UNLABELED, SETS, DenseSet, Scene
 from fitting import train
 from image_sets import seeded
-from operator_tables import RESULTS
+from operator_tables import RESULTS, BenchmarkError
 from tables import ROOT, append, execute, read, spread
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -405,6 +405,8 @@ def tune(arguments: argparse.Namespace) -> None:
         ):
             used = data
             if settings.normalization == "weights":
+                if set(data.stems.values()) != {"optical"}:
+                    raise BenchmarkError(f"--normalization weights: {name} has other sensors")
                 used = data.normalized_by(NORMALIZATION[which.split(":")[0]])
             how = (arguments.fusion, arguments.dropout, steps)
             model, seconds = fit(Run(name, *which.split(":"), seed, *how, settings), used)
