@@ -79,6 +79,7 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "spatial": {"weights": (1.0, 0.0, 0.0)},
     "spatial + frequency": {"weights": (1.0, 1.0, 0.0)},
     "spatial + frequency + contrastive": {},
+    "the same, temperature 0.15": {"temperature": 0.15},
     "paper's, read literally": {"objective": "paper"},
 }
 
