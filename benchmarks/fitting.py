@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from image_sets import Batches, Labelled, seeded
+from operator_tables import BenchmarkError
 from scoring import accuracy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -67,14 +68,17 @@ class Progress:
     """A file from which a training that was stopped goes on with the same bits.
 
     Args:
-        path: The file; what is there belongs to the same training.
+        path: The file.
+        about: What is trained and how. A file about another training is an error.
         every: Number of steps after which it is written again.
         generator: Source of randomness besides torch's own.
     """
 
-    def __init__(self, path: Path, every: int, generator: torch.Generator) -> None:
-        self.path, self.every, self.generator = path, every, generator
+    def __init__(self, path: Path, about: str, every: int, generator: torch.Generator) -> None:
+        self.path, self.about, self.every, self.generator = path, about, every, generator
         self.state = torch.load(path, weights_only=True) if path.exists() else {}
+        if self.state and self.state["about"] != about:
+            raise BenchmarkError(f"{path} is of {self.state['about']}, not of {about}: remove it")
         self.history: list[dict[str, Any]] = self.state.get("history", [])
 
     @property
@@ -95,11 +99,11 @@ class Progress:
         """Write the file if it is time."""
         if step % self.every == 0:
             state = {name: one.state_dict() for name, one in kept.items()}
-            about = {"step": step, "history": self.history}
+            done = {"about": self.about, "step": step, "history": self.history}
             random = {"generator": self.generator.get_state(), "random": torch.get_rng_state()}
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with complete_file(self.path) as temporary:
-                torch.save({**state, **about, **random}, temporary)
+                torch.save({**state, **done, **random}, temporary)
 
 
 def pretrain(
@@ -111,13 +115,15 @@ def pretrain(
     name: str,
     lr: float = LR,
     kept: Path | None = None,
+    about: str = "",
 ) -> list[dict[str, Any]]:
     """Pretrain for ``epochs`` of ``steps``; return the means of each epoch.
 
-    With ``kept``, a file written after each epoch, a run that was stopped goes on.
+    With ``kept``, a file written after each epoch, a run that was stopped goes on, if it was
+    ``about`` the same.
     """
     generator = seeded(seed, 1)
-    progress = Progress(kept, steps, generator) if kept else None
+    progress = Progress(kept, about, steps, generator) if kept else None
     history: list[dict[str, Any]] = progress.history if progress else []
     sums: dict[str, float] = {}
     done = progress.step if progress else 0

@@ -306,7 +306,8 @@ def pretrained(
     if recipe.pairs:
         batches = with_pairs(batches, pairs, recipe.pairs, seed)
     steps = len(data.train) // recipe.batch
-    return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr, kept)
+    about = f"{epochs} epochs, seed {seed}, {recipe}"
+    return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr, kept, about)
 
 
 def trial(arguments: argparse.Namespace) -> None:

@@ -388,6 +388,10 @@ def test_pretraining_goes_on_as_if_it_had_not_stopped(pretraining, monkeypatch, 
     assert [row["epoch"] for row in history] == [1, 2, 3]
     seconds = [row["cpu_seconds"] for row in history]
     assert seconds == sorted(seconds)
+    with pytest.raises(
+        pretraining.BenchmarkError, match=r"kept\.pt is of 3 epochs, seed 0, .* not of"
+    ):
+        pretraining.pretrained(data, pairs, recipe, 4, 0, "run", tmp_path / "kept.pt")
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
 
 

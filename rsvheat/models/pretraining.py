@@ -201,7 +201,7 @@ class RSVHeatPretraining(nn.Module):
         views: int = 2,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         variance_weight: float = 0.0,
-        temperature: float = 0.08,
+        temperature: float = 0.15,
         heads: Sequence[Sequence[int]] | None = None,
         projection: tuple[int, int] = (256, 128),
         decoder_dim: int = 64,
