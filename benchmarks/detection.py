@@ -219,6 +219,7 @@ OPTIONS = {
     "loss of overlap, KLD": Option(network={"box_loss": "kld"}),
     "loss of overlap, exact IoU": Option(network={"box_loss": "iou"}),
     "loss of overlap, ProbIoU": Option(network={"box_loss": "probiou"}),
+    "anchors and regions drawn by class": Option(network={"balanced": True}),
 }
 TUNED = replace(GROUPS, runs="obb_fair1m_rates", reader=TrainingPart, epochs=12)
 

@@ -3,15 +3,18 @@
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from image_sets import Batches, Labelled, seeded
+from operator_tables import BenchmarkError
 from scoring import accuracy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import rsvheat
+from rsvheat._files import complete_file
 from rsvheat.augmentation import RandomView
 from rsvheat.data import label_subset
 from rsvheat.models import RSVHeatPretraining, parameter_groups
@@ -36,6 +39,7 @@ def train(
     steps: int,
     loss_of: Callable[[], Tensor],
     after_step: Callable[[], None] | None = None,
+    progress: "Progress | None" = None,
 ) -> None:
     """Train for some steps, in bfloat16, with the schedule and the clipping of the tasks."""
     optimizer = optimizer_of(groups, settings)
@@ -43,8 +47,10 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warmup_cosine(step, steps, warmup, settings.floor)
     )
+    kept = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    begin = progress.restore(kept) if progress else 0
     model.train()
-    for _ in range(steps):
+    for step in range(begin, steps):
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of()
         optimizer.zero_grad(set_to_none=True)
@@ -54,6 +60,50 @@ def train(
         scheduler.step()
         if after_step is not None:
             after_step()
+        if progress:
+            progress.keep(kept, step + 1)
+
+
+class Progress:
+    """A file from which a training that was stopped goes on with the same bits.
+
+    Args:
+        path: The file.
+        about: What is trained and how. A file about another training is an error.
+        every: Number of steps after which it is written again.
+        generator: Source of randomness besides torch's own.
+    """
+
+    def __init__(self, path: Path, about: str, every: int, generator: torch.Generator) -> None:
+        self.path, self.about, self.every, self.generator = path, about, every, generator
+        self.state = torch.load(path, weights_only=True) if path.exists() else {}
+        if self.state and self.state["about"] != about:
+            raise BenchmarkError(f"{path} is of {self.state['about']}, not of {about}: remove it")
+        self.history: list[dict[str, Any]] = self.state.get("history", [])
+
+    @property
+    def step(self) -> int:
+        """Steps that have been done."""
+        return int(self.state.get("step", 0))
+
+    def restore(self, kept: Mapping[str, Any]) -> int:
+        """Bring objects to the state of the file; return the steps that have been done."""
+        if self.state:
+            for name, one in kept.items():
+                one.load_state_dict(self.state[name])
+            self.generator.set_state(self.state["generator"])
+            torch.random.set_rng_state(self.state["random"])
+        return self.step
+
+    def keep(self, kept: Mapping[str, Any], step: int) -> None:
+        """Write the file if it is time."""
+        if step % self.every == 0:
+            state = {name: one.state_dict() for name, one in kept.items()}
+            done = {"about": self.about, "step": step, "history": self.history}
+            random = {"generator": self.generator.get_state(), "random": torch.get_rng_state()}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with complete_file(self.path) as temporary:
+                torch.save({**state, **done, **random}, temporary)
 
 
 def pretrain(
@@ -64,12 +114,22 @@ def pretrain(
     seed: int,
     name: str,
     lr: float = LR,
+    kept: Path | None = None,
+    about: str = "",
 ) -> list[dict[str, Any]]:
-    """Pretrain for ``epochs`` of ``steps``; return the means of each epoch."""
+    """Pretrain for ``epochs`` of ``steps``; return the means of each epoch.
+
+    With ``kept``, a file written after each epoch, a run that was stopped goes on, if it was
+    ``about`` the same.
+    """
     generator = seeded(seed, 1)
-    history: list[dict[str, Any]] = []
+    progress = Progress(kept, about, steps, generator) if kept else None
+    history: list[dict[str, Any]] = progress.history if progress else []
     sums: dict[str, float] = {}
-    done, begin = 0, time.process_time()
+    done = progress.step if progress else 0
+    for _ in range(done):
+        next(batches)
+    begin = time.process_time() - (history[-1]["cpu_seconds"] if history else 0.0)
 
     def loss_of() -> Tensor:
         nonlocal done, sums
@@ -88,7 +148,7 @@ def pretrain(
 
     settings = Optimization(lr=lr)
     groups = parameter_groups(model, weight_decay=settings.weight_decay)
-    train(model, groups, settings, epochs * steps, loss_of)
+    train(model, groups, settings, epochs * steps, loss_of, progress=progress)
     return history
 
 

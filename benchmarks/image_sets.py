@@ -141,10 +141,14 @@ def only_pairs(pairs: Pairs, batch: int, size: int, seed: int) -> Batches:
 
 
 def with_pairs(batches: Batches, pairs: Pairs, count: int, seed: int) -> Batches:
-    """Add crops of pairs to batches of optical images."""
+    """Add crops of pairs to batches of optical images, those of a batch from one scene.
+
+    Crops of other scenes are told apart by their colors: too easy to learn from.
+    """
     generator = seeded(seed, 3)
     for images, _ in batches:
-        crops = pairs.crops(count, 64, generator)
+        scene = pairs.train[torch.randint(len(pairs.train), (1,), generator=generator)]
+        crops = dataclasses.replace(pairs, train=scene).crops(count, 64, generator)
         single = len(images["optical"])
         both = single + torch.arange(count)
         yield (

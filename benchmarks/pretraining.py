@@ -79,6 +79,7 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "spatial": {"weights": (1.0, 0.0, 0.0)},
     "spatial + frequency": {"weights": (1.0, 1.0, 0.0)},
     "spatial + frequency + contrastive": {},
+    "the same, temperature 0.15": {"temperature": 0.15},
     "paper's, read literally": {"objective": "paper"},
 }
 
@@ -268,7 +269,7 @@ class Recipe:
     """How the weights are pretrained, as far as `trial` can do it otherwise."""
 
     temperature: float = 0.08
-    pairs: int = 20  # in each batch
+    pairs: int = 32  # in each batch
     scale: float = 0.35  # smallest area of a view
     colour: float = 1.0  # factor on the changes of colour
     batch: int = BATCH  # images of EuroSAT
@@ -279,7 +280,13 @@ RECIPE = Recipe()
 
 
 def pretrained(
-    data: Labelled, pairs: Pairs, recipe: Recipe, epochs: int, seed: int, name: str
+    data: Labelled,
+    pairs: Pairs,
+    recipe: Recipe,
+    epochs: int,
+    seed: int,
+    name: str,
+    kept: Path | None = None,
 ) -> tuple[RSVHeatPretraining, list[dict[str, Any]]]:
     """Return a network pretrained on the training images without their labels, and its losses."""
     torch.manual_seed(seed)
@@ -299,7 +306,8 @@ def pretrained(
     if recipe.pairs:
         batches = with_pairs(batches, pairs, recipe.pairs, seed)
     steps = len(data.train) // recipe.batch
-    return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr)
+    about = f"{epochs} epochs, seed {seed}, {recipe}"
+    return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr, kept, about)
 
 
 def trial(arguments: argparse.Namespace) -> None:
@@ -316,8 +324,8 @@ def trial(arguments: argparse.Namespace) -> None:
 def checkpoint(arguments: argparse.Namespace) -> None:
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
     seed, epochs = arguments.seeds[0], arguments.epochs
-    network, history = pretrained(data, pairs, RECIPE, epochs, seed, "checkpoint")
-    RUNS.mkdir(parents=True, exist_ok=True)
+    kept = RUNS / f"checkpoint-{epochs}-{seed}.pt"
+    network, history = pretrained(data, pairs, RECIPE, epochs, seed, "checkpoint", kept)
     save_file(network.state_dict(), RUNS / f"checkpoint-{epochs}.safetensors")
     scores = {**frozen(network.encoder, data), **recalls(network, pairs.tiles(64))}
     print(scores, flush=True)

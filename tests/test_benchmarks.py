@@ -359,6 +359,42 @@ def test_pretraining_writes_what_is_finished_and_goes_on(pretraining, eurosat):
     assert len({line.count("|") for line in table}) == 1
 
 
+def test_pretraining_goes_on_as_if_it_had_not_stopped(pretraining, monkeypatch, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    scenes = {"optical": 3, "sar": 1}
+    scenes = {k: torch.randn(3, n, 80, 80, generator=generator) for k, n in scenes.items()}
+    pairs = pretraining.Pairs(scenes, torch.tensor([0, 1]), torch.tensor([2]), ("a", "b", "c"), {})
+    data = pretraining.eurosat(tmp_path)
+    recipe = pretraining.Recipe(pairs=2, batch=8)
+
+    def weights(path: Path | None) -> dict[str, torch.Tensor]:
+        return pretraining.pretrained(data, pairs, recipe, 3, 0, "run", path)[0].state_dict()
+
+    expected, shuffled = weights(None), pretraining.shuffled
+
+    def stopping(*arguments):
+        # In the second of three epochs of three steps.
+        for _, batch in zip(range(5), shuffled(*arguments), strict=False):
+            yield batch
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "shuffled", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        weights(tmp_path / "kept.pt")
+    monkeypatch.setattr(pretraining, "shuffled", shuffled)
+    assert torch.load(tmp_path / "kept.pt")["step"] == 3
+    resumed = weights(tmp_path / "kept.pt")
+    history = torch.load(tmp_path / "kept.pt")["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    seconds = [row["cpu_seconds"] for row in history]
+    assert seconds == sorted(seconds)
+    with pytest.raises(
+        pretraining.BenchmarkError, match=r"kept\.pt is of 3 epochs, seed 0, .* not of"
+    ):
+        pretraining.pretrained(data, pairs, recipe, 4, 0, "run", tmp_path / "kept.pt")
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+
+
 def test_classification_writes_what_is_finished_and_goes_on(classification, monkeypatch, tmp_path):
     short = classification.Schedule(lr=1e-3, epochs=1, batch=8)
     monkeypatch.setattr(

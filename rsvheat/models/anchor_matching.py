@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Match of anchors and annotated boxes, for region proposal networks."""
+"""Match of anchors and annotated boxes, and draws from those matched, to learn from."""
 
 import torch
 from torch import Tensor
@@ -56,3 +56,42 @@ def anchor_kinds(matched: Tensor) -> Tensor:
         matched: Result of ``match_anchors``.
     """
     return torch.where(matched >= 0, 1.0, torch.where(matched == BACKGROUND, 0.0, -1.0))
+
+
+class ClassBalancedSampler:
+    """Draws anchors or regions so that each class is as likely; called as torchvision's sampler.
+
+    Where 500 ships and 5 piers are in an image, a draw from all anchors of objects holds few of the
+    piers'.
+
+    Args:
+        batch_size_per_image: Number of draws of an image.
+        positive_fraction: Largest share of objects among them.
+    """
+
+    def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
+        self.count, self.share = batch_size_per_image, positive_fraction
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return masks of the objects and of the background that were drawn, of each image.
+
+        Args:
+            matched_idxs: Classes of an image's rows, int64 (N,): from 1 on of objects, 0 of
+                background, below 0 of those that are not drawn.
+        """
+        positives, negatives = [], []
+        for classes in matched_idxs:
+            objects = (classes > 0).nonzero().flatten()
+            kinds = classes[objects]
+            chances = 1 / torch.bincount(kinds)[kinds].double()
+            drawn = min(int(self.count * self.share), len(objects))
+            positive = torch.zeros_like(classes, dtype=torch.bool)
+            if drawn:
+                positive[objects[chances.multinomial(drawn)]] = True
+            background = (classes == 0).nonzero().flatten()
+            order = torch.randperm(len(background), device=classes.device)
+            negative = torch.zeros_like(positive)
+            negative[background[order[: self.count - drawn]]] = True
+            positives.append(positive)
+            negatives.append(negative)
+        return positives, negatives

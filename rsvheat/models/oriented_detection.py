@@ -25,7 +25,7 @@ class OrientedDetectionModel(BoxDetector):
             ``rsvheat.models.oriented_rcnn.OrientedRCNNHead`` and
             ``rsvheat.models.rotated_fcos.RotatedFCOSHead``: ``box_loss``,
             ``score_threshold``, ``nms_threshold``, ``max_detections``, ``anchor_scale``,
-            ``proposals``, ``regions``, ``angle_coding``.
+            ``proposals``, ``regions``, ``balanced``, ``angle_coding``.
 
     Raises:
         ValueError: If an argument is not as above.

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms
 
-from rsvheat.models.anchor_matching import anchor_kinds, match_anchors
+from rsvheat.models.anchor_matching import ClassBalancedSampler, anchor_kinds, match_anchors
 from rsvheat.models.box_detector import (
     BINS,
     HIDDEN,
@@ -80,6 +80,8 @@ class OrientedRCNNHead(BoxHead):
         anchor_scale: Square root of the anchors' areas in units of the level's stride.
         proposals: Largest number of regions of an image that are classified.
         regions: Number of regions of an image that are drawn to learn from in a step.
+        balanced: Whether anchors and regions of objects are drawn so that each class of an image is
+            as likely, instead of each anchor and region.
         box_loss: Loss of the refined boxes: ``"smooth_l1"`` of their codes, or of their overlap
             ``"iou"``, exact, or as Gaussian distributions, ``"kld"`` or ``"probiou"``.
         score_threshold: Lowest score of boxes.
@@ -105,6 +107,7 @@ class OrientedRCNNHead(BoxHead):
         anchor_scale: float = 8.0,
         proposals: int = 2000,
         regions: int = 512,
+        balanced: bool = False,
         box_loss: BoxLoss = "smooth_l1",
         score_threshold: float = 0.05,
         nms_threshold: float = 0.1,
@@ -136,8 +139,9 @@ class OrientedRCNNHead(BoxHead):
         ):
             nn.init.normal_(layer.weight, std=deviation)
             nn.init.zeros_(layer.bias)
-        self._sample_anchors = BalancedPositiveNegativeSampler(256, 0.5)
-        self._sample_regions = BalancedPositiveNegativeSampler(regions, 0.25)
+        sampler: Any = ClassBalancedSampler if balanced else BalancedPositiveNegativeSampler
+        self._sample_anchors = sampler(256, 0.5)
+        self._sample_regions = sampler(regions, 0.25)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
         """See ``rsvheat.models.box_detector.BoxHead.forward``."""
@@ -161,10 +165,12 @@ class OrientedRCNNHead(BoxHead):
         self, output: DetectorOutput, anchors: Tensor, targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
         scores, wanted_scores, codes, wanted_codes = [], [], [], []
-        for row, (boxes, _) in enumerate(targets):
+        for row, (boxes, labels) in enumerate(targets):
             matched = match_anchors(boxes_to_bounds(boxes), anchors)
             kinds = anchor_kinds(matched)
-            positive, negative = (part[0].bool() for part in self._sample_anchors([kinds]))
+            classes = kinds.long()
+            classes[matched >= 0] += labels[matched[matched >= 0]]
+            positive, negative = (part[0].bool() for part in self._sample_anchors([classes]))
             chosen = (positive | negative).nonzero().flatten()
             scores.append(output.dense["objectness"][row, chosen, 0])
             wanted_scores.append(kinds[chosen])

@@ -194,6 +194,7 @@ def test_a_missing_sensor_of_some_samples(detector):
     "options",
     [
         {"detector": "oriented_rcnn", "finest": 8, "box_loss": "kld"},
+        {"balanced": True},
         {"detector": "rotated_fcos", "finest": 4, "angle_coding": "direct", "max_detections": 9},
     ],
 )
