@@ -169,7 +169,7 @@ def writing(
         if not resume:
             remove_unfinished(path.parent, rows_name)
         plain, finished = folder / rows_name, folder / path.name
-        resumed = plain.exists()
+        resumed = plain.exists() and _is_raster(plain)
         if not resumed:
             bands = max(1, len(layer.bands))
             _check_space(folder, 2 * bands * rows * columns * np.dtype(layer.dtype).itemsize)
@@ -313,6 +313,16 @@ def _create(path: Path, layer: Layer, rows: int, columns: int, georeference: Geo
 @not_georeferenced
 def _reopen(path: Path) -> Any:
     return rasterio.open(path, "r+")
+
+
+@not_georeferenced
+def _is_raster(path: Path) -> bool:
+    """Tell whether GDAL reads a file: not if a call without resume was killed as it made it."""
+    try:
+        rasterio.open(path).close()
+    except RasterioError:
+        return False
+    return True
 
 
 @not_georeferenced

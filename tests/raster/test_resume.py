@@ -94,6 +94,18 @@ def test_classes_of_windows_go_on_too(scene, tmp_path, monkeypatch):
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
+def test_rows_that_were_just_being_made_are_made_again(scene, tmp_path):
+    """A call without resume that was killed as it made the file: its header, and nothing else."""
+    model = trained(Pixels, classes=CLASSES)
+    predict(scene, tmp_path / "whole/m.tif", model)
+    unfinished = tmp_path / "out/.unfinished-abc"
+    unfinished.mkdir(parents=True)
+    (unfinished / "rows-m.tif").write_bytes(b"II*\0\0\0\0\0")
+    predict(scene, tmp_path / "out/m.tif", model, resume=True)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert list((tmp_path / "out").glob(".*")) == []
+
+
 def test_another_prediction_does_not_go_on(scene, write_scene, tmp_path):
     model = trained(Interrupting, classes=CLASSES)
     output = tmp_path / "out/m.tif"
