@@ -79,7 +79,7 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "spatial": {"weights": (1.0, 0.0, 0.0)},
     "spatial + frequency": {"weights": (1.0, 1.0, 0.0)},
     "spatial + frequency + contrastive": {},
-    "the same, temperature 0.15": {"temperature": 0.15},
+    "the same, temperature 0.08": {"temperature": 0.08},
     "paper's, read literally": {"objective": "paper"},
 }
 
