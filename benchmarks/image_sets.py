@@ -140,15 +140,19 @@ def only_pairs(pairs: Pairs, batch: int, size: int, seed: int) -> Batches:
         )
 
 
-def with_pairs(batches: Batches, pairs: Pairs, count: int, seed: int) -> Batches:
-    """Add crops of pairs to batches of optical images, those of a batch from one scene.
+def with_pairs(batches: Batches, pairs: Pairs, count: int, seed: int, one_scene: bool) -> Batches:
+    """Add crops of pairs to batches of optical images.
 
-    Crops of other scenes are told apart by their colors: too easy to learn from.
+    Crops of different scenes are told apart by their colors: with ``one_scene``, those of a batch
+    are from the same scene.
     """
     generator = seeded(seed, 3)
     for images, _ in batches:
-        scene = pairs.train[torch.randint(len(pairs.train), (1,), generator=generator)]
-        crops = dataclasses.replace(pairs, train=scene).crops(count, 64, generator)
+        chosen = pairs
+        if one_scene:
+            scene = pairs.train[torch.randint(len(pairs.train), (1,), generator=generator)]
+            chosen = dataclasses.replace(pairs, train=scene)
+        crops = chosen.crops(count, 64, generator)
         single = len(images["optical"])
         both = single + torch.arange(count)
         yield (

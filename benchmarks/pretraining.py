@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -266,17 +266,19 @@ DEMO_SCENE = ("046",)  # the one that examples/data holds as a whole
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the weights are pretrained, as far as `trial` can do it otherwise."""
+    """How the weights that come along were pretrained; options of the commands change it."""
 
     temperature: float = 0.08
-    pairs: int = 32  # in each batch
+    pairs: int = 20  # in each batch
+    one_scene: int = 0  # 1: the pairs of a batch are from one scene
     scale: float = 0.35  # smallest area of a view
     colour: float = 1.0  # factor on the changes of colour
     batch: int = BATCH  # images of EuroSAT
     lr: float = LR
 
 
-RECIPE = Recipe()
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    return Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
 
 
 def pretrained(
@@ -304,7 +306,7 @@ def pretrained(
     )
     batches = shuffled(data.images[data.train], recipe.batch, seed)
     if recipe.pairs:
-        batches = with_pairs(batches, pairs, recipe.pairs, seed)
+        batches = with_pairs(batches, pairs, recipe.pairs, seed, bool(recipe.one_scene))
     steps = len(data.train) // recipe.batch
     about = f"{epochs} epochs, seed {seed}, {recipe}"
     return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr, kept, about)
@@ -314,8 +316,7 @@ def trial(arguments: argparse.Namespace) -> None:
     """Print what features tell after pretraining otherwise, on a part of the training images."""
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
     held_out = validation(data)
-    fields = dataclasses.fields(Recipe)
-    recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields})
+    recipe = recipe_of(arguments)
     for seed in arguments.seeds:
         network, _ = pretrained(data, pairs, recipe, arguments.epochs, seed, "trial")
         print(recipe, seed, frozen(network.encoder, held_out), flush=True)
@@ -323,9 +324,9 @@ def trial(arguments: argparse.Namespace) -> None:
 
 def checkpoint(arguments: argparse.Namespace) -> None:
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
-    seed, epochs = arguments.seeds[0], arguments.epochs
+    seed, epochs, recipe = arguments.seeds[0], arguments.epochs, recipe_of(arguments)
     kept = RUNS / f"checkpoint-{epochs}-{seed}.pt"
-    network, history = pretrained(data, pairs, RECIPE, epochs, seed, "checkpoint", kept)
+    network, history = pretrained(data, pairs, recipe, epochs, seed, "checkpoint", kept)
     save_file(network.state_dict(), RUNS / f"checkpoint-{epochs}.safetensors")
     scores = {**frozen(network.encoder, data), **recalls(network, pairs.tiles(64))}
     print(scores, flush=True)
@@ -334,7 +335,7 @@ def checkpoint(arguments: argparse.Namespace) -> None:
     with complete_file(WEIGHTS / "rsvheat_nano.safetensors") as temporary:
         save_file(weights, temporary, {"format": "pt"})
     with complete_file(WEIGHTS / "rsvheat_nano.md") as temporary:
-        temporary.write_text(card(data, pairs, epochs, seed, history, scores))
+        temporary.write_text(card(data, pairs, recipe, epochs, seed, history, scores))
 
 
 WATTS = 7
@@ -344,6 +345,7 @@ WATTS = 7
 def card(
     data: Labelled,
     pairs: Pairs,
+    recipe: Recipe,
     epochs: int,
     seed: int,
     history: Sequence[Mapping[str, float]],
@@ -366,6 +368,8 @@ def card(
     )
     tiles = len(pairs.test) * (1024 // 64) ** 2
     minutes = last["cpu_seconds"] / 60
+    changed = [f for f in fields(Recipe) if getattr(recipe, f.name) != f.default]
+    options = "".join(f" --{field.name} {getattr(recipe, field.name)}" for field in changed)
     return f"""# rsvheat_nano, pretrained without labels
 
 The encoder `rsvheat_nano` with stems `optical` (3 bands: red, green, blue) and `sar` (1 band),
@@ -404,10 +408,10 @@ Both contain modified Copernicus Sentinel data. The weights are under Apache-2.0
 
 ## Recipe
 
-`python benchmarks/pretraining.py checkpoint --epochs {epochs} --seeds {seed}`: the default
+`python benchmarks/pretraining.py checkpoint --epochs {epochs} --seeds {seed}{options}`: the default
 objective of `RSVHeatPretraining` with `RandomView(size={VIEW})` and a temperature of
-{RECIPE.temperature}, {epochs} epochs over EuroSAT's training part in batches of {RECIPE.batch},
-each with {RECIPE.pairs} pairs of random crops; AdamW (rate {RECIPE.lr}, weight decay 0.05,
+{recipe.temperature}, {epochs} epochs over EuroSAT's training part in batches of {recipe.batch},
+each with {recipe.pairs} pairs of random crops; AdamW (rate {recipe.lr}, weight decay 0.05,
 5 % warm-up, cosine), bfloat16, seed {seed}, no other. From the first epoch to the last:
 {losses}.
 
@@ -607,8 +611,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--rounds", type=int, default=7)
         if name in ("tune", "figure"):
             part.add_argument("--weights", type=Path, required=True)
-        if name == "trial":
-            for field in dataclasses.fields(Recipe):
+        if name in ("trial", "checkpoint"):
+            for field in fields(Recipe):
                 kind, default = type(field.default), field.default
                 part.add_argument(f"--{field.name}", type=kind, default=default)
         if name == "tune":
