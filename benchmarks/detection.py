@@ -424,7 +424,7 @@ def measure(model: Any, data: DataModule, setting: Setting, seed: int, runs: str
 
 
 def head_of(arguments: argparse.Namespace, *packages: str) -> dict[str, str]:
-    """Return the head of a table; where the images are on this machine tells nobody else."""
+    """Return the head of a table, without --data: other machines have the images elsewhere."""
     words = sys.argv[1:]
     if "--data" in words:
         begin = words.index("--data")

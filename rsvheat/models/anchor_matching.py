@@ -61,8 +61,7 @@ def anchor_kinds(matched: Tensor) -> Tensor:
 class ClassBalancedSampler:
     """Draws anchors or regions so that each class is as likely; called as torchvision's sampler.
 
-    Where 500 ships and 5 piers are in an image, a draw from all anchors of objects holds few of the
-    piers'.
+    In an image of 500 ships and 5 piers, few of the anchors drawn from all would be of piers.
 
     Args:
         batch_size_per_image: Number of draws of an image.

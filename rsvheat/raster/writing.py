@@ -317,7 +317,7 @@ def _reopen(path: Path) -> Any:
 
 @not_georeferenced
 def _is_raster(path: Path) -> bool:
-    """Tell whether GDAL reads a file: not if a call without resume was killed as it made it."""
+    """Return whether GDAL can open a file: not if its process was killed while it created it."""
     try:
         rasterio.open(path).close()
     except RasterioError:

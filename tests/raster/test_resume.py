@@ -95,7 +95,7 @@ def test_classes_of_windows_go_on_too(scene, tmp_path, monkeypatch):
 
 
 def test_rows_that_were_just_being_made_are_made_again(scene, tmp_path):
-    """A call without resume that was killed as it made the file: its header, and nothing else."""
+    """A process was killed while it created the file, which holds a header and nothing else."""
     model = trained(Pixels, classes=CLASSES)
     predict(scene, tmp_path / "whole/m.tif", model)
     unfinished = tmp_path / "out/.unfinished-abc"

@@ -60,7 +60,7 @@ inline int dropped_barrier() {
   return index;
 }
 
-// Without a lock, for which all threads that wake up would queue.
+// It has no lock, for which all woken threads would queue.
 class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
