@@ -2,7 +2,7 @@
 """Classification of EuroSAT: from scratch, with few labels, and by frozen features.
 
 scratch   Trained from scratch with all labels: rsvheat_nano, rsvheat_tiny and timm's ResNet-18.
-labels    With 1 % and 10 % of the labels, from the packaged weights and from scratch.
+labels    With 1 % and 10 % of the labels, from the bundled weights and from scratch.
 features  Frozen features of several origins: nearest neighbours and linear probe.
 tune      Accuracy of other settings on a part of the training images; prints it, stores nothing.
 
@@ -17,13 +17,13 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from image_sets import HELD_OUT, SPLIT_SEED, Labelled, eurosat, seeded, validation
+from image_sets import HELD_OUT, SPLIT_SEED, Labelled, eurosat, seeded, turned, validation
 from operator_tables import RESULTS, BenchmarkError
 from scoring import accuracy, image_statistics, probes
 from tables import ROOT, append, execute, read, spread
@@ -203,14 +203,6 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([model(part).float() for part in images.split(256)])
 
 
-def turned(images: Tensor) -> Iterator[Tensor]:
-    """Yield the images turned and flipped in all 8 ways."""
-    for turns in range(4):
-        view = images.rot90(turns, (2, 3))
-        yield view
-        yield view.flip(3)
-
-
 def head_of(arguments: argparse.Namespace, data: Labelled, **about: str) -> dict[str, str]:
     command = f"python benchmarks/classification.py {arguments.command}"
     return {
@@ -334,7 +326,7 @@ def few(
 
 def labels_markdown() -> str:
     lines = [
-        "| labels | subsets | from scratch | from the packaged weights | difference, by subset |",
+        "| labels | subsets | from scratch | from the bundled weights | difference, by subset |",
         "| ---: | ---: | ---: | ---: | ---: |",
     ]
     rows = read(LABELS)
@@ -424,11 +416,11 @@ def features(arguments: argparse.Namespace) -> None:
             rsvheat.create_model(name, img_size=64, modalities={"optical": 3}, num_classes=0)
         )
 
-    # What has one seed: the packaged weights' is that of their pretraining.
+    # What has one seed: the bundled weights' is that of their pretraining.
     models: dict[str, tuple[Callable[[int], Describe | None], bool]] = {
         "resnet18, random": (lambda seed: resnet(seed, False), True),
         "rsvheat_nano, random": (lambda seed: nano(seed, False), True),
-        "rsvheat_nano, packaged": (lambda seed: nano(seed, True), False),
+        "rsvheat_nano, bundled": (lambda seed: nano(seed, True), False),
         "resnet18, trained with all labels": (lambda seed: resnet(seed, True), False),
     }
     head = head_of(

@@ -106,6 +106,43 @@ class Progress:
                 torch.save({**state, **done, **random}, temporary)
 
 
+def train_epochs(
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    terms_of: Callable[[], tuple[Tensor, Mapping[str, Any]]],
+    epochs: int,
+    steps: int,
+    name: str,
+    lr: float,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train for ``epochs`` of ``steps``; return the means of each epoch, which are printed, too.
+
+    Each call of ``terms_of`` returns the loss of a step, and by name what is told of it.
+    """
+    history: list[dict[str, Any]] = progress.history if progress else []
+    done = progress.step if progress else 0
+    sums: dict[str, float] = {}
+    begin = time.process_time() - (history[-1]["cpu_seconds"] if history else 0.0)
+
+    def loss_of() -> Tensor:
+        nonlocal done, sums
+        loss, told = terms_of()
+        for key, value in told.items():
+            sums[key] = sums.get(key, 0.0) + float(value) / steps
+        done += 1
+        if done % steps == 0:
+            seconds = time.process_time() - begin
+            history.append({"epoch": done // steps, **sums, "cpu_seconds": seconds})
+            line = ", ".join(f"{key} {value:.3f}" for key, value in sums.items())
+            print(f"{name}: epoch {done // steps} of {epochs}, {line}, {seconds:.0f} s", flush=True)
+            sums = {}
+        return loss
+
+    train(model, groups, Optimization(lr=lr), epochs * steps, loss_of, progress=progress)
+    return history
+
+
 def pretrain(
     model: RSVHeatPretraining,
     batches: Batches,
@@ -124,32 +161,16 @@ def pretrain(
     """
     generator = seeded(seed, 1)
     progress = Progress(kept, about, steps, generator) if kept else None
-    history: list[dict[str, Any]] = progress.history if progress else []
-    sums: dict[str, float] = {}
-    done = progress.step if progress else 0
-    for _ in range(done):
+    for _ in range(progress.step if progress else 0):
         next(batches)
-    begin = time.process_time() - (history[-1]["cpu_seconds"] if history else 0.0)
 
-    def loss_of() -> Tensor:
-        nonlocal done, sums
+    def terms_of() -> tuple[Tensor, Mapping[str, Any]]:
         images, index = next(batches)
         output = model(images, index, generator)
-        for key, value in {**output.losses, **output.statistics}.items():
-            sums[key] = sums.get(key, 0.0) + float(value) / steps
-        done += 1
-        if done % steps == 0:
-            seconds = time.process_time() - begin
-            history.append({"epoch": done // steps, **sums, "cpu_seconds": seconds})
-            told = ", ".join(f"{key} {value:.3f}" for key, value in sums.items())
-            print(f"{name}: epoch {done // steps} of {epochs}, {told}, {seconds:.0f} s", flush=True)
-            sums = {}
-        return output.loss
+        return output.loss, {**output.losses, **output.statistics}
 
-    settings = Optimization(lr=lr)
-    groups = parameter_groups(model, weight_decay=settings.weight_decay)
-    train(model, groups, settings, epochs * steps, loss_of, progress=progress)
-    return history
+    groups = parameter_groups(model, weight_decay=Optimization().weight_decay)
+    return train_epochs(model, groups, terms_of, epochs, steps, name, lr, progress)
 
 
 def finetune(

@@ -89,6 +89,10 @@ class Pairs:
             for name, scenes in self.scenes.items()
         }
 
+    def of_scene(self, scene: int) -> "Pairs":
+        """Return the same with one scene to train on."""
+        return dataclasses.replace(self, train=torch.tensor([scene]))
+
     def tiles(self, size: int) -> dict[str, Tensor]:
         """Return the held-out scenes cut into tiles, by modality (N, bands, size, size)."""
         result = {}
@@ -114,6 +118,14 @@ def volkov(folder: Path, held_out: Sequence[str]) -> Pairs:
         scenes[name], *moment = standardised(torch.from_numpy(np.stack(pixels)), train)
         moments[name] = (moment[0], moment[1])
     return Pairs(scenes, train, torch.tensor(test), names, moments)
+
+
+def turned(images: Tensor) -> Iterator[Tensor]:
+    """Yield the images turned and flipped in all 8 ways."""
+    for turns in range(4):
+        view = images.rot90(turns, (2, 3))
+        yield view
+        yield view.flip(3)
 
 
 def seeded(*seed: int) -> torch.Generator:
@@ -150,8 +162,8 @@ def with_pairs(batches: Batches, pairs: Pairs, count: int, seed: int, one_scene:
     for images, _ in batches:
         chosen = pairs
         if one_scene:
-            scene = pairs.train[torch.randint(len(pairs.train), (1,), generator=generator)]
-            chosen = dataclasses.replace(pairs, train=scene)
+            scene = pairs.train[torch.randint(len(pairs.train), (), generator=generator)]
+            chosen = pairs.of_scene(int(scene))
         crops = chosen.crops(count, 64, generator)
         single = len(images["optical"])
         both = single + torch.arange(count)

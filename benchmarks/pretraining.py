@@ -6,7 +6,8 @@ retrieval  Find the optical crop of a radar crop, on scenes that were not traine
 step       Time and memory of a step beside one whose masking is torch-dct's, on the CPU.
 figure     Input, bands and reconstruction of images that were not trained on.
 checkpoint The weights that the package holds, and their card.
-trial      Their recipe otherwise: what features tell on a part of the training images; prints it.
+trial      Their recipe otherwise, or with --encoder their second stage: what features tell on a
+           part of the training images; prints it.
 
 Whatever is finished is written at once; a command that was stopped goes on where it was. Real
 images are looked for in --data: eurosat_rgb (a folder a class) and s1s2_volkov (opt, sar).
@@ -14,15 +15,18 @@ images are looked for in --data: eurosat_rgb (a folder a class) and s1s2_volkov 
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from distillation import TEMPERATURE, Distillation, distilled
 from fitting import BATCH, LR, RATES, SCHEDULES, finetune, pretrain
 from image_sets import (
     HELD_OUT,
@@ -39,6 +43,7 @@ from image_sets import (
 )
 from operator_tables import RESULTS, BenchmarkError
 from PIL import Image, ImageDraw, ImageFont
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scoring import frozen, image_statistics, recalls
 from tables import ROOT, append, execute, read, spread
@@ -50,7 +55,9 @@ from rsvheat.benchmarking import describe, peak_bytes
 from rsvheat.masking import FrequencyMasking
 from rsvheat.models import (
     PretrainingOutput,
+    RSVHeat,
     RSVHeatPretraining,
+    create_model,
     create_pretraining_model,
     parameter_groups,
 )
@@ -277,8 +284,12 @@ class Recipe:
     lr: float = LR
 
 
-def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    return Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
+Chosen = TypeVar("Chosen", Recipe, Distillation)
+
+
+def chosen(kind: type[Chosen], arguments: argparse.Namespace) -> Chosen:
+    """Return the settings of a stage that options of a command have chosen."""
+    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
 
 
 def pretrained(
@@ -308,34 +319,74 @@ def pretrained(
     if recipe.pairs:
         batches = with_pairs(batches, pairs, recipe.pairs, seed, bool(recipe.one_scene))
     steps = len(data.train) // recipe.batch
-    about = f"{epochs} epochs, seed {seed}, {recipe}"
+    about = first_stage(recipe, epochs, seed)
     return network, pretrain(network, batches, epochs, steps, seed, name, recipe.lr, kept, about)
+
+
+def first_stage(recipe: Recipe, epochs: int, seed: int) -> str:
+    """Return what tells a first stage from others."""
+    return f"{epochs} epochs, seed {seed}, {recipe}"
 
 
 def trial(arguments: argparse.Namespace) -> None:
     """Print what features tell after pretraining otherwise, on a part of the training images."""
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
     held_out = validation(data)
-    recipe = recipe_of(arguments)
+    recipe, second = chosen(Recipe, arguments), chosen(Distillation, arguments)
     for seed in arguments.seeds:
-        network, _ = pretrained(data, pairs, recipe, arguments.epochs, seed, "trial")
-        print(recipe, seed, frozen(network.encoder, held_out), flush=True)
+        if arguments.encoder:
+            encoder = first_encoder(arguments.encoder)
+            encoder, _ = distilled(
+                encoder, held_out, pairs, second, arguments.second_epochs, seed, "second stage"
+            )
+            settings: Recipe | Distillation = second
+        else:
+            network, _ = pretrained(data, pairs, recipe, arguments.epochs, seed, "trial")
+            encoder, settings = network.encoder, recipe
+        scores = {**frozen(encoder, held_out), **recalls(encoder, pairs.tiles(64))}
+        print(settings, seed, scores, flush=True)
+
+
+def first_encoder(path: Path) -> RSVHeat:
+    """Return the encoder of a file of an encoder, or of the whole network of the first stage."""
+    state = load_file(path)
+    own = {name.removeprefix("encoder."): x for name, x in state.items() if "encoder." in name}
+    encoder = create_model(
+        "rsvheat_nano", img_size=64, modalities={"optical": 3, "sar": 1}, num_classes=0
+    )
+    encoder.load_state_dict(own or state)
+    return encoder
 
 
 def checkpoint(arguments: argparse.Namespace) -> None:
     data, pairs = eurosat(arguments.data), volkov(arguments.data, DEMO_SCENE)
-    seed, epochs, recipe = arguments.seeds[0], arguments.epochs, recipe_of(arguments)
-    kept = RUNS / f"checkpoint-{epochs}-{seed}.pt"
-    network, history = pretrained(data, pairs, recipe, epochs, seed, "checkpoint", kept)
-    save_file(network.state_dict(), RUNS / f"checkpoint-{epochs}.safetensors")
-    scores = {**frozen(network.encoder, data), **recalls(network, pairs.tiles(64))}
+    seed, epochs, recipe = arguments.seeds[0], arguments.epochs, chosen(Recipe, arguments)
+    about = first_stage(recipe, epochs, seed)
+    whole = RUNS / f"first-stage-{epochs}-{seed}.safetensors"
+    if not whole.exists():
+        kept = RUNS / f"checkpoint-{epochs}-{seed}.pt"
+        network, history = pretrained(data, pairs, recipe, epochs, seed, "first stage", kept)
+        told = {"about": about, "history": json.dumps([history[0], history[-1]])}
+        with complete_file(whole) as temporary:
+            save_file(network.state_dict(), temporary, told)
+    with safe_open(whole, "pt") as file:
+        told = file.metadata()
+    if told["about"] != about:
+        raise BenchmarkError(f"{whole} is of {told['about']}, not of {about}: remove it")
+    second, second_epochs = chosen(Distillation, arguments), arguments.second_epochs
+    encoder, history = distilled(
+        first_encoder(whole), data, pairs, second, second_epochs, seed, "second stage",
+        RUNS / f"second-stage-{epochs}-{second_epochs}-{seed}.pt",
+    )  # fmt: skip
+    scores = {**frozen(encoder, data), **recalls(encoder, pairs.tiles(64))}
     print(scores, flush=True)
+    histories = (json.loads(told["history"]), history)
     WEIGHTS.mkdir(exist_ok=True)
-    weights = {name: value.contiguous() for name, value in network.encoder.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
     with complete_file(WEIGHTS / "rsvheat_nano.safetensors") as temporary:
         save_file(weights, temporary, {"format": "pt"})
     with complete_file(WEIGHTS / "rsvheat_nano.md") as temporary:
-        temporary.write_text(card(data, pairs, recipe, epochs, seed, history, scores))
+        temporary.write_text(card(data, pairs, arguments, histories, scores))
 
 
 WATTS = 7
@@ -345,36 +396,42 @@ WATTS = 7
 def card(
     data: Labelled,
     pairs: Pairs,
-    recipe: Recipe,
-    epochs: int,
-    seed: int,
-    history: Sequence[Mapping[str, float]],
+    arguments: argparse.Namespace,
+    histories: Sequence[Sequence[Mapping[str, float]]],
     scores: Mapping[str, float],
 ) -> str:
-    """Return the model card."""
+    """Return the model card; of each stage there are the losses of the first and last epoch."""
 
     def listed(values: Sequence[float]) -> str:
         return ", ".join(f"{value:.2f}" for value in values)
 
-    first, last = history[0], history[-1]
-    losses = ", ".join(
-        f"{name} {first[name]:.3f} to {last[name]:.3f}"
-        for name in ("spatial", "frequency", "contrastive")
-    )
+    def course(history: Sequence[Mapping[str, float]], *names: str) -> str:
+        ends = (history[0], history[-1])
+        return ", ".join(f"{name} {ends[0][name]:.3f} to {ends[1][name]:.3f}" for name in names)
+
+    recipe, second = chosen(Recipe, arguments), chosen(Distillation, arguments)
     statistics_of = {"EuroSAT": (data.mean, data.std), **pairs.moments}
     normalization = "\n".join(
         f"| {name} | {listed(mean)} | {listed(std)} |"
         for name, (mean, std) in statistics_of.items()
     )
     tiles = len(pairs.test) * (1024 // 64) ** 2
-    minutes = last["cpu_seconds"] / 60
-    changed = [f for f in fields(Recipe) if getattr(recipe, f.name) != f.default]
-    options = "".join(f" --{field.name} {getattr(recipe, field.name)}" for field in changed)
+    minutes = [history[-1]["cpu_seconds"] / 60 for history in histories]
+    options = "".join(
+        f" --{field.name} {' '.join(map(str, np.atleast_1d(value)))}"
+        for settings in (recipe, second)
+        for field in fields(settings)
+        if (value := getattr(settings, field.name)) != field.default
+    )
+    command = (
+        f"checkpoint --epochs {arguments.epochs} --second_epochs {arguments.second_epochs} "
+        f"--seeds {arguments.seeds[0]}{options}"
+    )
     return f"""# rsvheat_nano, pretrained without labels
 
 The encoder `rsvheat_nano` with stems `optical` (3 bands: red, green, blue) and `sar` (1 band),
 tables for 64 x 64 pixels, no classifier. It is small and was
-trained for under an hour on a CPU: to try things out.
+trained for about an hour on a CPU: to try things out.
 
 ## For what, and for what not
 
@@ -408,16 +465,24 @@ Both contain modified Copernicus Sentinel data. The weights are under Apache-2.0
 
 ## Recipe
 
-`python benchmarks/pretraining.py checkpoint --epochs {epochs} --seeds {seed}{options}`: the default
-objective of `RSVHeatPretraining` with `RandomView(size={VIEW})` and a temperature of
-{recipe.temperature}, {epochs} epochs over EuroSAT's training part in batches of {recipe.batch},
-each with {recipe.pairs} pairs of random crops; AdamW (rate {recipe.lr}, weight decay 0.05,
-5 % warm-up, cosine), bfloat16, seed {seed}, no other. From the first epoch to the last:
-{losses}.
+`python benchmarks/pretraining.py {command}`, in two stages, by AdamW (weight decay 0.05, 5 %
+warm-up, cosine) in bfloat16, from seed {arguments.seeds[0]}, no other.
 
-Time: {minutes:.0f} minutes of one thread of a server's CPU. Energy was not measured; at {WATTS} W a
-core, an assumption, it is {WATTS * minutes / 60:.0f} Wh. Trials of settings, of 4 epochs each, came
-before it.
+1. The default objective of `RSVHeatPretraining` with `RandomView(size={VIEW})` and a temperature of
+   {recipe.temperature}, {arguments.epochs} epochs over EuroSAT's training part in batches of
+   {recipe.batch}, each with {recipe.pairs} pairs of random crops, at a rate of {recipe.lr}. From
+   the first epoch to the last: {course(histories[0], "spatial", "frequency", "contrastive")}.
+2. Self-distillation, {arguments.second_epochs} epochs at a rate of {second.distillation_lr}: the
+   targets are features of the first stage's encoder, of images enlarged from 64 to
+   {" and ".join(map(str, second.sides))} pixels, each the mean over the 8 ways to turn and flip the
+   image; the encoder learns them from the image as it is (mean squared error). With each batch come
+   {second.crops} pairs of one scene, whose radar and optical features InfoNCE compares (temperature
+   {TEMPERATURE}, weight {second.contrast}). From the first epoch to the last:
+   {course(histories[1], "images", *(("optical", "sar", "contrastive") if second.crops else ()))}.
+
+Time: {minutes[0]:.0f} and {minutes[1]:.0f} minutes of one thread of a server's CPU. Energy was not
+measured; at {WATTS} W a core, an assumption, it is {WATTS * sum(minutes) / 60:.0f} Wh. Trials of
+settings, of 4 to 30 epochs each, came before it.
 
 ## Measured
 
@@ -426,8 +491,7 @@ of EuroSAT held out: kNN (k = 5) **{scores["knn"]:.3f}**, linear probe **{scores
 
 On the scene held out, to find the optical tile (64 x 64 pixels) of a radar tile among {tiles}:
 its own is the first for {scores["features_at_1"]:.1%} and among five for
-{scores["features_at_5"]:.1%} by these features; by the projectors' embeddings, which the file does
-not hold, {scores["embeddings_at_1"]:.1%} and {scores["embeddings_at_5"]:.1%}.
+{scores["features_at_5"]:.1%} by these features, standardized over the tiles of each sensor.
 """
 
 
@@ -612,9 +676,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in ("tune", "figure"):
             part.add_argument("--weights", type=Path, required=True)
         if name in ("trial", "checkpoint"):
-            for field in fields(Recipe):
-                kind, default = type(field.default), field.default
-                part.add_argument(f"--{field.name}", type=kind, default=default)
+            part.add_argument("--second_epochs", type=int, default=30)
+            for field in (*fields(Recipe), *fields(Distillation)):
+                option: dict[str, Any] = {"type": type(field.default)}
+                if isinstance(field.default, tuple):
+                    option = {"type": int, "nargs": "+"}
+                part.add_argument(f"--{field.name}", default=field.default, **option)
+        if name == "trial":
+            part.add_argument("--encoder", type=Path, help="of the first stage: try the second")
         if name == "tune":
             part.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
         if markdown:

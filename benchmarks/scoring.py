@@ -59,17 +59,18 @@ def image_statistics(data: Labelled) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def recalls(network: RSVHeatPretraining, tiles: Mapping[str, Tensor]) -> dict[str, float]:
+def recalls(network: RSVHeat | RSVHeatPretraining, tiles: Mapping[str, Tensor]) -> dict[str, float]:
     """Rank the optical tiles for each radar tile; return how often its own is first, or in five.
 
     By cosine similarity of the pooled features, each standardised over the tiles of its modality,
     and of what the projectors make of them, where there are projectors.
     """
     network.eval()
+    encoder = network.encoder if isinstance(network, RSVHeatPretraining) else network
     pooled, embedded = {}, {}
     for name, images in tiles.items():
         maps = [
-            network.encoder.forward_intermediates(
+            encoder.forward_intermediates(
                 part, modality=name, output_fmt="NHWC", intermediates_only=True
             )
             for part in images.split(64)
@@ -79,7 +80,7 @@ def recalls(network: RSVHeatPretraining, tiles: Mapping[str, Tensor]) -> dict[st
         ]
         features = torch.cat(stages, dim=1)
         pooled[name] = (features - features.mean(0)) / (features.std(0) + 1e-6)
-        if network.projectors:
+        if isinstance(network, RSVHeatPretraining) and network.projectors:
             embedded[name] = torch.cat(
                 [
                     normalize(projector(torch.cat([stages[i] for i in head], dim=1)), dim=1)

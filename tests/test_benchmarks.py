@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import rsvheat
 from rsvheat import _library
@@ -393,6 +394,82 @@ def test_pretraining_goes_on_as_if_it_had_not_stopped(pretraining, monkeypatch, 
     ):
         pretraining.pretrained(data, pairs, recipe, 4, 0, "run", tmp_path / "kept.pt")
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+
+
+@pytest.fixture
+def two_stages(pretraining, monkeypatch, tmp_path):
+    """Return a function that makes weights in both stages and returns them, and where they are."""
+    import distillation
+
+    generator = np.random.default_rng(0)
+    for sensor, shape in {"opt": (128, 128, 3), "sar": (128, 128)}.items():
+        (tmp_path / "s1s2_volkov" / sensor).mkdir(parents=True)
+        for scene in ("001", "002", "046"):
+            pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "s1s2_volkov" / sensor / f"{scene}.png")
+    monkeypatch.setattr(pretraining, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(distillation, "BATCH", 8)
+    monkeypatch.setattr(distillation, "CROPS", 4)
+
+    def make(*options: str) -> int:
+        stages = ["--epochs", "1", "--second_epochs", "3", "--sides", "64", "72"]
+        sizes = ["--batch", "8", "--pairs", "2", "--crops", "3", "--data", str(tmp_path)]
+        return pretraining.main(["checkpoint", "--seeds", "0", *stages, *sizes, *options])
+
+    return make
+
+
+def test_the_second_stage_goes_on_as_if_it_had_not_stopped(
+    two_stages, pretraining, monkeypatch, tmp_path, capsys
+):
+    import fitting
+
+    assert two_stages() == 0
+    file = tmp_path / "weights" / "rsvheat_nano.safetensors"
+    expected = load_file(file)
+    card = file.with_suffix(".md").read_text()
+    assert "`python benchmarks/pretraining.py checkpoint --epochs 1 --second_epochs 3" in card
+    assert "--pairs 2 --batch 8 --sides 64 72 --crops 3`" in card
+    (second,) = (tmp_path / "runs").glob("second-stage-*.pt")
+    history = torch.load(second)["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["images"] < history[0]["images"]
+
+    second.unlink()
+    keep = fitting.Progress.keep
+
+    def stopping(progress, kept, step):
+        keep(progress, kept, step)
+        if step == 4:  # in the second of three epochs of three steps
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting.Progress, "keep", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        two_stages()
+    monkeypatch.setattr(fitting.Progress, "keep", keep)
+    assert torch.load(second)["step"] == 3
+    file.unlink()
+    assert two_stages() == 0
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(file).items())
+
+    assert two_stages("--temperature", "0.5") == 2
+    assert "first-stage-1-0.safetensors is of 1 epochs, seed 0, Recipe(" in capsys.readouterr().err
+
+
+def test_targets_are_those_of_an_image_turned_in_any_way(pretraining):
+    import distillation
+
+    torch.manual_seed(0)
+    encoder = rsvheat.create_model("rsvheat_nano", img_size=64, num_classes=0).eval()
+    images = torch.randn(4, 3, 64, 64)
+    expected = distillation.targets(encoder, images, "optical", (64, 96))
+    assert expected.mean(0).abs().max() < 1e-5
+    assert (expected.std(0) - 1).abs().max() < 0.02
+    for view in list(distillation.turned(images))[1:]:
+        found = distillation.targets(encoder, view, "optical", (64, 96))
+        assert (found - expected).abs().mean() < 0.02, "bfloat16"
+    other = distillation.targets(encoder, images.flip(0), "optical", (64, 96))
+    assert (other - expected).abs().mean() > 0.5
 
 
 def test_classification_writes_what_is_finished_and_goes_on(classification, monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 WEIGHTS = Path(__file__).parents[1] / "weights"
 PRETRAINED: dict[str, dict[str, Any]] = {"rsvheat_nano": {"img_size": 64, "num_classes": 0}}
 
-# Mean and deviation of pixels from 0 to 1 for the packaged weights: EuroSAT's row of the card.
+# Mean and deviation of pixels from 0 to 1 for the bundled weights: EuroSAT's row of the card.
 NORMALIZATION: dict[str, dict[str, tuple[float, ...]]] = {
     "rsvheat_nano": {"mean": (0.34675, 0.38220, 0.40894), "std": (0.20424, 0.13773, 0.11627)}
 }

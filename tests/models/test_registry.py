@@ -152,7 +152,7 @@ def test_task_models_by_name(toy: type[TaskModel]) -> None:
     again.load_state_dict(model.state_dict())
 
 
-def test_task_models_on_packaged_weights(toy: type[TaskModel]) -> None:
+def test_task_models_on_bundled_weights(toy: type[TaskModel]) -> None:
     model = rsvheat.create_model("rsvheat_nano", task="toy", classes=["a", "b"], pretrained=True)
     plain = rsvheat.create_model("rsvheat_nano", pretrained=True)
     for name, value in plain.state_dict().items():
