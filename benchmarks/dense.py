@@ -349,11 +349,15 @@ def train_all(arguments: argparse.Namespace) -> None:
         "warm-up of 10 % and half a cosine, cross entropy + Dice, classes weighted by one over "
         f"the root of their pixels; decoder FPN of {CHANNELS} channels",
         "rows": "each on such a machine; cpu_seconds: of training, since other processes shared it",
+        "start": "scratch: random weights; pretrained: the bundled weights; first stage: those "
+        "before their second stage, which were bundled until 2026-11-29",
         "columns": "iou, f1, precision, recall: of flood or change; iou_by_*: with one sensor only",
     }
     sets: dict[str, DenseSet] = {}
     for run in runs():
         if arguments.sets and run.set not in arguments.sets:
+            continue
+        if arguments.networks and f"{run.network}:{run.start}" not in arguments.networks:
             continue
         if any(run.key().items() <= row.items() for row in read(TABLE)):
             continue
@@ -609,7 +613,7 @@ def markdown() -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     ours = [r for r in rows if r["network"] == "rsvheat_nano" and int(r["steps"]) == STEPS]
-    ours = [r for r in ours if r["settings"] == str(SETTINGS[r["network"], r["start"]])]
+    ours = [r for r in ours if r["settings"] == str(SETTINGS.get((r["network"], r["start"])))]
     fused = [r for r in ours if r["set"] == BOTH]
     for how in dict.fromkeys((r["start"], r["fusion"], r["dropout"]) for r in fused):
         chosen = [r for r in fused if (r["start"], r["fusion"], r["dropout"]) == how]
@@ -634,6 +638,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     part = commands.add_parser("train")
     part.add_argument("--sets", nargs="*", choices=list(SETS))
+    part.add_argument("--networks", nargs="+", choices=[":".join(key) for key in SETTINGS])
     part.set_defaults(run=train_all)
     part = commands.add_parser("tune")
     part.add_argument("--sets", nargs="*", choices=list(SETS))

@@ -72,6 +72,8 @@ ROWS = (
     "ResNet-18, from scratch",
     "tiny, from scratch",
 )
+# A row of the tables that no command makes: of the bundled weights before their second stage.
+EARLIER = "nano, first stage's weights"
 # Learning rates of rows that do not learn with that of the others.
 RATES = {"tiny, from scratch": 3e-4}
 
@@ -608,7 +610,7 @@ def markdown() -> str:
     ]
     rows = read(TABLE)
     for name in dict.fromkeys(row["data"] for row in rows):
-        for kind in ROWS:
+        for kind in (*ROWS, EARLIER):
             runs = [r for r in rows if (r["data"], r["row"]) == (name, kind)]
             if not runs:
                 continue
@@ -645,7 +647,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             part.add_argument("--lr", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     arguments = parser.parse_args(argv)
     if arguments.command == "small":
-        return execute(small, partial(rows_markdown, SMALL_TABLE, ROWS), arguments)
+        return execute(small, partial(rows_markdown, SMALL_TABLE, (*ROWS, EARLIER)), arguments)
     if arguments.command == "options":
         table = partial(rows_markdown, OPTIONS_TABLES[arguments.level], list(OPTIONS))
         return execute(options, table, arguments)
