@@ -128,9 +128,8 @@ def distilled(
         for modality in (pairs.scenes if settings.crops else ())
     }
     seconds = time.process_time() - begin
-    print(
-        f"{name}: targets of {len(images)} images and {len(crops) * CROPS} pairs, {seconds:.0f} s"
-    )
+    told = f"{len(images)} images and {len(crops) * CROPS} pairs, {seconds:.0f} s"
+    print(f"{name}: targets of {told}", flush=True)
     turn = RandomView(scale=(1, 1), ratio=(1, 1), contrast=0, brightness=0, channel_shift=0)
     rows: list[Tensor] = []
 

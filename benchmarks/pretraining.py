@@ -676,7 +676,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in ("tune", "figure"):
             part.add_argument("--weights", type=Path, required=True)
         if name in ("trial", "checkpoint"):
-            part.add_argument("--second_epochs", type=int, default=30)
+            part.add_argument("--second_epochs", type=int, default=45)
             for field in (*fields(Recipe), *fields(Distillation)):
                 option: dict[str, Any] = {"type": type(field.default)}
                 if isinstance(field.default, tuple):
