@@ -260,7 +260,7 @@ STEPS = (
 
 # Commands that take longer, or change files of the package: command, result, hours of one core.
 LONGER = (
-    ("pretraining.py checkpoint", "the weights that come along, which it replaces", 0.7),
+    ("pretraining.py checkpoint", "the weights that come along, which it replaces", 1.4),
     ("pretraining.py finetuning", "fine-tuning after each objective, which goes on from them", 0.5),
     ("classification.py scratch", "training from scratch with all labels", 1.5),
     ("detection.py train", "detection", 1.3),
