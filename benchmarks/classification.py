@@ -303,6 +303,29 @@ def labels(arguments: argparse.Namespace) -> None:
             result, seconds = few(data, part, start, schedule, seed)
             print(*key.values(), result, flush=True)
             append(LABELS, [{**key, "accuracy": result, "cpu_seconds": seconds}], head)
+    frozen_few(data, arguments.seeds, head)
+
+
+def frozen_few(data: Labelled, seeds: Sequence[int], head: Mapping[str, str]) -> None:
+    """Write what a linear probe of the frozen bundled weights makes of a part of the labels."""
+    keys = [
+        {"part": f"{part:g}", "start": "frozen", "seed": str(seed)}
+        for seed in seeds
+        for part in dict.fromkeys(part for part, _ in FEW)
+    ]
+    keys = [key for key in keys if not any(key.items() <= row.items() for row in read(LABELS))]
+    if not keys:
+        return
+    describe = encoder_described(rsvheat.create_model("rsvheat_nano", pretrained=True))
+    values = torch.cat([describe(part)[""] for part in data.images.split(256)])
+    labels = data.labels
+    for key in keys:
+        rows = data.train
+        rows = rows[label_subset(labels[rows].numpy(), float(key["part"]), int(key["seed"]))]
+        train, test = (Features(values[i], labels[i]) for i in (rows, data.test))
+        result = probes(train, test)["linear"]
+        print(*key.values(), result, flush=True)
+        append(LABELS, [{**key, "accuracy": result}], head)
 
 
 def few(
@@ -326,8 +349,9 @@ def few(
 
 def labels_markdown() -> str:
     lines = [
-        "| labels | subsets | from scratch | from the bundled weights | difference, by subset |",
-        "| ---: | ---: | ---: | ---: | ---: |",
+        "| labels | subsets | from scratch | from the bundled weights | difference, by subset | "
+        "linear probe, frozen |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     rows = read(LABELS)
     for part in dict.fromkeys(row["part"] for row in rows):
@@ -335,15 +359,14 @@ def labels_markdown() -> str:
             start: {
                 r["seed"]: r["accuracy"] for r in rows if (r["part"], r["start"]) == (part, start)
             }
-            for start in ("scratch", "pretrained")
+            for start in ("scratch", "pretrained", "frozen")
         }
-        before, after = by_start.values()
+        before, after, frozen = by_start.values()
         seeds = [seed for seed in before if seed in after]
         gain = [str(float(after[seed]) - float(before[seed])) for seed in seeds]
         cells = [spread([run[seed] for seed in seeds]) for run in (before, after)]
-        lines.append(
-            f"| {float(part):.0%} | {len(seeds)} | {' | '.join(cells)} | +{spread(gain)} |"
-        )
+        cells += [f"+{spread(gain)}", spread(list(frozen.values()))]
+        lines.append(f"| {float(part):.0%} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
