@@ -349,8 +349,8 @@ def train_all(arguments: argparse.Namespace) -> None:
         "warm-up of 10 % and half a cosine, cross entropy + Dice, classes weighted by one over "
         f"the root of their pixels; decoder FPN of {CHANNELS} channels",
         "rows": "each on such a machine; cpu_seconds: of training, since other processes shared it",
-        "start": "scratch: random weights; pretrained: the bundled weights; first stage: those "
-        "before their second stage, which were bundled until 2026-11-29",
+        "start": "scratch: random weights; pretrained: the bundled weights; first stage's weights: "
+        "those before the second stage of their pretraining, bundled until 2026-11-29",
         "columns": "iou, f1, precision, recall: of flood or change; iou_by_*: with one sensor only",
     }
     sets: dict[str, DenseSet] = {}

@@ -190,7 +190,7 @@ def test_the_committed_table_is_of_the_runs_and_on_its_page(dense, monkeypatch):
     rows = dense.read(committed)
     names = dense.Run("dubai").key()
     for row in rows:
-        start = {"first stage": "pretrained"}.get(row["start"], row["start"])
+        start = {"first stage's weights": "pretrained"}.get(row["start"], row["start"])
         assert tuple({**row, "start": start}[name] for name in names) in keys, row
     page = committed.with_suffix(".md").read_text().splitlines()
     tables = [line for line in dense.markdown().splitlines() if line.startswith("|")]
