@@ -431,7 +431,7 @@ def card(
 
 The encoder `rsvheat_nano` with stems `optical` (3 bands: red, green, blue) and `sar` (1 band),
 tables for 64 x 64 pixels, no classifier. It is small and was
-trained for about an hour on a CPU: to try things out.
+trained for an hour and a half on a CPU: to try things out.
 
 ## For what, and for what not
 
