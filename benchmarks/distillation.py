@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second stage of pretraining: of images as they are, learn the features of enlarged ones.
+"""The second stage of pretraining: self-distillation from enlarged and turned images.
 
-An encoder that has been pretrained tells more of an image that is enlarged, and more by the mean
-of its features over the 8 ways to turn and flip the image. Such means of enlarged images are the
-targets; the encoder is trained further until it tells them of the image itself. Crops of pairs
-learn theirs by sensor, and each radar crop is to be closer to its own optical crop than to others
-of its scene.
+Features of a pretrained encoder classify better if the image is enlarged, and better still if they
+are averaged over the 8 ways to turn and flip the image. The targets are such averages. The encoder
+is trained further until it gives them for the image as it is. Crops of pairs have targets, too, by
+sensor; besides, a contrastive loss brings each radar crop nearer to its own optical crop than to
+the others of its scene.
 """
 
 import copy
@@ -44,14 +44,14 @@ class Distillation:
 
 
 class Standardized:
-    """Features with mean 0 and deviation 1, as those are that it was made of."""
+    """Scales features so that those it was made from have mean 0 and deviation 1."""
 
     def __init__(self, values: Tensor) -> None:
         std, self.mean = torch.std_mean(values, dim=0)
         self.std = std + 1e-4
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return other features of the encoder in these units."""
+        """Return features on that scale."""
         return (values - self.mean) / self.std
 
 
@@ -78,14 +78,14 @@ def turned_features(encoder: RSVHeat, images: Tensor, modality: str, side: int) 
 
 
 def targets(encoder: RSVHeat, images: Tensor, modality: str, sides: Sequence[int]) -> Tensor:
-    """Return what is to be learned of the images: mean 0 and deviation 1 of each feature."""
+    """Return the targets of images; each feature has mean 0 and deviation 1."""
     enlarged = [turned_features(encoder, images, modality, side) for side in sides]
     mean = torch.stack([Standardized(values)(values) for values in enlarged]).mean(0)
     return Standardized(mean)(mean)
 
 
 class Paired:
-    """Crops of one sensor, by scene, and what is to be learned of them."""
+    """Crops of one sensor, by scene, and their targets."""
 
     def __init__(
         self, encoder: RSVHeat, images: Tensor, modality: str, sides: Sequence[int]

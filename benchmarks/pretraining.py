@@ -350,7 +350,8 @@ def trial(arguments: argparse.Namespace) -> None:
 def first_encoder(path: Path) -> RSVHeat:
     """Return the encoder of a file of an encoder, or of the whole network of the first stage."""
     state = load_file(path)
-    own = {name.removeprefix("encoder."): x for name, x in state.items() if "encoder." in name}
+    prefix = "encoder."
+    own = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     encoder = create_model(
         "rsvheat_nano", img_size=64, modalities={"optical": 3, "sar": 1}, num_classes=0
     )
