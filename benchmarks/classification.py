@@ -290,7 +290,7 @@ def labels(arguments: argparse.Namespace) -> None:
         arguments,
         data,
         labels="parts of the training part's, the same of each class, chosen by the seed "
-        "(label_subset), for both starts alike",
+        "(label_subset), for all starts alike; frozen: linear probe of the bundled weights",
         schedule="; ".join(
             f"{part:.0%}, {start}: {settings(schedule)}" for (part, start), schedule in FEW.items()
         ),

@@ -119,13 +119,13 @@ def distilled(
     own = Standardized(turned_features(encoder, images, "optical", images.shape[-1]))
     crops = [
         pairs.of_scene(scene).crops(CROPS, 64, seeded(seed, 9, scene))
-        for scene in pairs.train.tolist()
+        for scene in (pairs.train.tolist() if settings.crops else ())
     ]
     paired = {
         modality: Paired(
             encoder, torch.stack([part[modality] for part in crops]), modality, settings.sides
         )
-        for modality in (pairs.scenes if settings.crops else ())
+        for modality in (pairs.scenes if crops else ())
     }
     seconds = time.process_time() - begin
     told = f"{len(images)} images and {len(crops) * CROPS} pairs, {seconds:.0f} s"
